@@ -1,0 +1,79 @@
+"""Networking as the container service sees it.
+
+attach(...)  before launch: addresses, ports (bound), firewall elements, names  ──>  Attachment, for the LaunchRequest
+release(id)  after the end, or after a failed launch; idempotent
+connect / disconnect of a running container change its namespace at once; of a stopped one only the record
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from berth.model.endpoint import NetworkPlan
+from berth.wire.container import ContainerConfig, HostConfig
+from berth.wire.network import EndpointSettings, NetworkSettings
+
+
+class ContainerFacts(Struct, kw_only=True):
+    """What a network needs to know of a container. `endpoints` are the settings asked for, by network name or id."""
+
+    id: str
+    name: str
+    config: ContainerConfig
+    host_config: HostConfig
+    endpoints: dict[str, EndpointSettings]
+
+
+class Attachment(Struct, frozen=True, kw_only=True):
+    """The result of attach. `reserved` are bound sockets (descriptors that the caller now owns) to hand to the runtime.
+
+    `hosts` and `resolv_conf` are the contents of the container's /etc/hosts and /etc/resolv.conf.
+    `plan` is None when the container joins another's namespace or the host's.
+    """
+
+    plan: NetworkPlan | None
+    reserved: tuple[int, ...] = ()
+    hosts: str = ""
+    resolv_conf: str = ""
+
+
+class ContainerNetworks(Protocol):
+    """Implemented by engine.networks."""
+
+    def check(self, facts: ContainerFacts) -> dict[str, EndpointSettings]:
+        """At create: every network exists, the options fit. Returns the endpoints by network *name*, completed."""
+        ...
+
+    async def attach(self, facts: ContainerFacts) -> Attachment:
+        """Before launch. Conflict or ResourceExhausted leave nothing behind."""
+        ...
+
+    async def release(self, container_id: str) -> None:
+        """Give back addresses, ports, firewall elements and names. Idempotent."""
+        ...
+
+    async def connect(self, facts: ContainerFacts, network: str, settings: EndpointSettings, pid: int | None) -> None:
+        """Add an endpoint; with `pid` to the running container. Records it, so that `check` and `settings` know it."""
+        ...
+
+    async def disconnect(self, facts: ContainerFacts, network: str, pid: int | None, *, force: bool) -> None:
+        """The reverse."""
+        ...
+
+    async def renamed(self, container_id: str, name: str) -> None:
+        """Names in DNS follow."""
+        ...
+
+    def settings(self, facts: ContainerFacts) -> NetworkSettings:
+        """NetworkSettings for inspect: live addresses and ports when attached, the wishes otherwise."""
+        ...
+
+    def forget(self, container_id: str) -> None:
+        """The container is removed: drop its recorded endpoints."""
+        ...
+
+    async def restore(self, running: list[tuple[ContainerFacts, int]]) -> None:
+        """At engine start: take over what runs (with pids), release what does not, mend bridges and rules."""
+        ...

@@ -1,0 +1,108 @@
+"""The engine's state: one SQLite file, `berth.db`, in WAL mode.
+
+One transaction per change of state. A commit survives a kill of the process at once; it survives a power cut when the
+transaction was `durable` (the log is flushed before the commit returns), which is what everything needs that was
+acknowledged to a user: images, volumes, networks, containers without --rm. Schema changes are numbered in MIGRATIONS
+and run in order; a database of a newer schema is refused.
+
+Rows hold a document (JSON) and only those columns that are searched or unique. Each service owns its tables.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from berth.errors import DataLoss
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created REAL NOT NULL, document BLOB NOT NULL);
+    CREATE TABLE images (id TEXT PRIMARY KEY, chain_id TEXT, created REAL NOT NULL, parent TEXT, size INTEGER NOT NULL);
+    CREATE TABLE tags (reference TEXT PRIMARY KEY, image_id TEXT NOT NULL REFERENCES images(id));
+    CREATE TABLE repo_digests (reference TEXT PRIMARY KEY, image_id TEXT NOT NULL REFERENCES images(id));
+    CREATE TABLE layers (chain_id TEXT PRIMARY KEY, diff_id TEXT NOT NULL, parent TEXT, size INTEGER NOT NULL, blob BLOB);
+    CREATE INDEX layers_parent ON layers(parent);
+    CREATE TABLE snapshots (key TEXT PRIMARY KEY, parent TEXT);
+    CREATE TABLE volumes (name TEXT PRIMARY KEY, created REAL NOT NULL, document BLOB NOT NULL);
+    CREATE TABLE networks (id TEXT PRIMARY KEY, name TEXT NOT NULL, created REAL NOT NULL, document BLOB NOT NULL);
+    CREATE UNIQUE INDEX networks_name ON networks(name);
+    CREATE TABLE endpoints (container_id TEXT NOT NULL, network_id TEXT NOT NULL, document BLOB NOT NULL,
+                            PRIMARY KEY (container_id, network_id));
+    CREATE TABLE ports (protocol TEXT NOT NULL, address TEXT NOT NULL, port INTEGER NOT NULL, container_id TEXT NOT NULL,
+                        document BLOB NOT NULL, PRIMARY KEY (protocol, address, port));
+    CREATE TABLE build_cache (key TEXT PRIMARY KEY, created REAL NOT NULL, used REAL NOT NULL, document BLOB NOT NULL);
+    CREATE TABLE leases (id TEXT PRIMARY KEY, created REAL NOT NULL, resource TEXT NOT NULL);
+    CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    """,
+)
+
+
+class Database:
+    """A connection for one thread, the engine's event loop. Statements take microseconds; only durable commits touch the disk."""
+
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute("PRAGMA foreign_keys=ON")
+        self._depth = 0
+        self._migrate(path)
+
+    def _migrate(self, path: str) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            self._connection.close()
+            raise DataLoss(
+                f"{path} was written by a newer berth (schema {version}, this one knows {len(MIGRATIONS)}): upgrade berth"
+            )
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            self._connection.executescript(f"BEGIN; {script} PRAGMA user_version={number}; COMMIT;")
+
+    def rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
+        """The first row, or None."""
+        found: tuple[Any, ...] | None = self._connection.execute(sql, parameters).fetchone()
+        return found
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> int:
+        """One statement, in the open transaction or in one of its own; the number of rows changed."""
+        return self._connection.execute(sql, parameters).rowcount
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[None]:
+        """Everything inside commits together, or not at all. Nested ones join the outermost. Never await inside."""
+        if self._depth:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+            return
+        self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._depth = 1
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        else:
+            self._connection.execute("COMMIT")
+        finally:
+            self._depth = 0
+
+    def check(self) -> None:
+        """DataLoss when the file is damaged."""
+        (answer,) = self._connection.execute("PRAGMA quick_check").fetchone()
+        if answer != "ok":
+            raise DataLoss(f"the database is damaged: {answer}")
+
+    def close(self) -> None:
+        """Fold the log into the database and close it."""
+        self._connection.close()
