@@ -84,7 +84,7 @@ class Layers(Protocol):
         ...
 
     async def apply_tar(self, parent: Digest | None, stream: ByteStream) -> Layer:
-        """Unpack an uncompressed or compressed tar as a layer of our own (import): no blob is kept, the diff id is that of our tar."""
+        """Unpack a tar (plain or compressed) as a layer of our own (import): no blob is kept; the diff id is that of our tar."""
         ...
 
     def tar(self, chain_id: Digest) -> ByteStream:

@@ -1,0 +1,74 @@
+"""What every route module uses: Route values, reading of parameters and bodies, JSON answers.
+
+A module of `routes/` exports `routes(engine) -> list[Route]`. Paths carry no version: the server serves each path bare and
+under /v1.NN, and `api_version(request)` tells which was asked for. Handlers raise berth's error kinds; the server maps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from berth.errors import InvalidArgument
+from berth.model.filters import Filters
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
+
+API_VERSION = web.RequestKey("api_version", tuple[int, int])
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` in aiohttp's syntax, with a regular expression where a name may hold slashes: /images/{name:.+}/json."""
+
+    method: str
+    path: str
+    handler: Handler
+
+
+def api_version(request: web.Request) -> tuple[int, int]:
+    """The version asked for in the path, the newest without one."""
+    return request[API_VERSION]
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A value (Structs, dicts, lists) as JSON with Docker's content type."""
+    return web.Response(body=msgspec.json.encode(value) + b"\n", status=status, content_type="application/json", headers=headers)
+
+
+async def read_body(request: web.Request, kind: type[T]) -> T:
+    """The JSON body as `kind`. An empty body is an empty object."""
+    data = await request.read()
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument(f"invalid JSON: {error}") from error
+
+
+def query_bool(request: web.Request, name: str, default: bool = False) -> bool:
+    """As Go's client and Docker's server read it: anything but "", 0, no, false and none is true."""
+    value = request.query.get(name)
+    if value is None:
+        return default
+    return value.strip().lower() not in ("", "0", "no", "false", "none")
+
+
+def query_int(request: web.Request, name: str, default: int) -> int:
+    """An integer parameter."""
+    value = request.query.get(name)
+    if value is None or value == "":
+        return default
+    try:
+        return int(value)
+    except ValueError:
+        raise InvalidArgument(f"invalid value {value!r} for parameter {name}: it must be an integer") from None
+
+
+def query_filters(request: web.Request, allowed: Iterable[str]) -> Filters:
+    """The `filters` parameter."""
+    return Filters.parse(request.query.get("filters"), allowed)

@@ -1,0 +1,67 @@
+"""Events: what happened, kept for those who ask later and sent to those who listen (GET /events).
+
+Publishing never waits. A listener that does not keep up is cut off rather than slowing the engine down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+
+from berth.wire.system import EventActor, EventMessage
+
+_KEPT = 1024
+_QUEUE = 4096
+
+
+class Events:
+    """The bus. One per engine."""
+
+    def __init__(self) -> None:
+        self._kept: deque[EventMessage] = deque(maxlen=_KEPT)
+        self._listeners: set[asyncio.Queue[EventMessage | None]] = set()
+
+    def publish(self, kind: str, action: str, actor: str, attributes: Mapping[str, str] | None = None) -> None:
+        """`kind` is container, image, network, volume, builder or daemon; `action` as Docker names it; `actor` an id."""
+        now = time.time_ns()
+        message = EventMessage(
+            type=kind,
+            action=action,
+            actor=EventActor(id=actor, attributes=dict(attributes or {})),
+            scope="local",
+            time=now // 1_000_000_000,
+            time_nano=now,
+        )
+        self._kept.append(message)
+        for queue in list(self._listeners):
+            try:
+                queue.put_nowait(message)
+            except asyncio.QueueFull:
+                self._listeners.discard(queue)
+                queue.get_nowait()
+                queue.put_nowait(None)
+
+    async def listen(self, since_ns: int | None, until_ns: int | None) -> AsyncIterator[EventMessage]:
+        """Kept events from `since_ns` on, then those to come, until `until_ns` (for ever without)."""
+        queue: asyncio.Queue[EventMessage | None] = asyncio.Queue(_QUEUE)
+        past = [m for m in self._kept if since_ns is not None and (m.time_nano or 0) >= since_ns]
+        self._listeners.add(queue)
+        try:
+            for message in past:
+                if until_ns is None or (message.time_nano or 0) <= until_ns:
+                    yield message
+            while True:
+                left = None if until_ns is None else until_ns / 1e9 - time.time()
+                if left is not None and left <= 0:
+                    return
+                try:
+                    item = await asyncio.wait_for(queue.get(), left)
+                except TimeoutError:
+                    return
+                if item is None:
+                    return
+                yield item
+        finally:
+            self._listeners.discard(queue)
