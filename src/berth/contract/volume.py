@@ -1,0 +1,53 @@
+"""Volumes as the container service sees them. Data lives in `volumes/<name>/_data`, with the ids that containers see."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from berth.model.oci import Mount
+
+
+class Volume(Struct, frozen=True, kw_only=True):
+    """A volume. `created` in seconds since the epoch; `mountpoint` is the data directory on the host."""
+
+    name: str
+    mountpoint: str
+    created: float
+    driver: str = "local"
+    labels: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+    anonymous: bool = False
+
+
+class Volumes(Protocol):
+    """Implemented by engine.volumes."""
+
+    def get(self, name: str) -> Volume:
+        """NotFound: `get NAME: no such volume`."""
+        ...
+
+    def create(
+        self,
+        name: str = "",
+        *,
+        driver: str = "local",
+        options: dict[str, str] | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> Volume:
+        """Idempotent for the same driver and options. Without a name an anonymous volume with 64 random hex digits. Durable."""
+        ...
+
+    def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "") -> Mount:
+        """The OCI mount that shows the volume at `destination`: a bind of the data directory, or what `type=tmpfs`,
+        `o=bind` ... in the options of the local driver ask for."""
+        ...
+
+    def is_empty(self, volume: Volume) -> bool:
+        """Whether image content should be copied up into it (local volumes without options, no entry yet)."""
+        ...
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        """Conflict while a container uses it: `remove NAME: volume is in use - [ID, ...]`. With `force`, a missing one is fine."""
+        ...
