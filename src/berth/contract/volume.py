@@ -49,5 +49,5 @@ class Volumes(Protocol):
         ...
 
     async def remove(self, name: str, *, force: bool = False) -> None:
-        """Conflict while a container uses it: `remove NAME: volume is in use - [ID, ...]`. With `force`, a missing one is fine."""
+        """Conflict while used: `remove NAME: volume is in use - [ID, ...]`. With `force`, a missing one is fine."""
         ...
