@@ -1,0 +1,112 @@
+"""The composition root of the engine: the one place that knows the concrete classes.
+
+Start: directories, lock on the root, database, stores, runtime (launcher), then services bottom up, then recovery. Stop
+goes the other way and leaves containers running unless asked otherwise.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+
+from berth.engine.config import EngineConfig
+from berth.engine.containers.service import ContainerService
+from berth.engine.events import Events
+from berth.engine.exec import ExecService
+from berth.engine.images.service import ImageService
+from berth.engine.networks import NetworkService
+from berth.engine.step import StepService
+from berth.engine.system import SystemService
+from berth.engine.volumes import VolumeService
+from berth.errors import Conflict
+from berth.runtime.native import NativeRuntime
+from berth.storage.blobs import BlobStore
+from berth.storage.database import Database
+from berth.storage.layers import LayerStore
+from berth.storage.snapshots import SnapshotStore
+from berth.storage.trees import TreeStore
+
+ROOT_DIRECTORIES = ("blobs/sha256", "ingest", "layers", "containers", "volumes", "build")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """All services of one engine."""
+
+    config: EngineConfig
+    database: Database
+    events: Events
+    runtime: NativeRuntime
+    blobs: BlobStore
+    layers: LayerStore
+    snapshots: SnapshotStore
+    trees: TreeStore
+    images: ImageService
+    volumes: VolumeService
+    networks: NetworkService
+    containers: ContainerService
+    execs: ExecService
+    steps: StepService
+    system: SystemService
+    lock: int
+
+    async def stop(self, *, stop_containers: bool) -> None:
+        """End the engine. Containers go on unless `stop_containers`, which also takes down bridges and rules."""
+        await self.containers.shutdown(stop_containers)
+        if stop_containers:
+            await self.networks.teardown()
+        await self.networks.stop()
+        await self.runtime.close()
+        self.database.close()
+        os.close(self.lock)
+
+
+def prepare_directories(config: EngineConfig) -> None:
+    """The data root (0700) and the run directory (0711)."""
+    os.makedirs(config.root, mode=0o700, exist_ok=True)
+    os.chmod(config.root, 0o700)
+    for name in ROOT_DIRECTORIES:
+        os.makedirs(f"{config.root}/{name}", mode=0o700, exist_ok=True)
+    os.makedirs(config.run, mode=0o711, exist_ok=True)
+    os.makedirs(config.shims, mode=0o700, exist_ok=True)
+
+
+def lock_root(config: EngineConfig) -> int:
+    """Only one engine may use a root at a time. Returns the descriptor that holds the lock."""
+    fd = os.open(f"{config.root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Conflict(f"another berthd already uses {config.root}: stop it first, or give this one another --root") from None
+    return fd
+
+
+async def start(config: EngineConfig) -> Engine:
+    """Put the engine together and recover what an earlier one left."""
+    prepare_directories(config)
+    lock = lock_root(config)
+    database = Database(f"{config.root}/berth.db")
+    events = Events()
+    runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.name)
+    blobs = BlobStore(config.root)
+    layers = LayerStore(config.root, database, blobs)
+    snapshots = SnapshotStore(config.root, database, layers)
+    trees = TreeStore(runtime.spawn)
+    images = ImageService(config, database, events, blobs, layers)
+    volumes = VolumeService(config.root, database, events)
+    networks = NetworkService(config, database, events, runtime.spawn)
+    containers = ContainerService(
+        config=config, database=database, events=events, runtime=runtime, snapshots=snapshots, layers=layers, trees=trees,
+        images=images, networks=networks, volumes=volumes,
+    )
+    images.usage = volumes.usage = networks.usage = containers
+    engine = Engine(
+        config=config, database=database, events=events, runtime=runtime, blobs=blobs, layers=layers, snapshots=snapshots,
+        trees=trees, images=images, volumes=volumes, networks=networks, containers=containers, execs=ExecService(containers),
+        steps=StepService(containers), system=SystemService(config, database), lock=lock,
+    )
+    await networks.start()
+    await containers.restore()
+    return engine
