@@ -98,14 +98,35 @@ async def start(config: EngineConfig) -> Engine:
     volumes = VolumeService(config.root, database, events)
     networks = NetworkService(config, database, events, runtime.spawn)
     containers = ContainerService(
-        config=config, database=database, events=events, runtime=runtime, snapshots=snapshots, layers=layers, trees=trees,
-        images=images, networks=networks, volumes=volumes,
+        config=config,
+        database=database,
+        events=events,
+        runtime=runtime,
+        snapshots=snapshots,
+        layers=layers,
+        trees=trees,
+        images=images,
+        networks=networks,
+        volumes=volumes,
     )
     images.usage = volumes.usage = networks.usage = containers
     engine = Engine(
-        config=config, database=database, events=events, runtime=runtime, blobs=blobs, layers=layers, snapshots=snapshots,
-        trees=trees, images=images, volumes=volumes, networks=networks, containers=containers, execs=ExecService(containers),
-        steps=StepService(containers), system=SystemService(config, database), lock=lock,
+        config=config,
+        database=database,
+        events=events,
+        runtime=runtime,
+        blobs=blobs,
+        layers=layers,
+        snapshots=snapshots,
+        trees=trees,
+        images=images,
+        volumes=volumes,
+        networks=networks,
+        containers=containers,
+        execs=ExecService(containers),
+        steps=StepService(containers),
+        system=SystemService(config, database),
+        lock=lock,
     )
     await networks.start()
     await containers.restore()

@@ -1,0 +1,58 @@
+"""The one table from error kinds to HTTP, and the middleware that applies it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from aiohttp import web
+
+from berth import errors
+from berth.api.route import Handler, json_response
+
+log = logging.getLogger("berth.api")
+
+STATUS: tuple[tuple[type[errors.BerthError], int], ...] = (
+    (errors.InvalidArgument, 400),
+    (errors.Unauthenticated, 401),
+    (errors.Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.AlreadyExists, 409),
+    (errors.Conflict, 409),
+    (errors.NotModified, 304),
+    (errors.NotImplementedKind, 501),
+    (errors.Unavailable, 503),
+)
+
+
+def status_of(error: errors.BerthError) -> int:
+    """The HTTP status of an error's kind; 500 for those that have no other."""
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+def error_response(error: errors.BerthError) -> web.Response:
+    """Docker's error body."""
+    status = status_of(error)
+    if status == 304:
+        return web.Response(status=304)
+    return json_response({"message": error.message}, status)
+
+
+@web.middleware
+async def map_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn errors into answers. What is no berth error is a bug: the log gets the traceback, the client an id to look for."""
+    try:
+        return await handler(request)
+    except errors.BerthError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        text = "page not found" if error.status in (404, 405) else error.text or error.reason
+        return json_response({"message": text}, error.status)
+    except (ConnectionResetError, BrokenPipeError):
+        raise
+    except Exception:  # the request handler's loop: one bad request must not end the engine
+        number = secrets.token_hex(4)
+        log.exception("error %s while serving %s %s", number, request.method, request.path)
+        return json_response({"message": f"berth: internal error {number}; the engine's log has the details"}, 500)

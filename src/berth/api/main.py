@@ -1,0 +1,103 @@
+"""`berthd`: parse options, start the engine, serve until told to stop.
+
+Ready when GET /_ping answers 200. SIGTERM and SIGINT end the engine and leave the containers running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from berth.engine.config import DEFAULT_ROOT, DEFAULT_SOCKET, EngineConfig
+from berth.errors import BerthError
+
+
+def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
+    """The configuration and the log level."""
+    parser = argparse.ArgumentParser(
+        prog="berthd", description="The berth engine: serves the Docker Engine API on a unix socket."
+    )
+    parser.add_argument("--root", default=DEFAULT_ROOT, help="directory of images, containers and volumes (%(default)s)")
+    parser.add_argument("--socket", default=DEFAULT_SOCKET, help="unix socket of the API (%(default)s)")
+    parser.add_argument(
+        "--registry-mirror", action="append", default=[], metavar="URL", help="ask this registry before Docker Hub"
+    )
+    parser.add_argument(
+        "--insecure-registry", action="append", default=[], metavar="HOST", help="speak plain HTTP to this registry"
+    )
+    parser.add_argument(
+        "--build-host-network-settings",
+        choices=("auto", "on", "off"),
+        default="on" if os.environ.get("BERTH_BUILD_HOST_NETWORK_SETTINGS") == "1" else "auto",
+        help="let RUN steps of builds use this host's CA bundle and package mirrors (%(default)s)",
+    )
+    parser.add_argument(
+        "--userns-fallback",
+        choices=("warn", "refuse"),
+        default="warn",
+        help="what to do when an option needs the host's user namespace (%(default)s)",
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument("--version", action="version", version="berthd 0.1.0")
+    options = parser.parse_args(arguments)
+    config = EngineConfig(
+        root=os.path.abspath(options.root),
+        socket=os.path.abspath(options.socket),
+        registry_mirrors=tuple(options.registry_mirror),
+        insecure_registries=tuple(options.insecure_registry),
+        build_host_network_settings=options.build_host_network_settings,
+        userns_fallback=options.userns_fallback,
+    )
+    return config, options.log_level
+
+
+async def run(config: EngineConfig) -> None:
+    """Serve until a signal, or until POST /berth/stop, says to stop."""
+    # Imported here, so that `berthd --help` and a wrong option answer at once.
+    from berth.api.application import build_application
+    from berth.api.server import listen, serve
+    from berth.engine import app as engine_app
+
+    stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def request_stop(stop_containers: bool) -> None:
+        if not stop.done():
+            stop.set_result(stop_containers)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, request_stop, False)
+    engine = await engine_app.start(config)
+    try:
+        listener = listen(config.socket)
+        runner = await serve(build_application(engine, request_stop), listener)
+        logging.getLogger("berth").info("berthd is ready on %s (root %s)", config.socket, config.root)
+        stop_containers = await stop
+        await runner.cleanup()
+        _remove_socket(config.socket)
+    except BaseException:
+        await engine.stop(stop_containers=False)
+        raise
+    await engine.stop(stop_containers=stop_containers)
+
+
+def _remove_socket(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def main() -> None:
+    """The entry point."""
+    config, level = parse_options(sys.argv[1:])
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if os.geteuid() != 0:
+        sys.exit("berthd: must run as root, since it makes namespaces, mounts and network devices: use sudo")
+    try:
+        asyncio.run(run(config))
+    except BerthError as error:
+        sys.exit(f"berthd: {error.message}")

@@ -1,0 +1,88 @@
+"""The HTTP server: routes under every version, Docker's headers, the unix socket."""
+
+from __future__ import annotations
+
+import grp
+import os
+import socket
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from berth.api import versions
+from berth.api.error import map_errors
+from berth.api.route import API_VERSION, Handler, Route
+from berth.errors import Conflict
+
+MAX_JSON_BODY = 64 * 1024 * 1024
+# A client that pauses a stream may come back; what ends with the engine does not wait for it.
+SHUTDOWN_SECONDS = 0.5
+
+
+def _versioned(handler: Handler) -> Handler:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        component = request.match_info.get("api")
+        request[API_VERSION] = versions.parse(component) if component else versions.NEWEST
+        return await handler(request)
+
+    return serve
+
+
+async def _headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Api-Version"] = versions.text(versions.NEWEST)
+    response.headers["Docker-Experimental"] = "false"
+    response.headers["Ostype"] = "linux"
+    response.headers["Server"] = "berth/0.1.0 (linux)"
+
+
+def application(routes: Iterable[Route]) -> web.Application:
+    """An application that serves each route bare and under /v1.NN."""
+    app = web.Application(middlewares=[map_errors], client_max_size=MAX_JSON_BODY)
+    app.on_response_prepare.append(_headers)
+    for route in routes:
+        handler = _versioned(route.handler)
+        app.router.add_route(route.method, route.path, handler)
+        app.router.add_route(route.method, r"/{api:v\d+\.\d+}" + route.path, handler)
+    return app
+
+
+def listen(path: str) -> socket.socket:
+    """A listening unix socket, 0660, for group `berth` where there is one. A dead engine's socket is replaced."""
+    os.makedirs(os.path.dirname(path) or "/", mode=0o711, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass
+        else:
+            raise Conflict(f"another engine already listens on {path}: stop it first, or choose another --socket")
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    listener = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(mask)
+    _give_to_group(path)
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def _give_to_group(path: str) -> None:
+    try:
+        os.chown(path, 0, grp.getgrnam("berth").gr_gid)
+    except KeyError:
+        return
+    os.chmod(path, 0o660)
+
+
+async def serve(app: web.Application, listener: socket.socket) -> web.AppRunner:
+    """Serve until the runner is cleaned up."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS, keepalive_timeout=75)
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    return runner

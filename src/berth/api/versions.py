@@ -1,0 +1,41 @@
+"""API versions: which are spoken, and what differs between them.
+
+Handlers speak the newest version only. `refuse_unknown` checks the version in the path; `ADAPTERS` are functions that
+downgrade an answer for clients that asked for an older version, by route and by the version that dropped or changed it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from berth.errors import InvalidArgument
+
+NEWEST = (1, 55)
+OLDEST = (1, 40)
+_VERSION = re.compile(r"v(\d+)\.(\d+)\Z")
+
+Document = dict[str, Any]
+Adapter = Callable[[Document], Document]
+
+
+def text(version: tuple[int, int]) -> str:
+    """1.55."""
+    return f"{version[0]}.{version[1]}"
+
+
+def parse(component: str) -> tuple[int, int]:
+    """The version from a path component such as v1.41, in Docker's words when it is out of range."""
+    match = _VERSION.match(component)
+    if match is None:
+        raise InvalidArgument(f"invalid API version {component!r}")
+    version = (int(match[1]), int(match[2]))
+    if version < OLDEST:
+        raise InvalidArgument(
+            f"client version {text(version)} is too old. Minimum supported API version is {text(OLDEST)}, "
+            "please upgrade your client to a newer version"
+        )
+    if version > NEWEST:
+        raise InvalidArgument(f"client version {text(version)} is too new. Maximum supported API version is {text(NEWEST)}")
+    return version
