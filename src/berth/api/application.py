@@ -26,7 +26,7 @@ def build_application(engine: Engine, request_stop: Callable[[bool], None]) -> w
     )
     return application(
         [
-            *system.routes(engine, builds, request_stop),
+            *system.routes(engine, request_stop),
             *containers.routes(engine),
             *exec.routes(engine),
             *images.routes(engine),

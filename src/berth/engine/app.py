@@ -125,7 +125,7 @@ async def start(config: EngineConfig) -> Engine:
         containers=containers,
         execs=ExecService(containers),
         steps=StepService(containers),
-        system=SystemService(config, database),
+        system=SystemService(config, database, events),
         lock=lock,
     )
     await networks.start()

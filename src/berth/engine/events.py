@@ -23,6 +23,11 @@ class Events:
         self._kept: deque[EventMessage] = deque(maxlen=_KEPT)
         self._listeners: set[asyncio.Queue[EventMessage | None]] = set()
 
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return len(self._listeners)
+
     def publish(self, kind: str, action: str, actor: str, attributes: Mapping[str, str] | None = None) -> None:
         """`kind` is container, image, network, volume, builder or daemon; `action` as Docker names it; `actor` an id."""
         now = time.time_ns()

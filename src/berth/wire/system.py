@@ -63,7 +63,7 @@ class IndexInfo(Struct, kw_only=True, omit_defaults=True):
 class RegistryServiceConfig(Struct, kw_only=True, omit_defaults=True):
     """RegistryServiceConfig stores daemon registry services configuration."""
 
-    insecure_registry_cid_rs: list[str] | None = field(name="InsecureRegistryCIDRs", default=None)
+    insecure_registry_cidrs: list[str] | None = field(name="InsecureRegistryCIDRs", default=None)
     index_configs: dict[str, IndexInfo] | None = field(name="IndexConfigs", default=None)
     mirrors: list[str] | None = field(name="Mirrors", default=None)
 
@@ -81,7 +81,7 @@ class SwarmInfo(Struct, kw_only=True, omit_defaults=True):
 
     node_id: str | None = field(name="NodeID", default=None)
     node_addr: str | None = field(name="NodeAddr", default=None)
-    local_node_state: dict[str, Any] | None = field(name="LocalNodeState", default=None)
+    local_node_state: str | None = field(name="LocalNodeState", default=None)
     control_available: bool | None = field(name="ControlAvailable", default=None)
     error: str | None = field(name="Error", default=None)
     remote_managers: list[dict[str, Any]] | None = field(name="RemoteManagers", default=None)

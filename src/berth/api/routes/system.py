@@ -1,0 +1,145 @@
+"""Routes of the engine itself: ping, version, info, events, and the swarm's that a node outside a swarm refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+from aiohttp import web
+
+from berth.api import versions
+from berth.api.route import Handler, Route, api_version, json_response, query_bool, query_filters
+from berth.engine.app import Engine
+from berth.errors import InvalidArgument, Unavailable
+from berth.model.filters import Filters
+from berth.wire.system import EventMessage
+
+_EVENT_FILTERS = ("config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
+                  "service", "type", "volume")  # fmt: skip
+_SWARM_PATHS = ("/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs")
+
+
+def routes(engine: Engine, request_stop: Callable[[bool], None]) -> list[Route]:
+    """`request_stop(stop_containers)` ends the engine."""
+    return [
+        Route("GET", "/_ping", _ping),
+        Route("HEAD", "/_ping", _ping),
+        Route("GET", "/version", _version(engine)),
+        Route("GET", "/info", _info(engine)),
+        Route("GET", "/events", _events(engine)),
+        Route("POST", "/berth/stop", _stop(request_stop)),
+        Route("GET", "/plugins", _no_plugins),
+        *(Route("*", path, _no_swarm) for path in _SWARM_PATHS),
+        *(Route("*", path + "/{rest:.+}", _no_swarm) for path in _SWARM_PATHS),
+    ]
+
+
+async def _ping(request: web.Request) -> web.Response:
+    headers = {
+        "Builder-Version": "1",
+        "Swarm": "inactive",
+        "Cache-Control": "no-cache, no-store, must-revalidate",
+        "Pragma": "no-cache",
+    }
+    return web.Response(text="OK" if request.method == "GET" else None, headers=headers)
+
+
+def _version(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        return json_response(engine.system.version(versions.text(versions.NEWEST), versions.text(versions.OLDEST)))
+
+    return handle
+
+
+def _info(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        return json_response(engine.system.info(engine.containers.count_by_state(), len(engine.images.list())))
+
+    return handle
+
+
+def _stop(request_stop: Callable[[bool], None]) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        # The answer goes out first: the engine ends as soon as the loop gets round to it.
+        asyncio.get_running_loop().call_later(0.05, request_stop, query_bool(request, "containers"))
+        return web.Response(status=202)
+
+    return handle
+
+
+async def _no_plugins(request: web.Request) -> web.Response:
+    return json_response([])
+
+
+async def _no_swarm(request: web.Request) -> web.Response:
+    raise Unavailable(
+        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.'
+    )
+
+
+def _time_ns(request: web.Request, name: str) -> int | None:
+    """A point in time: seconds since the epoch with a fraction, or RFC 3339."""
+    text = request.query.get(name)
+    if not text:
+        return None
+    try:
+        seconds, _, fraction = text.partition(".")
+        return int(seconds) * 1_000_000_000 + int((fraction + "000000000")[:9])
+    except ValueError:
+        pass
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1e9)
+    except ValueError:
+        raise InvalidArgument(f"invalid value {text!r} for parameter {name}: give seconds since the epoch or RFC 3339") from None
+
+
+def _matches(filters: Filters, message: EventMessage) -> bool:
+    actor, action, kind = message.actor, message.action or "", message.type or ""
+    attributes = (actor.attributes if actor else None) or {}
+    identity = (actor.id if actor else None) or ""
+    if "type" in filters and kind not in filters.get("type"):
+        return False
+    if "scope" in filters and message.scope not in filters.get("scope"):
+        return False
+    if "event" in filters and not any(action == e or action.startswith(e + ":") for e in filters.get("event")):
+        return False
+    for key in ("container", "network", "volume", "image", "daemon"):
+        if key in filters and not _names_match(key, filters.get(key), kind, identity, attributes):
+            return False
+    return filters.match_labels(attributes)
+
+
+def _names_match(key: str, wanted: tuple[str, ...], kind: str, identity: str, attributes: dict[str, str]) -> bool:
+    if key == "image" and kind == "container":
+        return any(w in (attributes.get("image"), (attributes.get("image") or "").split(":")[0]) for w in wanted)
+    if kind != key:
+        return False
+    name = attributes.get("name", "")
+    return any(identity == w or name in (w, w.removeprefix("/")) or (len(w) > 3 and identity.startswith(w)) for w in wanted)
+
+
+def _legacy(message: EventMessage) -> dict[str, object]:
+    """What clients before API 1.22 read too: status, id, from."""
+    document: dict[str, object] = msgspec.to_builtins(message)
+    if message.type in ("container", "image") and message.actor is not None:
+        document |= {"status": message.action, "id": message.actor.id}
+        if message.type == "container" and message.actor.attributes:
+            document["from"] = message.actor.attributes.get("image", "")
+    return document
+
+
+def _events(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        filters = query_filters(request, _EVENT_FILTERS)
+        since, until = _time_ns(request, "since"), _time_ns(request, "until")
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        legacy = api_version(request) < (1, 52)
+        async for message in engine.events.listen(since, until):
+            if _matches(filters, message):
+                await response.write(msgspec.json.encode(_legacy(message) if legacy else message) + b"\n")
+        return response
+
+    return handle
