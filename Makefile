@@ -1,0 +1,53 @@
+# `make help` says what there is.
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find src -name '*.py' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-down test test-unit test-guest check bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.compiled ## install Debian packages (as root) and the virtual environment; does nothing the second time
+
+$(VENV)/.ready: requirements.lock pyproject.toml scripts/packages.txt scripts/setup
+	PYTHON=$(PYTHON) scripts/setup
+	@touch $@
+
+# Where Python may not write byte code, every start would pay for compiling.
+$(VENV)/.compiled: $(VENV)/.ready $(SOURCES)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q src
+	@touch $@
+
+demo: setup ## build and start the example backend (PostgreSQL, Redis, NestJS), and talk to it
+	scripts/demo
+
+demo-down: setup ## stop the example backend; its data stays
+	cd examples/backend && ../../$(BIN)/berth compose down
+
+test: setup ## all tests; the integration tests need root
+	scripts/packages test
+	$(BIN)/pytest $(ARGS)
+
+test-unit: setup ## the fast tests that need neither root nor packages
+	$(BIN)/pytest tests/unit
+
+test-guest: setup ## launch, bind-mount, network and cgroup tests in a QEMU guest with Debian 12's own kernel and cgroup v2
+	scripts/packages guest
+	scripts/guest-test
+
+check: setup ## ruff, mypy --strict, import bands, links in the docs
+	$(BIN)/ruff check src tests bench scripts
+	$(BIN)/ruff format --check src
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/check_docs.py
+
+bench: setup ## measure against Debian's docker.io on this machine: medians and ratios of one run
+	scripts/packages bench
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
