@@ -1,0 +1,42 @@
+"""The engine itself: version, information, disk usage, registry log-in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from berth.client.engine import Engine
+from berth.wire.system import SystemVersion
+
+
+class System:
+    """About the engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ping(self) -> str:
+        """The engine's highest API version; Unavailable when nobody answers."""
+        response = self._engine.request("GET", "/_ping", versioned=False)
+        response.read()
+        return response.headers.get("api-version", "1.24")
+
+    def version(self) -> SystemVersion:
+        """Versions."""
+        return self._engine.typed(SystemVersion, "GET", "/version")
+
+    def version_raw(self) -> Any:
+        """As the engine wrote it, for display."""
+        return self._engine.json("GET", "/version")
+
+    def info(self) -> Any:
+        """Everything about the engine, as it wrote it: the shape differs much between engines."""
+        return self._engine.json("GET", "/info")
+
+    def disk_usage(self, *, verbose: bool = False) -> Any:
+        """What uses the disk, as the engine wrote it."""
+        return self._engine.json("GET", "/system/df", query={"verbose": verbose or None})
+
+    def login(self, username: str, password: str, server: str) -> Any:
+        """Check credentials; Unauthenticated when they are wrong."""
+        body = {"username": username, "password": password, "serveraddress": server}
+        return self._engine.json("POST", "/auth", body=body)
