@@ -1,0 +1,157 @@
+"""seccomp: loading a filter, and compiling one by libseccomp (loaded only when something is compiled)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from struct import pack
+
+from berth.kernel import number
+from berth.kernel.libc import syscall
+
+_SET_MODE_FILTER = 1
+FILTER_FLAGS = {"SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
+
+ACTIONS = {
+    "SCMP_ACT_KILL": 0x00000000,
+    "SCMP_ACT_KILL_THREAD": 0x00000000,
+    "SCMP_ACT_KILL_PROCESS": 0x80000000,
+    "SCMP_ACT_TRAP": 0x00030000,
+    "SCMP_ACT_ERRNO": 0x00050000,
+    "SCMP_ACT_TRACE": 0x7FF00000,
+    "SCMP_ACT_LOG": 0x7FFC0000,
+    "SCMP_ACT_ALLOW": 0x7FFF0000,
+}
+OPERATORS = {
+    "SCMP_CMP_NE": 1,
+    "SCMP_CMP_LT": 2,
+    "SCMP_CMP_LE": 3,
+    "SCMP_CMP_EQ": 4,
+    "SCMP_CMP_GE": 5,
+    "SCMP_CMP_GT": 6,
+    "SCMP_CMP_MASKED_EQ": 7,
+}
+ARCHITECTURES = {
+    "SCMP_ARCH_X86": 0x40000003,
+    "SCMP_ARCH_X86_64": 0xC000003E,
+    "SCMP_ARCH_X32": 0x4000003E,
+    "SCMP_ARCH_ARM": 0x40000028,
+    "SCMP_ARCH_AARCH64": 0xC00000B7,
+}
+NATIVE = "SCMP_ARCH_AARCH64" if number.MACHINE == "aarch64" else "SCMP_ARCH_X86_64"
+
+_ATTR_NO_NEW_PRIVS, _ATTR_OPTIMIZE = 3, 8
+_ENOSYS = 38
+_NEWEST_SCAN = 1024
+_X32_BIT = 0x40000000
+
+
+class _Comparison(ctypes.Structure):
+    _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
+
+
+def load(program: bytes, flags: int = 0) -> None:
+    """Put the filter on this process for good. Needs CAP_SYS_ADMIN in its user namespace, or no_new_privs."""
+    body = ctypes.create_string_buffer(program, len(program))
+    values = pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(body))
+    syscall(number.SECCOMP, _SET_MODE_FILTER, flags, values, what="seccomp")
+
+
+def library() -> ctypes.CDLL:
+    """libseccomp. OSError when it is not installed."""
+    lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
+    lib.seccomp_init.restype = ctypes.c_void_p
+    lib.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
+    return lib
+
+
+def action(name: str, errno_ret: int | None) -> int:
+    """The kernel's number of an action. KeyError for an unknown name."""
+    value = ACTIONS[name]
+    if name in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
+        value |= (1 if errno_ret is None else errno_ret) & 0xFFFF
+    return value
+
+
+def newest(lib: ctypes.CDLL, architecture: int) -> int:
+    """The highest system call number that the library knows on an architecture."""
+    for candidate in range(_NEWEST_SCAN, 0, -1):
+        if lib.seccomp_syscall_resolve_num_arch(ctypes.c_uint32(architecture), candidate):
+            return candidate
+    return 0
+
+
+def compile_filter(
+    default: int, architectures: list[str], rules: list[tuple[list[str], int, list[tuple[int, str, int, int]]]], lib: ctypes.CDLL
+) -> bytes:
+    """BPF for (names, action, [(argument, operator, value, second value)]) rules; unknown names are left out.
+
+    System calls above the newest one that the library knows give ENOSYS when the default refuses: programs then fall back
+    to older calls, which EPERM would not make them do.
+    """
+    context = ctypes.c_void_p(lib.seccomp_init(ctypes.c_uint32(default)))
+    try:
+        for name in architectures:
+            if name != NATIVE:
+                lib.seccomp_arch_add(context, ctypes.c_uint32(ARCHITECTURES[name]))
+        lib.seccomp_attr_set(context, _ATTR_NO_NEW_PRIVS, ctypes.c_uint32(0))
+        lib.seccomp_attr_set(context, _ATTR_OPTIMIZE, ctypes.c_uint32(2))
+        for names, act, comparisons in rules:
+            if act != default:
+                _add_rule(lib, context, names, act, comparisons)
+        program = _export(lib, context)
+    finally:
+        lib.seccomp_release(context)
+    refuses = default not in (ACTIONS["SCMP_ACT_ALLOW"], ACTIONS["SCMP_ACT_LOG"])
+    return (unknown_calls(lib, architectures) if refuses else b"") + program
+
+
+def _add_rule(
+    lib: ctypes.CDLL, context: ctypes.c_void_p, names: list[str], act: int, comparisons: list[tuple[int, str, int, int]]
+) -> None:
+    array = (_Comparison * max(1, len(comparisons)))()
+    for index, (argument, operator, value, second) in enumerate(comparisons):
+        array[index] = _Comparison(argument, OPERATORS[operator], value, second)
+    for name in names:
+        call = lib.seccomp_syscall_resolve_name(name.encode())
+        if call == -1:
+            continue
+        result = lib.seccomp_rule_add_array(context, ctypes.c_uint32(act), call, len(comparisons), array)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result), f"seccomp rule for {name}")
+
+
+def _export(lib: ctypes.CDLL, context: ctypes.c_void_p) -> bytes:
+    fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+    try:
+        result = lib.seccomp_export_bpf(context, fd)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result), "seccomp program")
+        return os.pread(fd, 1 << 20, 0)
+    finally:
+        os.close(fd)
+
+
+def unknown_calls(lib: ctypes.CDLL, architectures: list[str]) -> bytes:
+    """Instructions that go before a filter: ENOSYS for numbers above the newest known, by architecture."""
+    code = b""
+    tests: list[tuple[int, int]] = []
+    for name in sorted({NATIVE, *architectures}):
+        if name != "SCMP_ARCH_X32":
+            tests.append((ARCHITECTURES[name], newest(lib, ARCHITECTURES[name])))
+    for architecture, highest in reversed(tests):
+        # ld arch; jne -> next; ld nr; (x32 numbers have bit 30: leave them to the filter) ; jgt highest -> ENOSYS
+        code = (
+            _classic(0x20, 4)
+            + _classic(0x15, architecture, 0, 4)
+            + _classic(0x20, 0)
+            + _classic(0x35, _X32_BIT, 2, 0)
+            + _classic(0x25, highest, 0, 1)
+            + _classic(0x06, ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS)
+            + code
+        )
+    return code
+
+
+def _classic(code: int, value: int, true: int = 0, false: int = 0) -> bytes:
+    return pack("HBBI", code, true, false, value)
