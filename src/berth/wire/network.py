@@ -94,7 +94,7 @@ class EndpointIPAMConfig(Struct, kw_only=True, omit_defaults=True):
 
     ipv4_address: str | None = field(name="IPv4Address", default=None)
     ipv6_address: str | None = field(name="IPv6Address", default=None)
-    link_local_i_ps: list[str] | None = field(name="LinkLocalIPs", default=None)
+    link_local_ips: list[str] | None = field(name="LinkLocalIPs", default=None)
 
 
 class EndpointSettings(Struct, kw_only=True, omit_defaults=True):
