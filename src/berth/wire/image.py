@@ -97,7 +97,7 @@ class ImageInspect(Struct, kw_only=True, omit_defaults=True):
     comment: str | None = field(name="Comment", default=None)
     created: str | None = field(name="Created", default=None)
     author: str | None = field(name="Author", default=None)
-    config: ImageConfig | None = field(name="Config", default=None)
+    config: ImageConfig | dict[str, Any] | None = field(name="Config", default=None)
     architecture: str | None = field(name="Architecture", default=None)
     variant: str | None = field(name="Variant", default=None)
     os: str | None = field(name="Os", default=None)
@@ -106,6 +106,12 @@ class ImageInspect(Struct, kw_only=True, omit_defaults=True):
     graph_driver: DriverData | None = field(name="GraphDriver", default=None)
     root_fs: ImageInspectRootFS | None = field(name="RootFS", default=None)
     metadata: ImageInspectMetadata | None = field(name="Metadata", default=None)
+    # What API versions before 1.44 (VirtualSize), 1.45 (Container, ContainerConfig) and 1.50 (Parent, DockerVersion) have.
+    virtual_size: int | None = field(name="VirtualSize", default=None)
+    container: str | None = field(name="Container", default=None)
+    container_config: dict[str, Any] | None = field(name="ContainerConfig", default=None)
+    parent: str | None = field(name="Parent", default=None)
+    docker_version: str | None = field(name="DockerVersion", default=None)
 
 
 class ImageSummary(Struct, kw_only=True, omit_defaults=True):
@@ -122,6 +128,7 @@ class ImageSummary(Struct, kw_only=True, omit_defaults=True):
     containers: int | None = field(name="Containers", default=None)
     manifests: list[dict[str, Any]] | None = field(name="Manifests", default=None)
     descriptor: OCIDescriptor | None = field(name="Descriptor", default=None)
+    virtual_size: int | None = field(name="VirtualSize", default=None)
 
 
 class ImageDeleteResponseItem(Struct, kw_only=True, omit_defaults=True):
@@ -192,6 +199,9 @@ class AuthConfig(Struct, kw_only=True, omit_defaults=True):
     username: str | None = field(name="username", default=None)
     password: str | None = field(name="password", default=None)
     serveraddress: str | None = field(name="serveraddress", default=None)
+    auth: str | None = field(name="auth", default=None)
+    identitytoken: str | None = field(name="identitytoken", default=None)
+    registrytoken: str | None = field(name="registrytoken", default=None)
 
 
 class AuthResponse(Struct, kw_only=True, omit_defaults=True):

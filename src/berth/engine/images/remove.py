@@ -1,0 +1,235 @@
+"""Removing images: untag or delete by Docker's rules, prune, and letting go of content that nothing needs any more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from berth.contract.image import Image
+from berth.contract.store import Blobs, Layers
+from berth.contract.usage import Usage, User
+from berth.engine.events import Events
+from berth.engine.images.lease import Leases
+from berth.engine.images.store import ImageStore, is_id_of
+from berth.engine.images.view import labels_of
+from berth.errors import BerthError, Conflict, NotFound
+from berth.model.digest import Digest
+from berth.model.filters import Filters
+from berth.model.identifier import short_id
+from berth.model.reference import Reference, parse
+from berth.model.timestamp import parse_moment
+from berth.registry.manifest import parse_manifest
+from berth.storage.database import Database
+from berth.wire.document import IndexDocument
+from berth.wire.image import ImageDeleteResponseItem
+
+PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+log = logging.getLogger(__name__)
+
+
+class Remover:
+    """DELETE /images/{name} and POST /images/prune."""
+
+    def __init__(
+        self,
+        database: Database,
+        events: Events,
+        blobs: Blobs,
+        layers: Layers,
+        store: ImageStore,
+        leases: Leases,
+        usage: Callable[[], Usage | None],
+    ) -> None:
+        self._database = database
+        self._events = events
+        self._blobs = blobs
+        self._layers = layers
+        self._store = store
+        self._leases = leases
+        self._usage = usage
+
+    async def remove(self, name: str, *, force: bool = False, prune_parents: bool = True) -> list[ImageDeleteResponseItem]:
+        """Untag, or delete when it was the last name. Conflict in Docker's words when something stands against it."""
+        image = self._store.get(name)
+        records: list[ImageDeleteResponseItem] = []
+        names = self._store.names(image.id).all
+        by_name = not is_id_of(name, image.id) or self._names_something(name)
+        if by_name:
+            if self._untag_one(image, parse(name), names, force, records):
+                return records
+        elif _single(names):
+            self._check(image, force=force, references=False)
+            for reference in names:
+                self._untag(image, reference, records)
+        await self._delete(image, records, force=force, prune_parents=prune_parents, quiet=by_name)
+        return records
+
+    def _names_something(self, text: str) -> bool:
+        return not text.startswith("sha256:") and len(text) < 64 and self._store.by_reference(parse(text)) is not None
+
+    def _untag_one(
+        self, image: Image, given: Reference, names: tuple[Reference, ...], force: bool, records: list[ImageDeleteResponseItem]
+    ) -> bool:
+        """Remove one name. Whether that was all there is to do."""
+        users = self._users(image)
+        if not force and _single(names) and users:
+            raise Conflict(
+                f'conflict: unable to remove repository reference "{given.familiar}" (must force) - '
+                f"container {short_id(users[0].id)} is using its referenced image {short_id(image.id)}"
+            )
+        self._untag(image, given, records)
+        left = self._store.names(image.id)
+        if given.digest is None and not any(tag.repository == given.repository for tag in left.tags):
+            for digest in left.digests:
+                if digest.repository == given.repository:
+                    self._untag(image, digest, records)
+        return bool(self._store.names(image.id).all)
+
+    def _untag(self, image: Image, reference: Reference, records: list[ImageDeleteResponseItem]) -> None:
+        self._store.untag(reference)
+        if reference.digest is not None:
+            self._delete_manifest(reference.digest)
+        records.append(ImageDeleteResponseItem(untagged=reference.familiar))
+        self._events.publish("image", "untag", image.id, {"name": image.id, **labels_of(image.document)})
+
+    def _users(self, image: Image) -> list[User]:
+        usage = self._usage()
+        return usage.of_image(image.id) if usage is not None else []
+
+    def _check(self, image: Image, *, force: bool, references: bool = True) -> None:
+        users = self._users(image)
+        running = next((user for user in users if user.running), None)
+        if running is not None:
+            raise _InUse(image.id, "cannot be forced", f"image is being used by running container {short_id(running.id)}")
+        if self._store.children(image.id):
+            raise _Conflict(image.id, "cannot be forced", "image has dependent child images")
+        if force:
+            return
+        if references and self._store.names(image.id).all:
+            raise _Conflict(image.id, "must be forced", "image is referenced in multiple repositories")
+        if users:
+            raise _InUse(image.id, "must be forced", f"image is being used by stopped container {short_id(users[0].id)}")
+
+    async def _delete(
+        self, image: Image, records: list[ImageDeleteResponseItem], *, force: bool, prune_parents: bool, quiet: bool
+    ) -> None:
+        try:
+            self._check(image, force=force)
+        except _InUse:
+            if quiet:
+                return
+            raise
+        except _Conflict:
+            if quiet and self._store.names(image.id).all:
+                return
+            raise
+        for reference in self._store.names(image.id).all:
+            self._untag(image, reference, records)
+        await self.forget(image, records)
+        parent = self._store.by_id(image.parent) if image.parent and prune_parents else None
+        if parent is not None and not self._store.names(parent.id).all:
+            await self._delete_parent(parent, records)
+
+    async def _delete_parent(self, parent: Image, records: list[ImageDeleteResponseItem]) -> None:
+        try:
+            await self._delete(parent, records, force=False, prune_parents=True, quiet=True)
+        except _Conflict as error:
+            log.debug("the untagged parent stays: %s", error.message)
+
+    async def forget(self, image: Image, records: list[ImageDeleteResponseItem]) -> None:
+        """Delete the image's row, then its content as far as nothing else needs it."""
+        self._store.delete(image.id)
+        records.append(ImageDeleteResponseItem(deleted=image.id))
+        self._events.publish("image", "delete", image.id, {"name": image.id, **labels_of(image.document)})
+        self._delete_blob(image.id)
+        for chain in await self.release(image.chain_id):
+            records.append(ImageDeleteResponseItem(deleted=chain))
+
+    def _delete_manifest(self, digest: Digest) -> None:
+        """The manifest or index that a forgotten repository digest named. An image that is still known by another digest
+        keeps its own; without them a push writes the manifest anew."""
+        if not self._blobs.has(digest):
+            return
+        try:
+            document = parse_manifest(self._blobs.read(digest))
+        except BerthError as error:
+            log.warning("a stored manifest is damaged: %s", error.message)
+        else:
+            if isinstance(document, IndexDocument):
+                for entry in document.manifests:
+                    if self._blobs.has(entry.digest):
+                        self._delete_blob(entry.digest)
+        self._delete_blob(digest)
+
+    def _delete_blob(self, digest: Digest) -> None:
+        row = self._database.row(
+            "SELECT 1 FROM repo_digests WHERE reference LIKE ? UNION SELECT 1 FROM images WHERE id = ?"
+            " UNION SELECT 1 FROM layers WHERE instr(CAST(blob AS TEXT), ?) LIMIT 1",
+            (f"%@{digest}", digest, digest),
+        )
+        if row is None and not self._leases.holds(digest):
+            self._blobs.delete(digest)
+
+    async def release(self, top: Digest | None) -> list[Digest]:
+        """Remove layers from the top down to the first that something needs. What was removed."""
+        removed: list[Digest] = []
+        current = top
+        while current is not None:
+            layer = self._layers.get(current)
+            if layer is None or self._store.uses_chain(current) or self._leases.holds(current):
+                break
+            try:
+                await self._layers.remove(current)
+            except (Conflict, NotFound):
+                break
+            removed.append(current)
+            if layer.blob is not None:
+                self._delete_blob(layer.blob.digest)
+            current = layer.parent
+        return removed
+
+    async def prune(self, filters: Filters, now: float) -> tuple[list[ImageDeleteResponseItem], int]:
+        """Dangling images, or with dangling=false all unused ones. Records, and bytes freed."""
+        only_dangling = filters.flag("dangling", default=True)
+        until = min((parse_moment(value, now) for value in filters.get("until")), default=None)
+        records: list[ImageDeleteResponseItem] = []
+        freed = 0
+        for image in self._store.all():
+            if until is not None and image.created > until:
+                continue
+            labels = labels_of(image.document)
+            if not filters.match_labels(labels) or any(_has_label(labels, text) for text in filters.get("label!")):
+                continue
+            if (only_dangling and image.tags) or self._users(image) or self._store.children(image.id):
+                continue
+            sizes = {layer.chain_id: layer.size for layer in self._store.stack(image)}
+            before = len(records)
+            try:
+                for reference in self._store.names(image.id).all:
+                    self._untag(image, reference, records)
+                await self._delete(image, records, force=False, prune_parents=True, quiet=True)
+            except _Conflict as error:
+                log.debug("not pruned: %s", error.message)
+            freed += sum(sizes.get(Digest(record.deleted or ""), 0) for record in records[before:])
+        self._events.publish("image", "prune", "", {"reclaimed": str(freed)})
+        return records, freed
+
+
+class _Conflict(Conflict):
+    def __init__(self, image_id: str, how: str, why: str) -> None:
+        super().__init__(f"conflict: unable to delete {short_id(image_id)} ({how}) - {why}")
+
+
+class _InUse(_Conflict):
+    pass
+
+
+def _single(names: tuple[Reference, ...]) -> bool:
+    """At most one tag, and all names in one repository: then an id is as good as the name."""
+    tags = sum(1 for name in names if name.digest is None)
+    return tags <= 1 and len({name.repository for name in names}) <= 1
+
+
+def _has_label(labels: dict[str, str], wanted: str) -> bool:
+    name, equals, value = wanted.partition("=")
+    return name in labels and (not equals or labels[name] == value)

@@ -1,0 +1,188 @@
+"""The image service: what the API, the container service and the builder call. Each concern is a module of this package.
+
+store     which images there are, by which names         pull, push   from and to a registry
+view      inspect, list, history                         archive      save and load
+remove    untag, delete, prune                           imports      a root filesystem as an image
+"""
+
+from __future__ import annotations
+
+import builtins
+import time
+from collections.abc import Sequence
+
+from berth.contract.image import Image, Progress
+from berth.contract.store import Blobs, ByteStream, Layers
+from berth.contract.usage import Usage
+from berth.engine.config import EngineConfig
+from berth.engine.events import Events
+from berth.engine.images import view
+from berth.engine.images.document import commit_document
+from berth.engine.images.imports import Importer
+from berth.engine.images.lease import Leases
+from berth.engine.images.remove import Remover
+from berth.engine.images.store import ImageStore
+from berth.errors import InvalidArgument, NotFound
+from berth.model.descriptor import Platform
+from berth.model.digest import Digest
+from berth.model.filters import Filters
+from berth.model.reference import Reference, parse
+from berth.registry.manifest import matches, parse_platform, text_of
+from berth.storage.database import Database
+from berth.wire.container import ContainerConfig
+from berth.wire.document import ImageDocument
+from berth.wire.image import AuthConfig, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageSummary
+
+
+class ImageService:
+    """Implements contract.image.Images. `usage` is set when the engine is put together."""
+
+    def __init__(self, config: EngineConfig, database: Database, events: Events, blobs: Blobs, layers: Layers) -> None:
+        self._config = config
+        self._events = events
+        self._layers = layers
+        self.usage: Usage | None = None
+        self.store = ImageStore(database, blobs, layers)
+        self.leases = leases = Leases(database)
+        self._importer = Importer(events, layers, self.store, leases)
+        self._remover = Remover(database, events, blobs, layers, self.store, leases, lambda: self.usage)
+
+    # Looking up
+
+    def get(self, reference: str) -> Image:
+        """By reference, id or unambiguous id prefix."""
+        return self.store.get(reference)
+
+    def find(self, reference: str) -> Image | None:
+        """Like get, or None."""
+        return self.store.find(reference)
+
+    def list(self) -> list[Image]:
+        """All images, newest first."""
+        return self.store.all()
+
+    def count(self) -> int:
+        """How many images there are."""
+        return self.store.count()
+
+    def get_for(self, reference: str, platform: str) -> Image:
+        """Like get, for a platform. NotFound in Docker's words when the image that is here is for another."""
+        image = self.store.get(reference)
+        if platform:
+            want = parse_platform(platform)
+            document = image.document
+            have = Platform(architecture=document.architecture, os=document.os, variant=document.variant or "")
+            if not matches(have, want):
+                raise NotFound(
+                    f"image with reference {reference} was found but does not provide the specified platform ({text_of(want)})"
+                )
+        return image
+
+    def inspect(self, reference: str, platform: str = "") -> ImageInspect:
+        """GET /images/{name}/json."""
+        image = self.get_for(reference, platform)
+        return view.inspect(image, self._config.root, self._layers.stack(image.chain_id))
+
+    def history(self, reference: str, platform: str = "") -> builtins.list[ImageHistoryResponseItem]:
+        """GET /images/{name}/history."""
+        return view.history(self.get_for(reference, platform), self.store)
+
+    def summaries(
+        self, filters: Filters, *, all_images: bool = False, shared_size: bool = False, count_containers: bool = False
+    ) -> builtins.list[ImageSummary]:
+        """GET /images/json, and with containers counted what GET /system/df shows."""
+        listing = view.Listing(self.store, self._layers, self.usage)
+        return listing.summaries(
+            filters, time.time(), all_images=all_images, shared_size=shared_size, count_containers=count_containers
+        )
+
+    def layers_size(self) -> int:
+        """Bytes of all layers that images use, each counted once."""
+        return view.Listing(self.store, self._layers, self.usage).total_size()
+
+    # Making
+
+    async def create(
+        self,
+        document: ImageDocument,
+        chain_id: Digest | None,
+        *,
+        tags: tuple[Reference, ...] = (),
+        parent: Digest | None = None,
+    ) -> Image:
+        """Record an image whose layers are in the store."""
+        image = self.store.create(document, chain_id, tags=tags, parent=parent)
+        for reference in tags:
+            self._events.publish("image", "tag", image.id, {"name": reference.familiar, **view.labels_of(document)})
+        return image
+
+    @staticmethod
+    def commit_document(
+        parent: ImageDocument | None,
+        config: ContainerConfig,
+        *,
+        diff_id: Digest | None,
+        author: str = "",
+        comment: str = "",
+        created_by: str = "",
+        created: str | None = None,
+        container: str | None = None,
+    ) -> ImageDocument:
+        """The document of an image that adds one step to `parent`; see document.commit_document."""
+        return commit_document(
+            parent,
+            config,
+            diff_id=diff_id,
+            author=author,
+            comment=comment,
+            created_by=created_by,
+            created=created,
+            container=container,
+        )
+
+    async def import_tar(
+        self,
+        stream: ByteStream,
+        *,
+        reference: Reference | None = None,
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: str = "",
+        source: str = "-",
+    ) -> Image:
+        """A root filesystem as an image of one layer."""
+        return await self._importer.run(
+            stream, reference=reference, message=message, changes=changes, platform=platform, source=source
+        )
+
+    def tag(self, image: Image, reference: Reference) -> None:
+        """Point the tag at the image; an image that had it keeps existing without."""
+        self.store.tag(image.id, reference)
+        self._events.publish("image", "tag", image.id, {"name": reference.familiar, **view.labels_of(image.document)})
+
+    # Removing
+
+    async def remove(
+        self, name: str, *, force: bool = False, prune_parents: bool = True
+    ) -> builtins.list[ImageDeleteResponseItem]:
+        """Untag or delete."""
+        return await self._remover.remove(name, force=force, prune_parents=prune_parents)
+
+    async def prune(self, filters: Filters) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
+        """Remove unused images. Records, and bytes freed."""
+        return await self._remover.prune(filters, time.time())
+
+
+def reference_from(repository: str, tag: str) -> Reference:
+    """A reference from the pair of parameters `repo` and `tag` (or `fromImage` and `tag`, where a tag may be a digest)."""
+    if not tag:
+        return parse(repository)
+    if ":" in tag:
+        return parse(f"{repository.partition('@')[0]}@{tag}")
+    bare = parse(repository, default_tag=False)
+    if bare.digest is not None:
+        return bare
+    return parse(f"{bare.repository}:{tag}")
+
+
+__all__ = ["AuthConfig", "ImageService", "InvalidArgument", "Progress", "reference_from"]
