@@ -100,5 +100,3 @@ def make_private() -> None:
 def make_slave() -> None:
     """All mounts of this namespace: later mounts of the host appear, nothing goes back."""
     check(libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_SLAVE), None), "/")
-
-

@@ -1,0 +1,342 @@
+"""Making a container, seen from outside: the lean half that runs in launcher and shim.
+
+    prepare_launcher(store)      once: a private mount namespace with a scratch tmpfs
+    start(plan, stdio, fds)      in the shim: a container from a plan; returns when execve has succeeded
+    enter(state, plan, stdio)    in the shim: a further process in it
+    cleanup(state)               in the shim, or wherever the group is still known: after its end
+
+The shim forks a setter-up, which does the work and ends, so that the shim's own memory stays shared with the launcher's.
+The setter-up clones init with CLONE_PARENT, which makes init the shim's child. They talk over SEQPACKET pairs:
+
+    init -> setter-up    {"ready"}, {"resolver"} + fds, {"console"} + fd, then {"exec"} and the end: execve has worked
+                         or {"failed": [step, errno, path]}
+    setter-up -> init    {"go": [[(path, is directory), ...], ...]} + fds
+    setter-up -> shim    {"pid", "console", "resolver"} + fds, or {"failed", "pid"} + pidfd
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+from binascii import a2b_base64
+
+from berth.kernel import mount, namespace, netlink, process
+from berth.kernel.bpf import attach_device_program
+from berth.kernel.file import write_text
+from berth.runtime import cgroup, init
+from berth.runtime.failure import Failure, record
+from berth.runtime.message import close_all, pair, receive, send
+from berth.runtime.source import Setting, prepare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket as Socket
+    from typing import Any, NoReturn
+
+    Plan = dict[str, Any]
+    State = dict[str, Any]
+    Stdio = tuple[int, int, int]
+
+SCRATCH = "mnt"
+_KILL = 9
+
+
+class Started:
+    """A container that runs. `state` is JSON-able and all that `enter` and `cleanup` need, also after a restart."""
+
+    def __init__(self, pid: int, pidfd: int, console: int | None, resolver_sockets: list[int], state: State) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.console = console
+        self.resolver_sockets = resolver_sockets
+        self.state = state
+        self.cgroup: dict[str, Any] = state["cgroup"]
+
+
+def prepare_launcher(store: str) -> None:
+    """Once in the launcher, before any request: a mount namespace of its own, and what every launch needs of it.
+
+    <store>/mnt becomes a tmpfs there, and the place for short-lived mount points; on the host it stays an empty folder.
+    """
+    scratch = f"{store}/{SCRATCH}"
+    os.makedirs(scratch, 0o700, exist_ok=True)
+    namespace.unshare(namespace.CLONE_NEWNS)
+    mount.make_slave()
+    mount.mount("scratch", scratch, "tmpfs", mount.MS_NODEV, "mode=700,size=1m")
+    # The mounter of an overlay takes another fsuid for a moment and must keep its capabilities meanwhile.
+    process.prctl(process.PR_SET_SECUREBITS, process.SECBIT_NO_SETUID_FIXUP)
+    gc.collect()
+    gc.freeze()
+
+
+def start(plan: Plan, stdio: Stdio | None, extra_fds: dict[str, int]) -> Started:
+    """Make the container. Failure leaves nothing behind. `extra_fds` are not passed on to the container."""
+    ours, theirs = pair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _set_up(plan, stdio, theirs)
+    theirs.close()
+    answer = receive(ours)
+    ours.close()
+    os.waitpid(pid, 0)
+    value, fds = answer or ({"failed": ["launch", errno.ECHILD, "set-up ended"]}, [])
+    if "failed" in value:
+        _undo(plan["cgroup"], value.get("pid", 0), value.get("joiner", 0), fds)
+        raise Failure(*value["failed"])
+    if value["joiner"]:
+        os.waitpid(value["joiner"], 0)
+    state = {**plan["state"], "pid": value["pid"], "start_time": process.start_time(value["pid"])}
+    pidfd, *rest = fds
+    console_fd = rest.pop(0) if value["console"] else None
+    return Started(value["pid"], pidfd, console_fd, rest, state)
+
+
+def _undo(group: dict[str, Any], pid: int, joiner: int, fds: list[int]) -> None:
+    close_all(fds)
+    for child in pid, joiner:
+        if child:
+            try:
+                os.kill(child, _KILL)
+                os.waitpid(child, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass
+    cgroup.kill(group)
+    cgroup.remove(group)
+
+
+def cleanup(state: State) -> bool:
+    """After init's end: kill what is left in the control group, and remove it. True when the kernel ran out of memory."""
+    group = state["cgroup"]
+    killed = cgroup.oom_kills(group) > 0
+    cgroup.kill(group)
+    killed = killed or cgroup.oom_kills(group) > 0
+    cgroup.remove(group)
+    return killed
+
+
+class _SetUp:
+    """The setter-up's view of one launch."""
+
+    def __init__(self, plan: Plan, stdio: Stdio | None) -> None:
+        self.plan = plan
+        self.stdio = stdio
+        self.step = "cgroup"
+        self.pid = 0
+        self.pidfd = -1
+        self.joiner = 0
+        self.console: list[int] = []
+        self.resolver: list[int] = []
+
+    def run(self) -> None:
+        """From nothing to execve."""
+        plan = self.plan
+        group = plan["cgroup"]
+        cgroup.create(group)
+        for controller, name, value, optional in plan["limits"]:
+            self._limit(group, controller, name, value, optional)
+        if plan["devices"] and group["v2"] and "devices" not in group["roots"]:
+            attach_device_program(group["v2"] + group["path"], a2b_base64(plan["devices"]))
+        self.step = "clone"
+        program = _read_program(plan["seccomp"]) if plan["seccomp"] else b""
+        sock = self._clone(program)
+        self.step = "idmap"
+        if plan["maps"]:
+            write_text(f"/proc/{self.pid}/uid_map", plan["maps"]["uid"])
+            write_text(f"/proc/{self.pid}/gid_map", plan["maps"]["gid"])
+        self.step = "cgroup"
+        cgroup.join_v1(group, self.pid)
+        self._adjust_oom(plan["oom_score_adj"])
+        self._own_streams()
+        self._network()
+        self.step = "source"
+        self._sources(sock)
+        self._wait(sock)
+
+    def _limit(self, group: dict[str, Any], controller: str, name: str, value: str, optional: bool) -> None:
+        try:
+            write_text(f"{cgroup.directory(group, controller)}/{name}", value)
+        except OSError as error:
+            if not optional:
+                raise Failure("cgroup", error.errno or 0, f"{name} = {value}") from None
+
+    def _clone(self, program: bytes) -> Socket:
+        plan = self.plan
+        ours, theirs = pair()
+        flags = plan["namespaces"]["new"] | process.CLONE_PARENT
+        directory = cgroup.open_v2(plan["cgroup"])
+        if plan["namespaces"]["join"]:
+            self._clone_joined(plan, theirs, flags, program, directory)
+        else:
+            self.pid, self.pidfd = process.clone3(flags, cgroup_fd=directory)
+            if self.pid == 0:
+                ours.close()
+                _first(plan, self.stdio, theirs, program)
+        theirs.close()
+        if directory >= 0:
+            os.close(directory)
+        return ours
+
+    def _clone_joined(self, plan: Plan, theirs: Socket, flags: int, program: bytes, directory: int) -> None:
+        """Namespaces of another container: a joiner enters them, then clones init. Both are the shim's children.
+
+        The other's user namespace comes first: entering its network, pid or ipc namespace needs power over it.
+        """
+        opened = [(os.open(path, os.O_RDONLY | os.O_CLOEXEC), kind) for kind, path in plan["namespaces"]["join"]]
+        near, far = pair()
+        self.joiner, joiner_fd = process.clone3(process.CLONE_PARENT, cgroup_fd=directory)
+        if self.joiner == 0:
+            near.close()
+            _join(plan, self.stdio, theirs, far, opened, flags, program)
+        far.close()
+        close_all([fd for fd, _ in opened])
+        os.close(joiner_fd)
+        answer = receive(near)
+        near.close()
+        value, fds = answer or ({"failed": ["namespace", errno.ECHILD, "join"]}, [])
+        if "failed" in value:
+            raise Failure(*value["failed"])
+        self.pid, self.pidfd = value["pid"], fds[0]
+
+    def _adjust_oom(self, score: int | None) -> None:
+        if score is None:
+            return
+        try:
+            write_text(f"/proc/{self.pid}/oom_score_adj", str(score))
+        except PermissionError:
+            # lowering it needs CAP_SYS_RESOURCE, which an engine inside a container may not have
+            pass
+
+    def _own_streams(self) -> None:
+        """Pipes belong to the container's root, else /dev/stdout cannot be opened there; init passes them on."""
+        base = self.plan["base"]
+        if not base or self.stdio is None:
+            return
+        for fd in self.stdio:
+            if os.fstat(fd).st_mode & 0o170000 == 0o010000:
+                os.fchown(fd, base, base)
+
+    def _network(self) -> None:
+        self.step = "network"
+        links = self.plan["links"]
+        if not links:
+            return
+        netns = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for link in links:
+                if link["kind"] == "veth":
+                    netlink.create_veth(
+                        link["host_name"],
+                        link["parent"],
+                        link["name"],
+                        netns,
+                        link["mac"],
+                        link["mtu"],
+                        link["hairpin"],
+                        link["isolated"],
+                    )
+                else:
+                    netlink.create_macvlan(
+                        link["parent"], link["name"], netns, link["mac"], link["mtu"], link["mode"], link["kind"]
+                    )
+        finally:
+            os.close(netns)
+
+    def _sources(self, sock: Socket) -> None:
+        plan = self.plan
+        userns = os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC) if plan["base"] else -1
+        setting = Setting(plan["base"], userns, plan["scratch"], plan["id"])
+        shape: list[list[tuple[str, bool]]] = []
+        fds: list[int] = []
+        for entry in plan["sources"]:
+            try:
+                parts = prepare(entry, setting)
+            except OSError as error:
+                raise Failure(entry["step"], error.errno or 0, str(error.filename or entry.get("path", ""))) from None
+            shape.append([(below, is_directory) for below, _, is_directory in parts])
+            fds += [fd for _, fd, _ in parts]
+        send(sock, {"go": shape}, fds)
+        close_all(fds)
+        if userns >= 0:
+            os.close(userns)
+
+    def _wait(self, sock: Socket) -> None:
+        self.step = "init"
+        executed = False
+        while answer := receive(sock):
+            value, fds = answer
+            if "failed" in value:
+                raise Failure(*value["failed"])
+            if "console" in value:
+                self.console = fds
+            elif "resolver" in value:
+                self.resolver = fds
+            executed = executed or "exec" in value
+        if not executed:
+            raise Failure("init", errno.ECHILD, "init was killed before it could start")
+
+
+def _read_program(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
+    work = _SetUp(plan, stdio)
+    try:
+        os.setsid()
+        work.run()
+        value: dict[str, Any] = {"pid": work.pid, "joiner": work.joiner, "console": bool(work.console)}
+        send(shim, value, [work.pidfd, *work.console, *work.resolver])
+    except BaseException as error:
+        fds = [work.pidfd] if work.pidfd >= 0 else []
+        try:
+            send(shim, {"failed": record(work.step, error), "pid": work.pid, "joiner": work.joiner}, fds)
+        finally:
+            os._exit(1)
+    os._exit(0)
+
+
+def _join(
+    plan: Plan, stdio: Stdio | None, theirs: Socket, far: Socket, opened: list[tuple[int, int]], flags: int, program: bytes
+) -> NoReturn:
+    """In the joiner. Only its children are in a joined pid namespace, so init is cloned from here."""
+    try:
+        process.prctl(process.PR_SET_DUMPABLE, 0)
+        cgroup.join_v1(plan["cgroup"], os.getpid())
+        for fd, kind in opened:
+            namespace.setns(fd, kind)
+        pid, pidfd = process.clone3(flags)
+        if pid == 0:
+            far.close()
+            _first(plan, stdio, theirs, program)
+        send(far, {"pid": pid}, [pidfd])
+    except BaseException as error:
+        try:
+            send(far, {"failed": record("namespace", error)})
+        finally:
+            os._exit(1)
+    os._exit(0)
+
+
+def with_program(steps: list[Any], program: bytes) -> list[init.Step]:
+    """The steps with the compiled filter, which travels apart from them."""
+    return [(name, {**arguments, "program": program} if name == "seccomp" else arguments) for name, arguments in steps]
+
+
+def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoReturn:
+    """Init's first instructions: nobody inside may look into this process until execve (CVE-2016-9962)."""
+    try:
+        process.prctl(process.PR_SET_DUMPABLE, 0)
+        answer = receive(sock)
+        if answer is None:
+            os._exit(127)
+        value, fds = answer
+        numbers = iter(fds)
+        sources = [[(below, next(numbers), is_directory) for below, is_directory in parts] for parts in value["go"]]
+        state = init.Init(sock, stdio, sources)
+        steps = with_program(plan["steps"], program)
+    except BaseException:
+        os._exit(127)
+    init.run(sock, steps, state)

@@ -1,0 +1,66 @@
+"""Messages between the processes that make a container: marshalled values with descriptors. Lean.
+
+Both ends are our own code of the same interpreter, before execve. A value fits in one packet; descriptors go in groups
+of 64 (the kernel takes 253 at most) with as many packets as that needs.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+from _socket import AF_UNIX, CMSG_SPACE, SO_SNDBUF, SOCK_SEQPACKET, SOL_SOCKET, socketpair
+from _socket import socket as Socket
+from struct import pack, unpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+_SCM_RIGHTS = 1
+_GROUP = 64
+_ROOM = 1 << 20
+
+
+def pair() -> tuple[Socket, Socket]:
+    """Two ends, close-on-exec."""
+    left, right = socketpair(AF_UNIX, SOCK_SEQPACKET | 0o2000000)
+    for end in left, right:
+        end.setsockopt(SOL_SOCKET, SO_SNDBUF, _ROOM)
+    return left, right
+
+
+def send(sock: Socket, value: dict[str, Any], fds: Sequence[int] = ()) -> None:
+    """Send a value; the descriptors stay open here. Blocks."""
+    groups = [fds[start : start + _GROUP] for start in range(0, len(fds), _GROUP)] or [()]
+    sock.send(marshal.dumps((len(groups), value)))
+    for group in groups:
+        rights = [(SOL_SOCKET, _SCM_RIGHTS, pack(f"{len(group)}i", *group))] if group else []
+        sock.sendmsg([b"."], rights)
+
+
+def receive(sock: Socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next value and its descriptors (close-on-exec); None at the end of the conversation."""
+    try:
+        data = sock.recv(_ROOM)
+    except ConnectionError:
+        return None
+    if not data:
+        return None
+    count, value = marshal.loads(data)
+    fds: list[int] = []
+    for _ in range(count):
+        got, ancillary, _, _ = sock.recvmsg(1, CMSG_SPACE(4 * _GROUP), 0x40000000)
+        for _, kind, rights in ancillary:
+            if kind == _SCM_RIGHTS:
+                fds += unpack(f"{len(rights) // 4}i", rights[: len(rights) // 4 * 4])
+        if not got:
+            close_all(fds)
+            return None
+    return value, fds
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close descriptors."""
+    for fd in fds:
+        os.close(fd)

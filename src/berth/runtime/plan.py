@@ -1,0 +1,532 @@
+"""From what is wanted to what is done: a LaunchRequest becomes a plan, flat data that the lean half carries out.
+
+A plan is JSON. `describe` prints it as text, one line per action, which tests compare and `berth-runtime steps` shows.
+
+    id, scratch, base     who, where to work, the host's id of the container's root (0: the host's user namespace)
+    namespaces            {"new": clone flags, "join": [[flag, path], ...]}
+    maps                  {"uid", "gid"} texts for uid_map and gid_map, or None
+    cgroup, limits        the group (see runtime.cgroup), [controller, file, value, optional] to write
+    devices               device program for cgroup v2, base64, or ""
+    oom_score_adj, links  number or None; network interfaces made from outside
+    sources               what has to be opened outside (see runtime.source)
+    seccomp               file with the compiled filter, or ""
+    steps                 [name, arguments] for init (see runtime.init)
+    state                 what later calls need to know: goes into the run state
+    terminal              whether there is a pty instead of stdio
+"""
+
+from __future__ import annotations
+
+import resource
+from base64 import b64encode
+from errno import EACCES, EISDIR, ENOENT, ENOEXEC, ENOTDIR
+from os import strerror
+from typing import Any
+
+from berth.contract.runtime import ExecRequest, LaunchRequest
+from berth.errors import InvalidArgument
+from berth.kernel import capability, mount, namespace
+from berth.kernel.bpf import device_program
+from berth.model.endpoint import NetworkPlan
+from berth.model.oci import Capabilities, Device, IdMapping, Mount, Namespace, Process, Resources, Rlimit, Spec
+from berth.runtime import cgroup, cgroup_limits, mount_options, seccomp_profile, sysctl
+from berth.runtime.launch import SCRATCH
+
+Plan = dict[str, Any]
+Step = list[Any]
+
+_ALL = (1 << len(capability.NAMES)) - 1
+_UNSHARED_LATER = namespace.CLONE_NEWCGROUP | namespace.CLONE_NEWIPC
+_DEFAULT_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_OWN_NAMES = frozenset(("fd", "stdin", "stdout", "stderr", "ptmx", "core", "pts", "shm", "mqueue", "console"))
+_PROC_ALLOWED = frozenset(
+    ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "sys/kernel/ns_last_pid")
+)
+_ROOT_PROPAGATION = {"slave": mount.MS_SLAVE, "rslave": mount.MS_SLAVE, "shared": mount.MS_SHARED, "rshared": mount.MS_SHARED}
+_DEATH_SIGNAL = 9
+
+
+class Compiler:
+    """Compiles for this host. `run` is the engine's run directory (compiled filters are kept below it)."""
+
+    def __init__(self, run: str) -> None:
+        self._filters = seccomp_profile.SeccompCache(run + "/seccomp")
+        self.roots, self.v2, self.v2_controllers = cgroup.layout()
+
+    def launch(self, request: LaunchRequest) -> Plan:
+        """The plan of a launch. InvalidArgument for what cannot be."""
+        spec = request.spec
+        group = self.group(spec.linux.cgroups_path)
+        limits, devices = self._limits(spec.linux.resources or Resources())
+        work = _Mounts(spec, self, request.rootfs.store + "/" + SCRATCH)
+        filter_path = self._filters.path(spec.linux.seccomp) if spec.linux.seccomp else ""
+        flags = seccomp_profile.flags(spec.linux.seccomp) if spec.linux.seccomp else 0
+        work.root(_rootfs(request))
+        before = [["identity", _identity(spec)], *_network(spec, request.network)]
+        steps = before + work.compile(request.bind_files, request.io.terminal, request.io.height, request.io.width)
+        steps += _names(spec)
+        steps += _process(spec.process, request.user, list(request.groups), bool(filter_path), flags, _DEATH_SIGNAL)
+        return {
+            "v": 1,
+            "id": request.id,
+            "scratch": request.rootfs.store + "/" + SCRATCH,
+            "base": _base(spec),
+            "namespaces": _namespaces(spec),
+            "maps": _maps(spec),
+            "cgroup": group,
+            "limits": limits,
+            "devices": devices,
+            "oom_score_adj": spec.process.oom_score_adj,
+            "links": _links(request.network),
+            "network": {"resolver": request.network.resolver} if request.network else None,
+            "sources": work.sources,
+            "seccomp": filter_path,
+            "steps": steps,
+            "state": self._state(request, group, filter_path, flags),
+            "terminal": request.io.terminal,
+            "init": request.init,
+        }
+
+    def exec(self, request: ExecRequest) -> Plan:
+        """The plan of a further process; what it inherits of the container is in the run state."""
+        process = request.process
+        steps: list[Step] = []
+        if request.terminal:
+            steps.append(["console", {"height": request.height, "width": request.width}])
+        if request.privileged:
+            everything = list(capability.NUMBERS)
+            caps = Capabilities(bounding=everything, effective=everything, permitted=everything)
+        else:
+            caps = process.capabilities or Capabilities()
+        tail = _process(process, request.user, list(request.groups), not request.privileged, 0, _DEATH_SIGNAL, caps)
+        return {
+            "v": 1,
+            "id": request.id,
+            "terminal": request.terminal,
+            "privileged": request.privileged,
+            "inherit_user": not request.user,
+            "oom_score_adj": process.oom_score_adj,
+            "steps": steps + tail,
+        }
+
+    def group(self, path: str | None) -> dict[str, Any]:
+        """The control group of a path, on this host."""
+        if not path:
+            return {"path": "", "roots": {}, "v2": None, "enabled": []}
+        if ".." in path.split("/") or not path.startswith("/"):
+            raise InvalidArgument(f"cgroup path {path}: it must be absolute and without ..")
+        return {"path": path, "roots": self.roots, "v2": self.v2, "enabled": self.v2_controllers}
+
+    def _limits(self, resources: Resources) -> tuple[list[list[Any]], str]:
+        limits = cgroup_limits.writes(resources, self.roots, self.v2_controllers)
+        rules = cgroup_limits.device_rules(resources.devices)
+        if "devices" in self.roots:
+            return [list(write) for write in limits + cgroup_limits.device_writes(rules)], ""
+        program = b64encode(device_program(rules)).decode() if rules else ""
+        return [list(write) for write in limits], program
+
+    def _state(self, request: LaunchRequest, group: dict[str, Any], filter_path: str, flags: int) -> dict[str, Any]:
+        spec = request.spec
+        name, groups = _user(request.user, list(request.groups), spec.process)
+        kinds = [entry.type for entry in spec.linux.namespaces]
+        return {
+            "v": 1,
+            "id": request.id,
+            "cgroup": group,
+            "base": _base(spec),
+            "namespaces": sum(namespace.FLAGS[kind] for kind in dict.fromkeys(kinds)),
+            "seccomp": [filter_path, flags],
+            "user": [name, groups],
+        }
+
+
+def _rootfs(request: LaunchRequest) -> dict[str, Any]:
+    rootfs = request.rootfs
+    return {
+        "kind": "overlay",
+        "step": "rootfs",
+        "store": rootfs.store,
+        "layers": list(rootfs.layers),
+        "upper": rootfs.upper,
+        "work": rootfs.work,
+    }
+
+
+def _kinds(spec: Spec) -> dict[str, Namespace]:
+    found: dict[str, Namespace] = {}
+    for entry in spec.linux.namespaces:
+        if entry.type not in namespace.FLAGS:
+            raise InvalidArgument(f"namespace {entry.type} does not exist")
+        found[entry.type] = entry
+    return found
+
+
+def _namespaces(spec: Spec) -> dict[str, Any]:
+    new, join = 0, []
+    for kind, entry in _kinds(spec).items():
+        flag = namespace.FLAGS[kind]
+        if entry.path:
+            join.append([flag, entry.path])
+        elif not flag & _UNSHARED_LATER:
+            new |= flag
+    # The user namespace first: it gives the power to enter the others.
+    join.sort(key=lambda item: item[0] != namespace.CLONE_NEWUSER)
+    return {"new": new | namespace.CLONE_NEWNS, "join": join}
+
+
+def _identity(spec: Spec) -> dict[str, Any]:
+    kinds = _kinds(spec)
+    later = sum(namespace.FLAGS[kind] for kind in ("cgroup", "ipc") if kind in kinds and not kinds[kind].path)
+    return {"user": "user" in kinds, "unshare": later}
+
+
+def _base(spec: Spec) -> int:
+    for mapping in spec.linux.uid_mappings:
+        if mapping.container_id == 0:
+            return mapping.host_id
+    return 0
+
+
+def _maps(spec: Spec) -> dict[str, str] | None:
+    entry = _kinds(spec).get("user")
+    if entry is None or entry.path:
+        return None
+    if not spec.linux.uid_mappings or not spec.linux.gid_mappings or not _base(spec):
+        raise InvalidArgument("a user namespace needs uidMappings and gidMappings that cover id 0 of the container")
+    return {"uid": _map_text(spec.linux.uid_mappings), "gid": _map_text(spec.linux.gid_mappings)}
+
+
+def _map_text(mappings: list[IdMapping]) -> str:
+    return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
+
+
+def extend_mapping(mappings: list[IdMapping], ids: list[int], reserve: int) -> list[IdMapping]:
+    """The mappings plus a one-id extent for each of `ids` outside them. `reserve` is the first of the host's ids for it.
+
+    So `--user 1234567` has a host id, in processes and in idmapped mounts alike. The kernel takes 340 extents at most:
+    InvalidArgument beyond.
+    """
+    result = list(mappings)
+    for wanted in dict.fromkeys(ids):
+        if any(m.container_id <= wanted < m.container_id + m.size for m in result):
+            continue
+        result.append(IdMapping(container_id=wanted, host_id=reserve, size=1))
+        reserve += 1
+    if len(result) > 340:
+        raise InvalidArgument(f"{len(result)} id mappings are needed, and the kernel takes 340 at most")
+    return result
+
+
+def _links(network: NetworkPlan | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": endpoint.kind,
+            "host_name": endpoint.host_name,
+            "parent": endpoint.parent,
+            "name": endpoint.name,
+            "mac": endpoint.mac,
+            "mtu": endpoint.mtu,
+            "mode": endpoint.mode,
+            "hairpin": endpoint.hairpin,
+            "isolated": endpoint.isolated,
+        }
+        for endpoint in (network.endpoints if network else ())
+    ]
+
+
+def _network(spec: Spec, network: NetworkPlan | None) -> list[Step]:
+    entry = _kinds(spec).get("network")
+    if entry is None or entry.path:
+        return []
+    endpoints = network.endpoints if network else ()
+    settings = dict(network.sysctls) if network else {}
+    for endpoint in endpoints:
+        settings.update(endpoint.sysctls)
+    return [
+        [
+            "network",
+            {
+                "links": [[e.name, e.mac, list(e.addresses), e.mtu] for e in endpoints],
+                "routes": [[route.destination, route.gateway, e.name] for e in endpoints for route in e.routes],
+                "loopback": True,
+                "resolver": bool(network and network.resolver),
+                "sysctls": [[sysctl.path(key), value] for key, value in settings.items()],
+            },
+        ]
+    ]
+
+
+def _names(spec: Spec) -> list[Step]:
+    steps: list[Step] = []
+    if spec.hostname:
+        steps.append(["hostname", {"name": spec.hostname}])
+    if spec.domainname:
+        steps.append(["domainname", {"name": spec.domainname}])
+    return steps
+
+
+def _rlimit(limit: Rlimit) -> Step:
+    kind = getattr(resource, limit.type, None)
+    if not limit.type.startswith("RLIMIT_") or not isinstance(kind, int):
+        raise InvalidArgument(f"invalid rlimit type {limit.type}")
+    return ["rlimit", {"kind": kind, "name": limit.type, "soft": _limit(limit.soft), "hard": _limit(limit.hard)}]
+
+
+def _limit(value: int) -> int:
+    return resource.RLIM_INFINITY if value < 0 or value >= 1 << 63 else value
+
+
+def _user(name: str, groups: list[str], process: Process) -> tuple[str, list[str]]:
+    user = process.user
+    if not name and (user.uid or user.gid or user.additional_gids):
+        return f"{user.uid}:{user.gid}", [*map(str, user.additional_gids), *groups]
+    return name, groups
+
+
+def _process(
+    process: Process, user: str, groups: list[str], filtered: bool, flags: int, death: int, caps: Capabilities | None = None
+) -> list[Step]:
+    caps = caps or process.capabilities or Capabilities()
+    name, more = _user(user, groups, process)
+    if not process.args:
+        raise InvalidArgument("no command specified")
+    if not process.cwd.startswith("/"):
+        raise InvalidArgument(f"the working directory '{process.cwd}' is invalid, it needs to be an absolute path")
+    steps: list[Step] = [_rlimit(limit) for limit in process.rlimits]
+    umask = process.user.umask
+    steps.append(["session", {"umask": 0o022 if umask is None else umask}])
+    steps.append(["chdir", {"path": process.cwd}])
+    steps.append(["bound", {"bounding": _mask(caps.bounding)}])
+    steps.append(["user", {"name": name, "groups": more, "environment": process.env}])
+    if process.no_new_privileges:
+        steps.append(["no-new-privileges", {}])
+    if filtered:
+        steps.append(["seccomp", {"flags": flags}])
+    steps.append(
+        [
+            "capabilities",
+            {
+                "effective": _mask(caps.effective),
+                "permitted": _mask(caps.permitted),
+                "inheritable": _mask(caps.inheritable),
+                "ambient": _mask(caps.ambient),
+            },
+        ]
+    )
+    steps.append(["execve", {"args": process.args, "death_signal": death}])
+    return steps
+
+
+def _mask(names: list[str]) -> int:
+    try:
+        return capability.mask(names)
+    except KeyError as error:
+        raise InvalidArgument(f"unknown capability {error.args[0]}") from None
+
+
+class _Mounts:
+    """The steps that build the file tree, and the sources that they attach."""
+
+    def __init__(self, spec: Spec, compiler: Compiler, scratch: str) -> None:
+        self.spec = spec
+        self.compiler = compiler
+        self.scratch = scratch
+        self.sources: list[dict[str, Any]] = []
+        self.steps: list[Step] = []
+        self.kinds = _kinds(spec)
+        self.own_dev = False
+
+    def root(self, source: dict[str, Any]) -> None:
+        self._source(source)
+
+    def _source(self, source: dict[str, Any]) -> int:
+        self.sources.append(source)
+        return len(self.sources) - 1
+
+    def compile(self, files: tuple[tuple[str, str], ...], terminal: bool, height: int, width: int) -> list[Step]:
+        spec = self.spec
+        propagation = _ROOT_PROPAGATION.get(spec.linux.rootfs_propagation or "", 0)
+        self.steps.append(["root", {"source": 0, "place": self.scratch, "propagation": propagation}])
+        for entry in spec.mounts:
+            self._mount(entry)
+        self._devices()
+        for source, target in files:
+            self._bind(source, target, mount_options.Options(bind=True))
+        if terminal:
+            self.steps.append(["console", {"height": height, "width": width}])
+        self.steps += [["mask", {"path": path}] for path in spec.linux.masked_paths]
+        self.steps += [["protect", {"path": path}] for path in spec.linux.readonly_paths]
+        for name, value in spec.linux.sysctl.items():
+            sysctl.check(name, value, frozenset(self.kinds))
+            self.steps.append(["sysctl", {"name": sysctl.path(name), "value": value}])
+        self.steps.append(["pivot", {"readonly": spec.root.readonly}])
+        return self.steps
+
+    def _mount(self, entry: Mount) -> None:
+        target = entry.destination
+        if not target.startswith("/") or target.rstrip("/") == "" or "\0" in target:
+            raise InvalidArgument(f"invalid mount destination {target!r}: it must be absolute and not the root")
+        options = mount_options.parse(entry.options, target)
+        kind = entry.type or ("bind" if options.bind else "")
+        _check_proc(target, kind)
+        if options.bind or kind == "bind":
+            if not entry.source:
+                raise InvalidArgument(f"the mount at {target} has no source")
+            self._bind(entry.source, target, options)
+        elif kind == "tmpfs" and target.rstrip("/") == "/dev":
+            self._dev(options)
+        elif kind in ("cgroup", "cgroup2"):
+            self._cgroup(target, options)
+        elif kind in ("proc", "sysfs") and not self._owns(kind):
+            # Only who owns the network (sysfs) or pid (proc) namespace may mount it anew; the host's own is shown instead.
+            options.recursive = True
+            options.attributes |= mount.MOUNT_ATTR_RDONLY if kind == "sysfs" else 0
+            self._bind("/sys" if kind == "sysfs" else "/proc", target, options)
+        else:
+            if kind == "devpts":
+                options.data = [pair for pair in options.data if pair[0] != "newinstance"]
+            arguments = {"target": target, "kind": kind, "options": options.data, "attributes": options.attributes}
+            self.steps.append(["mount", arguments])
+
+    def _owns(self, kind: str) -> bool:
+        return "user" not in self.kinds or ("network" if kind == "sysfs" else "pid") in self.kinds
+
+    def _bind(self, source: str, target: str, options: mount_options.Options) -> None:
+        entry = {
+            "kind": "bind",
+            "step": "mount",
+            "path": source,
+            "recursive": options.recursive,
+            "deep": options.deep,
+            "attributes": options.attributes,
+            "clear": options.clear,
+            "propagation": options.propagation,
+        }
+        self.steps.append(["attach", {"target": target, "source": self._source(entry)}])
+
+    def _dev(self, options: mount_options.Options) -> None:
+        self.own_dev = True
+        given = {device.path for device in self.spec.linux.devices}
+        nodes = [
+            {"name": name, "type": "c", "major": major, "minor": minor, "mode": 0o666, "uid": 0, "gid": 0}
+            for name, major, minor in _DEFAULT_DEVICES
+            if "/dev/" + name not in given
+        ]
+        for device in self.spec.linux.devices:
+            name = device.path.removeprefix("/dev/")
+            if device.path.startswith("/dev/") and name.partition("/")[0] not in _OWN_NAMES:
+                nodes.append({"name": _inside(name, device.path), **_node(device)})
+        source = {"kind": "dev", "step": "mount", "options": options.data, "attributes": options.attributes, "nodes": nodes}
+        self.steps.append(["attach", {"target": "/dev", "source": self._source(source)}])
+
+    def _devices(self) -> None:
+        """Nodes outside of a /dev of ours: each a mount of its own, since the root filesystem does not allow devices."""
+        for device in self.spec.linux.devices:
+            if self.own_dev and device.path.startswith("/dev/"):
+                continue
+            source = {"kind": "node", "step": "device", "node": _node(device)}
+            self.steps.append(["attach", {"target": device.path, "source": self._source(source)}])
+
+    def _cgroup(self, target: str, options: mount_options.Options) -> None:
+        if "cgroup" not in self.kinds:
+            options.recursive = True
+            options.deep = True
+            self._bind("/sys/fs/cgroup", target, options)
+            return
+        places: dict[str, list[str]] = {}
+        for controller, where in self.compiler.roots.items():
+            places.setdefault(where, []).append(controller)
+        v1 = [[where.rpartition("/")[2], ",".join(names)] for where, names in places.items()]
+        v2 = self.compiler.v2
+        name = None if v2 is None else ("" if not v1 else v2.rpartition("/")[2])
+        arguments = {"target": target, "v1": v1, "v2": name, "attributes": options.attributes}
+        self.steps.append(["cgroup", arguments])
+
+
+def _inside(name: str, path: str) -> str:
+    if ".." in name.split("/") or not name or name.startswith("/"):
+        raise InvalidArgument(f"invalid device path {path}")
+    return name
+
+
+def _node(device: Device) -> dict[str, Any]:
+    if device.type not in ("c", "b", "u", "p"):
+        raise InvalidArgument(f"invalid type {device.type} of device {device.path}")
+    return {
+        "type": device.type,
+        "major": device.major or 0,
+        "minor": device.minor or 0,
+        "mode": (0o666 if device.file_mode is None else device.file_mode) & 0o7777,
+        "uid": device.uid or 0,
+        "gid": device.gid or 0,
+    }
+
+
+def _check_proc(target: str, kind: str) -> None:
+    """Nothing but a procfs may be at /proc: later writes there would go where the mount leads (CVE-2019-19921)."""
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    if ".." in parts or parts[:1] != ["proc"] or (len(parts) == 1 and kind == "proc"):
+        return
+    inside = "/".join(parts[1:])
+    if inside not in _PROC_ALLOWED and not inside.startswith("net/dev"):
+        raise InvalidArgument(f'"{target}" cannot be mounted because it is inside /proc')
+
+
+def describe(plan: Plan) -> str:
+    """The plan as text, one action per line, for people and for tests."""
+    lines = [f"clone new={plan['namespaces']['new']:#x}"]
+    lines += [f"join {flag:#x} {path}" for flag, path in plan["namespaces"]["join"]]
+    for kind, text in (plan["maps"] or {}).items():
+        lines += [f"map {kind} {line}" for line in text.splitlines()]
+    if plan["cgroup"]["path"]:
+        lines.append(f"cgroup {plan['cgroup']['path']}")
+    lines += [f"limit {name}={value}{' if present' if optional else ''}" for _, name, value, optional in plan["limits"]]
+    if plan["devices"]:
+        lines.append("device-program")
+    if plan["oom_score_adj"] is not None:
+        lines.append(f"oom_score_adj {plan['oom_score_adj']}")
+    lines += [f"link {_words(link)}" for link in plan["links"]]
+    lines += [f"open {index} {_words(source)}" for index, source in enumerate(plan["sources"])]
+    lines += [f"{name} {_words(arguments)}".rstrip() for name, arguments in plan["steps"]]
+    return "\n".join(lines) + "\n"
+
+
+def _words(values: dict[str, Any]) -> str:
+    return " ".join(f"{key}={_text(key, value)}" for key, value in values.items() if key != "step")
+
+
+def _text(key: str, value: Any) -> str:
+    if key in ("attributes", "clear", "propagation", "bounding", "effective", "permitted", "inheritable", "ambient", "unshare"):
+        return f"{value:#x}"
+    if isinstance(value, str):
+        return value if value and " " not in value else repr(value)
+    return str(value).replace(" ", "")
+
+
+_OCI = "failed to create task for container: OCI runtime create failed: unable to start container process: "
+
+
+def failure_message(step: str, errno: int, path: str) -> str:
+    """A failure in Docker's words: its clients derive exit codes 125, 126 and 127 from them."""
+    if step == "user":
+        return path if not errno else f"{_OCI}user {path}: {strerror(errno).lower()}"
+    if step == "execve":
+        return f'{_OCI}exec: "{path}": {_execution(errno, path)}: unknown'
+    if step == "chdir":
+        return f'{_OCI}chdir to cwd ("{path}") set in config.json failed: {strerror(errno).lower()}: unknown'
+    if step == "rlimit":
+        return f"{_OCI}error setting rlimits {path}: {strerror(errno).lower()}: raise the engine's own hard limit or ask for less"
+    reason = f"{path}: {strerror(errno).lower()}" if errno else path
+    return f"{_OCI}{step}: {reason}: unknown"
+
+
+def _execution(errno: int, path: str) -> str:
+    if errno == ENOENT and "/" not in path:
+        return "executable file not found in $PATH"
+    if errno in (ENOENT, ENOTDIR):
+        return f"stat {path}: no such file or directory" if errno == ENOENT else "not a directory"
+    if errno == EISDIR:
+        return "is a directory: permission denied"
+    if errno == ENOEXEC:
+        return "exec format error"
+    return "permission denied" if errno == EACCES else strerror(errno).lower()

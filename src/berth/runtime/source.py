@@ -1,0 +1,280 @@
+"""What is mounted in a container but has to be opened outside of it: root, /dev, bind mounts, device nodes. Lean.
+
+Runs in the process that sets a container up, with the host's privileges, in the launcher's mount namespace. Every
+function returns detached mounts; init attaches them. A source comes as parts [(path below, descriptor, is directory)],
+since a submount that cannot be idmapped travels by itself.
+
+Scratch is a tmpfs that only the launcher's namespace has (`launch.prepare_launcher`): scratch/<id>/{store,root} are the
+mount points that Linux 6.1 needs, which clones overlay layers only from mounts of the caller's own namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from berth.kernel.libc import AT_FDCWD
+from berth.kernel.mount import (
+    MOUNT_ATTR_IDMAP,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_RDONLY,
+    MS_NODEV,
+    MS_PRIVATE,
+    MS_SHARED,
+    mount,
+    mount_setattr,
+    move_mount,
+    new_mount,
+    open_tree,
+    umount2,
+)
+from berth.kernel.namespace import CLONE_NEWNS, setns
+from berth.kernel.process import set_filesystem_ids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Source = dict[str, Any]
+    Parts = list[tuple[str, int, bool]]
+
+_KINDS = {"c": 0o020000, "b": 0o060000, "u": 0o020000, "p": 0o010000}
+_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+)
+_ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
+_OVERLAY_OPTIONS = "redirect_dir=off,metacopy=off,index=off"
+
+
+class Setting:
+    """Whose ids: `base` is the host's id of the container's root, `userns` its user namespace or -1 for the host's."""
+
+    def __init__(self, base: int, userns: int, scratch: str, id: str) -> None:
+        self.base = base
+        self.userns = userns
+        self.scratch = scratch
+        self.place = f"{scratch}/{id}"
+
+
+def prepare(source: Source, setting: Setting) -> Parts:
+    """The detached mounts of one source of the plan. OSError names the path."""
+    kind = source["kind"]
+    if kind == "overlay":
+        return [("", overlay(source, setting), True)]
+    if kind == "directory":
+        return [("", directory(source, setting), True)]
+    if kind == "dev":
+        return [("", dev(source, setting), True)]
+    if kind == "node":
+        return [("", node(source, setting), False)]
+    return bind(source, setting)
+
+
+def overlay(source: Source, setting: Setting) -> int:
+    """The root filesystem. Its superblock belongs to the host, so NODEV: device nodes of an image would work otherwise."""
+    store, root = setting.place + "/store", setting.place + "/root"
+    for path in setting.place, store, root:
+        os.mkdir(path, 0o700)
+    try:
+        tree = open_tree(AT_FDCWD, source["store"])
+        try:
+            _idmap(tree, setting)
+            move_mount(tree, AT_FDCWD, store)
+            try:
+                return _overlay_on(tree, source, setting, root)
+            finally:
+                umount2(store)
+        finally:
+            os.close(tree)
+    finally:
+        for path in root, store, setting.place:
+            os.rmdir(path)
+
+
+def _overlay_on(tree: int, source: Source, setting: Setting, root: str) -> int:
+    fds: list[int] = []
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        for path in (*source["layers"], *([source["upper"], source["work"]] if source["upper"] else ())):
+            fds.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree))
+        if not source["upper"] and len(fds) == 1:
+            # Overlay wants two lower directories when it has no upper one.
+            clone = open_tree(fds[0])
+            mount_setattr(clone, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV)
+            return clone
+        lower = fds[:-2] if source["upper"] else fds
+        options = "lowerdir=" + ":".join(map(str, lower))
+        if source["upper"]:
+            options += f",upperdir={fds[-2]},workdir={fds[-1]}"
+        # Descriptor numbers relative to /proc/self/fd: short enough for 500 layers in the one page that mount(2) takes.
+        os.chdir("/proc/self/fd")
+        # Overlay works with its mounter's ids; one that the idmapped upper cannot store makes it read-only without a word.
+        set_filesystem_ids(setting.base)
+        try:
+            mount("overlay", root, "overlay", MS_NODEV, f"{options},{_OVERLAY_OPTIONS}")
+        finally:
+            set_filesystem_ids(0)
+        try:
+            return open_tree(AT_FDCWD, root)
+        finally:
+            umount2(root)
+    finally:
+        os.fchdir(here)
+        os.close(here)
+        for fd in fds:
+            os.close(fd)
+
+
+def _idmap(tree: int, setting: Setting, propagation: int = MS_PRIVATE, recursive: bool = False) -> None:
+    if setting.userns >= 0:
+        mount_setattr(tree, MOUNT_ATTR_IDMAP, 0, propagation, setting.userns, recursive)
+    else:
+        mount_setattr(tree, 0, 0, propagation, 0, recursive)
+
+
+def directory(source: Source, setting: Setting) -> int:
+    """A plain directory as root filesystem (an OCI bundle)."""
+    tree = open_tree(AT_FDCWD, source["path"])
+    _idmap(tree, setting)
+    mount_setattr(tree, MOUNT_ATTR_NODEV)
+    return tree
+
+
+def dev(source: Source, setting: Setting) -> int:
+    """A tmpfs with the device nodes and the usual links, owned by the container's root.
+
+    Its superblock belongs to the host, which is what makes the nodes work inside a user namespace.
+    """
+    old = os.umask(0)
+    set_filesystem_ids(setting.base)
+    try:
+        fd = new_mount("tmpfs", tuple((key, value) for key, value in source["options"]), source["attributes"])
+        for entry in source["nodes"]:
+            _make_node(fd, entry, setting.base)
+        for name, target in _LINKS:
+            os.symlink(target, name, dir_fd=fd)
+        for name in "pts", "shm", "mqueue":
+            os.mkdir(name, 0o755, dir_fd=fd)
+        return fd
+    finally:
+        set_filesystem_ids(0)
+        os.umask(old)
+
+
+def _make_node(fd: int, entry: dict[str, Any], base: int) -> None:
+    name: str = entry["name"]
+    parts = name.split("/")
+    for depth in range(1, len(parts)):
+        try:
+            os.mkdir("/".join(parts[:depth]), 0o755, dir_fd=fd)
+        except FileExistsError:
+            pass
+    os.mknod(name, _KINDS[entry["type"]] | entry["mode"], os.makedev(entry["major"], entry["minor"]), dir_fd=fd)
+    if entry["uid"] or entry["gid"]:
+        os.chown(name, base + entry["uid"], base + entry["gid"], dir_fd=fd)
+
+
+def node(source: Source, setting: Setting) -> int:
+    """One device node as a mountable file, for a path outside of our own /dev."""
+    old = os.umask(0)
+    set_filesystem_ids(setting.base)
+    try:
+        fd = new_mount("tmpfs", (("mode", "755"), ("size", "4k")))
+        _make_node(fd, {**source["node"], "name": "node"}, setting.base)
+        try:
+            return open_tree(fd, "node")
+        finally:
+            os.close(fd)
+    finally:
+        set_filesystem_ids(0)
+        os.umask(old)
+
+
+def bind(source: Source, setting: Setting) -> Parts:
+    """A bind mount of the host's `path`: idmapped where the filesystem can, private (or as asked) from its birth.
+
+    A clone that is not private stays in its source's peer group: what the container mounts there would reach the host.
+    """
+    path, recursive, propagation = source["path"], source["recursive"], source["propagation"]
+    clone = _clone(path, recursive, propagation, setting)
+    try:
+        parts = _map_bind(clone, path, recursive, propagation, setting)
+    except BaseException:
+        os.close(clone)
+        raise
+    for _, fd, _ in parts if source["deep"] else parts[:1]:
+        if source["attributes"] or source["clear"]:
+            mount_setattr(fd, source["attributes"], source["clear"], recursive=source["deep"])
+    return parts
+
+
+def _clone(path: str, recursive: bool, propagation: int, setting: Setting) -> int:
+    if propagation != MS_SHARED:
+        return open_tree(AT_FDCWD, path, recursive)
+    # The launcher's own mounts are slaves: what shall reach the host must be cloned in the namespace of the host's init.
+    ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    host = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(host, CLONE_NEWNS)
+        try:
+            return open_tree(AT_FDCWD, path, recursive)
+        finally:
+            setns(ours, CLONE_NEWNS)
+    finally:
+        os.close(host)
+        os.close(ours)
+
+
+def _map_bind(clone: int, path: str, recursive: bool, propagation: int, setting: Setting) -> Parts:
+    is_directory = os.fstat(clone).st_mode & 0o170000 == 0o040000
+    if setting.userns < 0:
+        mount_setattr(clone, 0, 0, propagation, 0, recursive)
+        return [("", clone, is_directory)]
+    try:
+        _idmap(clone, setting, propagation, recursive)
+        return [("", clone, is_directory)]
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EPERM):
+            raise
+    below = _submounts(path) if recursive and is_directory else []
+    if not below:
+        mount_setattr(clone, 0, 0, propagation, 0, recursive)
+        return [("", clone, is_directory)]
+    os.close(clone)
+    return _one_by_one(path, below, propagation, setting)
+
+
+def _one_by_one(path: str, below: list[str], propagation: int, setting: Setting) -> Parts:
+    parts: Parts = []
+    for place in (path, *(f"{os.path.realpath(path)}/{name}" for name in below)):
+        try:
+            fd = _clone(place, False, propagation, setting)
+        except (FileNotFoundError, PermissionError):
+            continue
+        try:
+            _idmap(fd, setting, propagation)
+        except OSError:
+            # overlay, proc, sysfs, devpts ...: unmapped, which gives less power, not more
+            mount_setattr(fd, 0, 0, propagation)
+        name = "" if place == path else os.path.relpath(place, os.path.realpath(path))
+        parts.append((name, fd, os.fstat(fd).st_mode & 0o170000 == 0o040000))
+    return parts
+
+
+def _submounts(path: str) -> list[str]:
+    """The mount points below, relative, parents first."""
+    top = os.path.realpath(path).rstrip("/") + "/"
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            where = line.split(" ", 5)[4]
+            for code, character in _ESCAPES:
+                where = where.replace(code, character)
+            if where.startswith(top):
+                found.append(where[len(top) :])
+    return list(dict.fromkeys(found))
