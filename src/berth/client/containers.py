@@ -173,6 +173,7 @@ class Containers:
         since: str | None = None,
         until: str | None = None,
         timestamps: bool = False,
+        details: bool = False,
         stdout: bool = True,
         stderr: bool = True,
     ) -> Iterator[Frame]:
@@ -183,6 +184,7 @@ class Containers:
             "since": since,
             "until": until,
             "timestamps": timestamps or None,
+            "details": details or None,
             "stdout": stdout,
             "stderr": stderr,
         }

@@ -1,0 +1,190 @@
+"""cp: between a container and the local file system, by the archive endpoints, with Docker's rules about names.
+
+SRC is a directory, DEST exists: SRC is copied into DEST, or its content with SRC/.
+SRC is a directory, DEST does not exist: DEST is made with SRC's content
+SRC is a file: DEST is the new name, or the directory it goes into; DEST/ must exist
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import sys
+import tarfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import click
+
+from berth.cli.session import engine
+from berth.cli.unpack import unpack
+from berth.client.containers import PathStat
+from berth.client.engine import Engine
+from berth.errors import InvalidArgument, NotFound
+
+
+class _PieceReader:
+    """A read-only file over pieces, for tarfile's streaming mode."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = b""
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._left) < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            self._left += piece
+        cut = len(self._left) if size < 0 else size
+        out, self._left = self._left[:cut], self._left[cut:]
+        return out
+
+
+def split(text: str) -> tuple[str, str]:
+    """(container, path); the container is empty for a local path. `./a:b` and `/a:b` are local."""
+    if text == "-" or text.startswith(("/", ".")):
+        return "", text
+    container, colon, path = text.partition(":")
+    return (container, path) if colon else ("", text)
+
+
+def _stat(target: Engine, container: str, path: str) -> PathStat | None:
+    try:
+        found = target.containers.stat_path(container, path)
+    except NotFound as error:
+        if "No such container" in error.message:
+            raise
+        return None
+    if found.is_symlink and found.link_target:
+        link = (
+            found.link_target if found.link_target.startswith("/") else posixpath.join(posixpath.dirname(path), found.link_target)
+        )
+        return _stat(target, container, link)
+    return found
+
+
+def _asserts_directory(path: str) -> bool:
+    return path.endswith(("/", "/.")) or path in (".", "..")
+
+
+def _from_container(target: Engine, container: str, source: str, destination: str, follow: bool, archive: bool) -> None:
+    if destination == "-":
+        _, response = target.containers.get_archive(container, source)
+        for piece in response:
+            sys.stdout.buffer.write(piece)
+        return
+    if follow:
+        found = target.containers.stat_path(container, source)
+        if found.is_symlink and found.link_target:
+            source = posixpath.join(posixpath.dirname(source), found.link_target)
+    stat, response = target.containers.get_archive(container, source)
+    content_only = source.endswith("/.") or source == "."
+    exists = os.path.isdir(destination)
+    if not exists and not os.path.isdir(os.path.dirname(os.path.abspath(destination.rstrip("/")))):
+        raise InvalidArgument(
+            f"invalid output path: directory {os.path.dirname(os.path.abspath(destination.rstrip('/')))!r} does not exist"
+        )
+    if not exists and destination.endswith("/") and not stat.is_dir:
+        raise InvalidArgument(f"the destination directory {destination!r} does not exist")
+    if os.path.isfile(destination) and stat.is_dir:
+        raise InvalidArgument("cannot copy directory to a file that exists")
+    top = stat.name.strip("/") or "."
+    if exists:
+        folder, name = destination, "." if content_only else top
+    else:
+        path = os.path.abspath(destination.rstrip("/"))
+        folder, name = os.path.dirname(path), os.path.basename(path)
+
+    def rename(member: str) -> str:
+        """The member with its first component, the source's name, replaced."""
+        rest = member.removeprefix("./").removeprefix("/")
+        return name + rest[len(top) :] if rest.rstrip("/") == top or rest.startswith(top + "/") else rest
+
+    with tarfile.open(fileobj=_PieceReader(iter(response)), mode="r|") as tar:  # type: ignore[call-overload]
+        unpack(tar, folder, rename, archive=archive)
+
+
+def _local_members(source: str, name: str, follow: bool, archive: bool, out: IO[bytes]) -> None:
+    def owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        if not archive:
+            info.uid = info.gid = 0
+            info.uname = info.gname = ""
+        return info
+
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(os.path.realpath(source) if follow else source, name, filter=owner)
+
+
+def _stream_local(source: str, name: str, follow: bool, archive: bool) -> Iterator[bytes]:
+    """The local path as a tar, made by a second thread as it is read."""
+    import threading
+
+    reader, writer = os.pipe()
+    failures: list[OSError] = []
+
+    def produce() -> None:
+        with open(writer, "wb") as out:
+            try:
+                _local_members(source, name, follow, archive, out)
+            except OSError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=produce, daemon=True)
+    thread.start()
+    with open(reader, "rb") as file:
+        while piece := file.read(1 << 17):
+            yield piece
+    thread.join()
+    if failures:
+        raise InvalidArgument(f"cannot read {failures[0].filename}: {(failures[0].strerror or '').lower()}")
+
+
+def _to_container(target: Engine, source: str, container: str, destination: str, follow: bool, archive: bool) -> None:
+    if source == "-":
+        pieces = iter(lambda: sys.stdin.buffer.read(1 << 17), b"")
+        target.containers.put_archive(container, destination, pieces, copy_ids=archive)
+        return
+    if not os.path.lexists(source):
+        raise NotFound(f"lstat {os.path.abspath(source)}: no such file or directory")
+    content_only = source.endswith("/.") or source in (".", "..")
+    is_dir = os.path.isdir(source) and (follow or not os.path.islink(source.rstrip("/")))
+    found = _stat(target, container, destination)
+    if found is not None and found.is_dir:
+        folder, name = destination, "." if content_only and is_dir else os.path.basename(os.path.abspath(source))
+    else:
+        if found is not None and is_dir:
+            raise InvalidArgument("cannot copy directory to a file that exists")
+        if found is None and _asserts_directory(destination) and not is_dir:
+            raise NotFound(f"no such directory: {container}:{destination}")
+        folder, name = posixpath.split(destination.rstrip("/"))
+    target.containers.put_archive(
+        container, folder or "/", _stream_local(source.rstrip("/") or "/", name, follow, archive), copy_ids=archive
+    )
+
+
+@click.command("cp")
+@click.option("-a", "--archive", is_flag=True, help="Archive mode (copy all uid/gid information)")
+@click.option("-L", "--follow-link", is_flag=True, help="Always follow symbol link in SRC_PATH")
+@click.option("-q", "--quiet", is_flag=True, help="Suppress progress output during copy")
+@click.argument("source", metavar="CONTAINER:SRC_PATH|SRC_PATH|-")
+@click.argument("destination", metavar="DEST_PATH|-|CONTAINER:DEST_PATH")
+def cp(source: str, destination: str, archive: bool, follow_link: bool, quiet: bool) -> None:
+    """Copy files/folders between a container and the local filesystem."""
+    (from_container, from_path), (to_container, to_path) = split(source), split(destination)
+    target: Any = engine()
+    if from_container and to_container:
+        raise InvalidArgument("copying between containers is not supported")
+    if from_container:
+        _from_container(target, from_container, from_path, to_path, follow_link, archive)
+        if not quiet and to_path != "-":
+            print(f"Successfully copied to {os.path.abspath(to_path)}", file=sys.stderr)
+    elif to_container:
+        _to_container(target, from_path, to_container, to_path, follow_link, archive)
+        if not quiet:
+            print(f"Successfully copied to {to_container}:{to_path}", file=sys.stderr)
+    else:
+        raise InvalidArgument("must specify at least one container source, as CONTAINER:PATH")
+
+
+COMMANDS = {"cp": cp}

@@ -1,0 +1,155 @@
+"""ps and images."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+import click
+
+from berth.cli.session import engine, filters
+from berth.cli.table import Row, print_rows
+from berth.model.identifier import short_id
+from berth.model.units import human_duration, human_size
+from berth.wire.container import ContainerSummary
+from berth.wire.image import ImageSummary
+from berth.wire.network import PortSummary
+
+PS_COLUMNS = [
+    ("ID", "CONTAINER ID"), ("Image", "IMAGE"), ("Command", "COMMAND"), ("RunningFor", "CREATED"), ("Status", "STATUS"),
+    ("Ports", "PORTS"), ("Names", "NAMES"),
+]  # fmt: skip
+IMAGE_COLUMNS = [("Repository", "REPOSITORY"), ("Tag", "TAG"), ("ID", "IMAGE ID"), ("CreatedSince", "CREATED"), ("Size", "SIZE")]
+_COMMAND_WIDTH = 20
+
+
+def local_time(seconds: float) -> str:
+    """2026-01-31 12:00:00 +0100 CET."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z")
+
+
+def _ports(ports: list[PortSummary] | None) -> str:
+    """Ranges that run in step are written as one: 0.0.0.0:80-81->80-81/tcp."""
+    groups: list[list[int]] = []
+    names: list[tuple[str, str]] = []
+    for port in sorted(ports or [], key=lambda p: (p.ip or "", p.type or "", p.private_port or 0)):
+        private, public = port.private_port or 0, port.public_port or 0
+        name = (port.ip or "", port.type or "tcp")
+        last = groups[-1] if groups and names[-1] == name else None
+        if last and last[1] + 1 == private and (public == 0) == (last[2] == 0) and (not public or last[3] + 1 == public):
+            last[1], last[3] = private, public
+        else:
+            groups.append([private, private, public, public])
+            names.append(name)
+    return ", ".join(_port_text(name, group) for name, group in zip(names, groups, strict=True))
+
+
+def _port_text(name: tuple[str, str], group: list[int]) -> str:
+    address, kind = name
+    inside = str(group[0]) if group[0] == group[1] else f"{group[0]}-{group[1]}"
+    if not group[2]:
+        return f"{inside}/{kind}"
+    outside = str(group[2]) if group[2] == group[3] else f"{group[2]}-{group[3]}"
+    return f"{f'[{address}]' if ':' in address else address}:{outside}->{inside}/{kind}"
+
+
+def container_row(item: ContainerSummary, full: bool) -> Row:
+    """Docker's placeholders of `ps --format`."""
+    command = item.command or ""
+    if not full and len(command) > _COMMAND_WIDTH:
+        command = command[: _COMMAND_WIDTH - 1] + "…"
+    image = item.image or ""
+    if not full and image.startswith("sha256:"):
+        image = short_id(image)
+    labels = item.labels or {}
+    size = human_size(item.size_rw or 0, 3)
+    if item.size_root_fs:
+        size += f" (virtual {human_size(item.size_root_fs, 3)})"
+    created = item.created or 0
+    return {
+        "ID": item.id or "" if full else short_id(item.id or ""),
+        "Image": image,
+        "Command": f'"{command}"',
+        "CreatedAt": local_time(created),
+        "RunningFor": human_duration(time.time() - created) + " ago",
+        "Status": item.status or "",
+        "State": item.state or "",
+        "Ports": _ports(item.ports),
+        "Names": ",".join(name.removeprefix("/") for name in item.names or [] if name.count("/") == 1),
+        "Labels": ",".join(f"{k}={v}" for k, v in sorted(labels.items())),
+        "Label": labels,
+        "Mounts": ",".join(m.name or m.source or "" for m in item.mounts or []),
+        "LocalVolumes": str(sum(1 for m in item.mounts or [] if m.type == "volume")),
+        "Networks": ",".join((item.network_settings.networks or {}) if item.network_settings else {}),
+        "Size": size,
+    }
+
+
+@click.command("ps")
+@click.option("-a", "--all", "every", is_flag=True, help="Show all containers (default shows just running)")
+@click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
+@click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
+@click.option("-n", "--last", type=int, default=-1, help="Show n last created containers (includes all states)")
+@click.option("-l", "--latest", is_flag=True, help="Show the latest created container (includes all states)")
+@click.option("--no-trunc", is_flag=True, help="Don't truncate output")
+@click.option("-q", "--quiet", is_flag=True, help="Only display container IDs")
+@click.option("-s", "--size", is_flag=True, help="Display total file sizes")
+def ps(
+    every: bool, filter_: tuple[str, ...], form: str | None, last: int, latest: bool, no_trunc: bool, quiet: bool, size: bool
+) -> None:
+    """List containers."""
+    limit = 1 if latest else last if last > 0 else None
+    items = engine().containers.list(all=every or limit is not None, filters=filters(filter_), limit=limit, size=size)
+    columns = PS_COLUMNS + ([("Size", "SIZE")] if size else [])
+    print_rows([container_row(item, no_trunc) for item in items], columns, form=form, quiet="ID" if quiet else "")
+
+
+def image_rows(item: ImageSummary, full: bool, digests: bool) -> list[Row]:
+    """One row for each tag; one with <none> when there is none."""
+    created = item.created or 0
+    by_repository = dict(d.split("@", 1) for d in item.repo_digests or [])
+    names: list[tuple[str, str, str]] = []
+    for tag in item.repo_tags or []:
+        repository, _, name = tag.rpartition(":")
+        names.append((repository, name, by_repository.get(repository, "<none>")))
+    if not names and digests:
+        names = [(repository, "<none>", digest) for repository, digest in by_repository.items()]
+    rest: dict[str, Any] = {
+        "ID": item.id or "" if full else short_id(item.id or ""),
+        "CreatedSince": human_duration(time.time() - created) + " ago" if created > 0 else "N/A",
+        "CreatedAt": local_time(created),
+        "Size": human_size(item.size or 0, 3),
+        "Containers": str(item.containers) if (item.containers or -1) >= 0 else "N/A",
+        "SharedSize": "N/A",
+        "UniqueSize": "N/A",
+        "VirtualSize": human_size(item.size or 0, 3),
+    }
+    found = names or [("<none>", "<none>", "<none>")]
+    return [{"Repository": repository, "Tag": tag, "Digest": digest, **rest} for repository, tag, digest in found]
+
+
+@click.command("images")
+@click.argument("reference", required=False, metavar="[REPOSITORY[:TAG]]")
+@click.option("-a", "--all", "every", is_flag=True, help="Show all images (default hides intermediate images)")
+@click.option("--digests", is_flag=True, help="Show digests")
+@click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
+@click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
+@click.option("--no-trunc", is_flag=True, help="Don't truncate output")
+@click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
+def images(
+    reference: str | None, every: bool, digests: bool, filter_: tuple[str, ...], form: str | None, no_trunc: bool, quiet: bool
+) -> None:
+    """List images."""
+    wanted = filters(filter_)
+    if reference:
+        wanted.setdefault("reference", []).append(reference)
+    items = engine().images.list(all=every, filters=wanted, digests=digests)
+    rows = [row for item in items for row in image_rows(item, no_trunc, digests)]
+    if quiet and not form:
+        rows = list({row["ID"]: row for row in rows}.values())
+    columns = [*IMAGE_COLUMNS[:2], *([("Digest", "DIGEST")] if digests else []), *IMAGE_COLUMNS[2:]]
+    print_rows(rows, columns, form=form, quiet="ID" if quiet else "")
+
+
+COMMANDS = {"ps": ps, "container ls": ps, "images": images, "image ls": images}

@@ -1,0 +1,77 @@
+"""login and logout: credentials in Docker's configuration file, so that both command lines share them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+
+import click
+
+from berth.cli.session import engine
+from berth.client.credentials import config_path, read_config, server_key
+from berth.errors import InvalidArgument
+
+
+def _write(config: dict[str, object]) -> None:
+    path = config_path()
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    part = f"{path}.{os.getpid()}"
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        json.dump(config, file, indent="\t")
+    os.replace(part, path)
+
+
+def _password(given: str | None, from_stdin: bool) -> str:
+    if given and from_stdin:
+        raise InvalidArgument("--password and --password-stdin are mutually exclusive")
+    if from_stdin:
+        return sys.stdin.read().rstrip("\r\n")
+    if given:
+        print("WARNING! Using --password via the CLI is insecure. Use --password-stdin.", file=sys.stderr)
+        return given
+    if not sys.stdin.isatty():
+        raise InvalidArgument("cannot perform an interactive login from a non TTY device: use --password-stdin")
+    return str(click.prompt("Password", hide_input=True))
+
+
+@click.command("login")
+@click.option("-u", "--username", help="Username")
+@click.option("-p", "--password", help="Password")
+@click.option("--password-stdin", is_flag=True, help="Take the password from stdin")
+@click.argument("server", required=False, metavar="[SERVER]")
+def login(username: str | None, password: str | None, password_stdin: bool, server: str | None) -> None:
+    """Authenticate to a registry."""
+    key = server_key(server or "docker.io")
+    if password_stdin and not username:
+        raise InvalidArgument("must provide --username with --password-stdin")
+    user = username or str(click.prompt("Username"))
+    secret = _password(password, password_stdin)
+    answer = engine().system.login(user, secret, key) or {}
+    config = read_config()
+    auths = config.setdefault("auths", {})
+    token = answer.get("IdentityToken")
+    auths[key] = {"auth": base64.b64encode(f"{user}:{'' if token else secret}".encode()).decode()}
+    if token:
+        auths[key]["identitytoken"] = token
+    _write(config)
+    print(f"WARNING! Your credentials are stored unencrypted in '{config_path()}'.", file=sys.stderr)
+    click.echo(answer.get("Status") or "Login Succeeded")
+
+
+@click.command("logout")
+@click.argument("server", required=False, metavar="[SERVER]")
+def logout(server: str | None) -> None:
+    """Log out from a registry."""
+    key = server_key(server or "docker.io")
+    config = read_config()
+    if (config.get("auths") or {}).pop(key, None) is None:
+        click.echo(f"Not logged in to {key}")
+        return
+    click.echo(f"Removing login credentials for {key}")
+    _write(config)
+
+
+COMMANDS = {"login": login, "logout": logout}

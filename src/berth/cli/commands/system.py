@@ -1,0 +1,177 @@
+"""version, info, events, system df."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import click
+
+from berth.cli.commands.logs import moment
+from berth.cli.session import engine, filters
+from berth.cli.table import print_rows
+from berth.cli.template import Template
+from berth.client.engine import MAX_VERSION
+from berth.errors import BerthError
+from berth.model.units import human_binary_size, human_size
+
+VERSION = "0.1.0"
+INFO_LINES = (
+    ("Containers", "Containers"),
+    (" Running", "ContainersRunning"),
+    (" Paused", "ContainersPaused"),
+    (" Stopped", "ContainersStopped"),
+    ("Images", "Images"),
+    ("Server Version", "ServerVersion"),
+    ("Storage Driver", "Driver"),
+    ("Logging Driver", "LoggingDriver"),
+    ("Cgroup Driver", "CgroupDriver"),
+    ("Cgroup Version", "CgroupVersion"),
+    ("Kernel Version", "KernelVersion"),
+    ("Operating System", "OperatingSystem"),
+    ("Architecture", "Architecture"),
+    ("CPUs", "NCPU"),
+    ("Name", "Name"),
+    ("Root Directory", "DockerRootDir"),
+    ("Live Restore Enabled", "LiveRestoreEnabled"),
+)
+DF_COLUMNS = [("Type", "TYPE"), ("TotalCount", "TOTAL"), ("Active", "ACTIVE"), ("Size", "SIZE"), ("Reclaimable", "RECLAIMABLE")]
+
+
+@click.command("version")
+@click.option("-f", "--format", "form", help="Format output using a custom template: 'json' or a Go template")
+def version(form: str | None) -> None:
+    """Show the berth version information."""
+    client = {
+        "Platform": {"Name": f"berth {VERSION}"},
+        "Version": VERSION,
+        "ApiVersion": ".".join(map(str, MAX_VERSION)),
+        "PythonVersion": platform.python_version(),
+        "Os": "linux",
+        "Arch": "amd64",
+    }
+    failure: BerthError | None = None
+    server: dict[str, Any] | None = None
+    try:
+        server = engine().system.version_raw()
+    except BerthError as error:
+        failure = error
+    if form:
+        document = {"Client": client, "Server": server}
+        click.echo(json.dumps(document, separators=(",", ":")) if form == "json" else Template(form).render(document))
+    else:
+        click.echo("\n".join(_version_lines("Client", client)))
+        if server is not None:
+            click.echo("\n" + "\n".join(_version_lines("Server", server)))
+    if failure is not None:
+        raise failure
+
+
+def _version_lines(side: str, document: dict[str, Any]) -> Iterator[str]:
+    name = (document.get("Platform") or {}).get("Name", "")
+    yield f"{side}: {name}".rstrip()
+    shown = [("Version", "Version"), ("ApiVersion", "API version"), ("MinAPIVersion", "Minimum API version"),
+             ("PythonVersion", "Python version"), ("GoVersion", "Built with"), ("KernelVersion", "Kernel version")]  # fmt: skip
+    for key, label in shown:
+        if document.get(key):
+            yield f" {label + ':':<21}{document[key]}"
+    yield f" {'OS/Arch:':<21}{document.get('Os')}/{document.get('Arch')}"
+
+
+@click.command("info")
+@click.option("-f", "--format", "form", help="Format output using a custom template: 'json' or a Go template")
+def info(form: str | None) -> None:
+    """Display system-wide information."""
+    document = engine().system.info()
+    if form:
+        click.echo(json.dumps(document, separators=(",", ":")) if form == "json" else Template(form).render(document))
+        return
+    for label, key in INFO_LINES:
+        click.echo(f"{label}: {document.get(key)}")
+    click.echo(f"Security Options: {', '.join(document.get('SecurityOptions') or [])}")
+    click.echo(f"Total Memory: {human_binary_size(document['MemTotal'])}")
+    for warning in document.get("Warnings") or []:
+        click.echo(warning, err=True)
+
+
+@click.command("events")
+@click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
+@click.option("--format", "form", help="Format output using a custom template: 'json' or a Go template")
+@click.option("--since", help="Show all events created since timestamp")
+@click.option("--until", help="Stream events until this timestamp")
+def events(filter_: tuple[str, ...], form: str | None, since: str | None, until: str | None) -> None:
+    """Get real time events from the server."""
+    template = Template(form) if form and form != "json" else None
+    for event in engine().events.listen_raw(since=moment(since), until=moment(until), filters=filters(filter_)):
+        if form == "json":
+            click.echo(json.dumps(event, separators=(",", ":")))
+        elif template:
+            click.echo(template.render(event))
+        else:
+            click.echo(event_line(event))
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """2026-01-31T12:00:00.000000000+01:00 container start ID (image=x, name=y)."""
+    nano = int(event.get("timeNano") or 0)
+    moment_ = datetime.fromtimestamp(nano // 10**9).astimezone()
+    zone = moment_.strftime("%z")
+    stamp = f"{moment_.strftime('%Y-%m-%dT%H:%M:%S')}.{nano % 10**9:09d}{zone[:3]}:{zone[3:]}"
+    actor = event.get("Actor") or {}
+    attributes = ", ".join(f"{k}={v}" for k, v in sorted((actor.get("Attributes") or {}).items()))
+    return f"{stamp} {event.get('Type')} {event.get('Action')} {actor.get('ID', '')}" + (f" ({attributes})" if attributes else "")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{human_size(part)} ({part * 100 // whole if whole else 0}%)"
+
+
+@click.command("df")
+@click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
+@click.option("-v", "--verbose", is_flag=True, help="Show detailed information on space usage")
+def df(form: str | None, verbose: bool) -> None:
+    """Show disk usage."""
+    usage = engine().system.disk_usage()
+    images, containers = usage.get("Images") or [], usage.get("Containers") or []
+    volumes, cache = usage.get("Volumes") or [], usage.get("BuildCache") or []
+    used_images = {c["ImageID"] for c in containers}
+    layers = int(usage.get("LayersSize") or 0)
+    idle_images = sum(max(0, i["Size"] - max(0, i.get("SharedSize", 0))) for i in images if i["Id"] not in used_images)
+    size_of = [int(c.get("SizeRw") or 0) for c in containers]
+    idle_containers = sum(int(c.get("SizeRw") or 0) for c in containers if c["State"] not in ("running", "paused", "restarting"))
+    volume_sizes = [max(0, int((v.get("UsageData") or {}).get("Size", 0))) for v in volumes]
+    in_use = [int((v.get("UsageData") or {}).get("RefCount", 0)) > 0 for v in volumes]
+    idle_volumes = sum(size for size, used in zip(volume_sizes, in_use, strict=True) if not used)
+    cached = sum(int(c.get("Size") or 0) for c in cache)
+    rows = [
+        _df_row("Images", len(images), len(used_images), layers, _share(min(idle_images, layers), layers)),
+        _df_row("Containers", len(containers), sum(c["State"] == "running" for c in containers), sum(size_of),
+                _share(idle_containers, sum(size_of))),
+        _df_row("Local Volumes", len(volumes), sum(in_use), sum(volume_sizes), _share(idle_volumes, sum(volume_sizes))),
+        _df_row("Build Cache", len(cache), sum(bool(c.get("InUse")) for c in cache), cached, human_size(cached)),
+    ]  # fmt: skip
+    print_rows(rows, DF_COLUMNS, form=form)
+    if verbose and not form:
+        _details(images, containers, volumes)
+
+
+def _df_row(kind: str, total: int, active: int, size: int, reclaimable: str) -> dict[str, Any]:
+    return {"Type": kind, "TotalCount": str(total), "Active": str(active), "Size": human_size(size), "Reclaimable": reclaimable}
+
+
+def _details(images: list[dict[str, Any]], containers: list[dict[str, Any]], volumes: list[dict[str, Any]]) -> None:
+    click.echo("\nImages space usage:\n")
+    rows = [{"Name": (i.get("RepoTags") or ["<none>"])[0], "ID": i["Id"][7:19], "Size": human_size(i["Size"])} for i in images]
+    print_rows(rows, [("Name", "REPOSITORY:TAG"), ("ID", "IMAGE ID"), ("Size", "SIZE")])
+    click.echo("\nContainers space usage:\n")
+    rows = [{"ID": c["Id"][:12], "Name": c["Names"][0][1:], "Size": human_size(int(c.get("SizeRw") or 0))} for c in containers]
+    print_rows(rows, [("ID", "CONTAINER ID"), ("Name", "NAMES"), ("Size", "SIZE")])
+    click.echo("\nLocal Volumes space usage:\n")
+    rows = [{"Name": v["Name"], "Size": human_size(max(0, (v.get("UsageData") or {}).get("Size", 0)))} for v in volumes]
+    print_rows(rows, [("Name", "VOLUME NAME"), ("Size", "SIZE")])
+
+
+COMMANDS = {"version": version, "info": info, "system info": info, "events": events, "system events": events, "system df": df}

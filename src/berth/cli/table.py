@@ -1,0 +1,79 @@
+"""Lists: Docker's tables, `--format` with a template, `--format json`, `--quiet`.
+
+A row is a dict from Docker's placeholder names (.ID, .Names) to texts. A column is (placeholder, heading).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from berth.cli.template import Template
+
+Row = dict[str, Any]
+Column = tuple[str, str]
+
+
+def aligned(lines: Sequence[Sequence[str]], gap: int = 3) -> list[str]:
+    """Columns as wide as their widest cell plus the gap, the last one free."""
+    if not lines:
+        return []
+    count = max(map(len, lines))
+    widths = [max((len(line[i]) for line in lines if i < len(line)), default=0) + gap for i in range(count)]
+    return ["".join(cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=False)) + line[-1] for line in lines]
+
+
+def print_rows(rows: Iterable[Row], columns: Sequence[Column], *, form: str | None = None, quiet: str = "") -> None:
+    """Print rows. `quiet` names the one field to print; `form` is the user's --format."""
+    if quiet and not form:
+        for row in rows:
+            click.echo(row[quiet])
+    elif form in (None, "", "table"):
+        lines = [[heading for _, heading in columns], *([str(row[name]) for name, _ in columns] for row in rows)]
+        for line in aligned(lines):
+            click.echo(line.rstrip())
+    elif form == "json":
+        for row in rows:
+            click.echo(json.dumps(row, separators=(",", ":"), ensure_ascii=False))
+    else:
+        _print_template(list(rows), columns, form or "")
+
+
+def _print_template(rows: list[Row], columns: Sequence[Column], form: str) -> None:
+    form = form.replace("\\t", "\t").replace("\\n", "\n")
+    if not form.startswith("table"):
+        template = Template(form)
+        for row in rows:
+            click.echo(template.render(row))
+        return
+    template = Template(form.removeprefix("table").lstrip())
+    names = rows[0] if rows else dict.fromkeys([name for name, _ in columns], "")
+    known = dict(columns)
+    heading = template.render({name: known.get(name, _spaced(name)) for name in {**names, **known}})
+    for line in aligned([heading.split("\t"), *(template.render(row).split("\t") for row in rows)]):
+        click.echo(line.rstrip())
+
+
+def _spaced(name: str) -> str:
+    """CreatedAt is CREATED AT."""
+    out = ""
+    for before, letter in zip(" " + name, name, strict=False):
+        out += (" " if letter.isupper() and before.islower() else "") + letter
+    return out.upper()
+
+
+def print_documents(documents: list[Any], form: str | None) -> None:
+    """What `inspect` prints: a JSON array, one template line each, or one JSON document each."""
+    if form in (None, ""):
+        click.echo(json.dumps(documents, indent=4, ensure_ascii=False))
+        return
+    if form == "json":
+        for document in documents:
+            click.echo(json.dumps(document, separators=(",", ":"), ensure_ascii=False))
+        return
+    template = Template((form or "").replace("\\t", "\t").replace("\\n", "\n"))
+    for document in documents:
+        click.echo(template.render(document))
