@@ -132,7 +132,8 @@ def create_veth(
 
 
 def create_macvlan(parent: str, name: str, netns_fd: int, mac: str, mtu: int, mode: int = 4, kind: str = "macvlan") -> None:
-    """A macvlan (`mode` 4 is bridge) or ipvlan (`mode` 0 is L2, 1 L3) on the link `parent`, made in the other namespace."""
+    """A macvlan (`mode` 4 is bridge) or ipvlan (`mode` 0 is L2, 1 L3) on the link `parent`, made in the other namespace
+    (-1: in this one)."""
     if kind == "ipvlan":
         data = attribute(_IPVLAN_MODE, pack("H", mode))
         address = b""
@@ -140,8 +141,10 @@ def create_macvlan(parent: str, name: str, netns_fd: int, mac: str, mtu: int, mo
         data = attribute(_MACVLAN_MODE, pack("I", mode))
         address = attribute(_ADDRESS, mac_bytes(mac)) if mac else b""
     info = attribute(_INFO_KIND, kind.encode() + b"\0") + attribute(_INFO_DATA, data)
-    body = _interface() + _name(name) + address + attribute(_MTU, pack("I", mtu))
-    body += attribute(_LINK, pack("i", if_nametoindex(parent))) + attribute(_NET_NS_FD, pack("i", netns_fd))
+    body = _interface() + _name(name) + address + (attribute(_MTU, pack("I", mtu)) if mtu else b"")
+    body += attribute(_LINK, pack("i", if_nametoindex(parent)))
+    if netns_fd >= 0:
+        body += attribute(_NET_NS_FD, pack("i", netns_fd))
     _send(message(NEWLINK, ACK | CREATE | EXCL, body + attribute(_LINKINFO, info)), name)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NETLINK_NETFILTER = 12
 FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6 = 1, 2, 10
 _SUBSYSTEM = 10 << 8
-_NEWTABLE, _NEWCHAIN, _NEWRULE, _NEWSETELEM, _DELSETELEM = 0, 3, 6, 12, 14
+_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _NEWSETELEM, _DELSETELEM = 0, 2, 3, 6, 12, 14
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NESTED = 0x8000
 _ERROR = 2
@@ -77,6 +77,11 @@ def batch(messages: Sequence[bytes], what: str) -> None:
 def new_table(family: int, table: str) -> bytes:
     """The message that makes a table; no failure when it is there."""
     return message(_SUBSYSTEM | _NEWTABLE, CREATE, _header(family) + _text(1, table))
+
+
+def delete_table(family: int, table: str) -> bytes:
+    """The message that removes a table with all that is in it."""
+    return message(_SUBSYSTEM | _DELTABLE, 0, _header(family) + _text(1, table))
 
 
 def new_nat_chain(family: int, table: str, chain: str, hook: int, priority: int) -> bytes:
@@ -147,4 +152,6 @@ def redirect_dns(udp_port: int, tcp_port: int) -> None:
         new_nat_chain(FAMILY_IPV4, table, out, _HOOK_OUTPUT, -100),
         new_nat_chain(FAMILY_IPV4, table, back, _HOOK_POSTROUTING, 100),
     ]
-    batch([new_table(FAMILY_IPV4, table), *chains, *rules], "nf_tables: 127.0.0.11")
+    # Replaces what an earlier call made: the sockets are others then.
+    fresh = [new_table(FAMILY_IPV4, table), delete_table(FAMILY_IPV4, table), new_table(FAMILY_IPV4, table)]
+    batch([*fresh, *chains, *rules], "nf_tables: 127.0.0.11")

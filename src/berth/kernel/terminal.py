@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from struct import pack
@@ -19,6 +20,8 @@ def open_pair(devpts_fd: int) -> tuple[int, int]:
     """
     master = os.open("ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=devpts_fd)
     try:
+        if os.fstat(master).st_rdev != os.makedev(5, 2):
+            raise OSError(errno.ENODEV, "not a pty master", "ptmx")
         fcntl.ioctl(master, _TIOCSPTLCK, pack("i", 0))
         slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

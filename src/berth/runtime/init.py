@@ -66,6 +66,19 @@ def run(sock: Socket, steps: list[Step], state: Init) -> NoReturn:
     os._exit(127)
 
 
+def read_program(path: str) -> bytes:
+    """A compiled seccomp filter; empty without a path."""
+    if not path:
+        return b""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def with_program(steps: list[Any], program: bytes) -> list[Step]:
+    """The steps with the compiled filter, which travels apart from them."""
+    return [(name, {**arguments, "program": program} if name == "seccomp" else arguments) for name, arguments in steps]
+
+
 def identity(state: Init, *, user: bool, unshare: int) -> None:
     """Become root of the user namespace; then the namespaces that must belong to that root or to our control group."""
     process.prctl(process.PR_SET_SECUREBITS, process.SECBIT_NO_SETUID_FIXUP)
@@ -127,11 +140,12 @@ def _put(state: Init, fd: int, path: str, is_directory: bool = True) -> None:
         os.close(target)
 
 
-def mount_new(state: Init, *, target: str, kind: str, options: list[Any], attributes: int) -> None:
+def mount_new(state: Init, *, target: str, kind: str, name: str, options: list[Any], attributes: int) -> None:
     """A new filesystem of our own: proc, sysfs, tmpfs, devpts, mqueue."""
     if kind in ("proc", "sysfs"):
         _refuse_link(state, target)
-    fd = mount.new_mount(kind, tuple((key, value) for key, value in options), attributes)
+    pairs = tuple((key, value) for key, value in options)
+    fd = mount.new_mount(kind, (("source", name), *pairs), attributes)
     _put(state, fd, target)
     if kind == "devpts":
         state.devpts = fd
@@ -162,14 +176,17 @@ def attach(state: Init, *, target: str, source: int) -> None:
 def control_groups(state: Init, *, target: str, v1: list[list[str]], v2: str | None, attributes: int) -> None:
     """/sys/fs/cgroup as the host has it: cgroup2 itself, or a tmpfs with one folder per v1 hierarchy. Read-only."""
     if v2 == "":
-        fd = mount.new_mount("cgroup2", (), attributes)
+        fd = mount.new_mount("cgroup2", (("source", "cgroup"),), attributes)
         _put(state, fd, target)
         os.close(fd)
         return
-    top = mount.new_mount("tmpfs", (("mode", "755"), ("size", "64k")), attributes & ~mount.MOUNT_ATTR_RDONLY)
+    top = mount.new_mount(
+        "tmpfs", (("source", "cgroup"), ("mode", "755"), ("size", "64k")), attributes & ~mount.MOUNT_ATTR_RDONLY
+    )
     _put(state, top, target)
     for name, controllers in v1:
-        fd = mount.new_mount("cgroup", tuple((option, None) for option in controllers.split(",")), attributes)
+        chosen = tuple((option, None) for option in controllers.split(","))
+        fd = mount.new_mount("cgroup", (("source", "cgroup"), *chosen), attributes)
         os.mkdir(name, 0o755, dir_fd=top)
         mount.move_mount(fd, top, name)
         os.close(fd)
@@ -177,7 +194,7 @@ def control_groups(state: Init, *, target: str, v1: list[list[str]], v2: str | N
             if alias != name:
                 os.symlink(name, alias, dir_fd=top)
     if v2:
-        fd = mount.new_mount("cgroup2", (), attributes)
+        fd = mount.new_mount("cgroup2", (("source", "cgroup"),), attributes)
         os.mkdir(v2, 0o755, dir_fd=top)
         mount.move_mount(fd, top, v2)
         os.close(fd)
@@ -187,6 +204,8 @@ def control_groups(state: Init, *, target: str, v1: list[list[str]], v2: str | N
 
 def console(state: Init, *, height: int, width: int) -> None:
     """A pty of the container's own devpts; its master goes to the shim, its slave becomes /dev/console."""
+    if state.devpts < 0 and state.root < 0:
+        state.devpts = os.open("/dev/pts", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if state.devpts < 0:
         raise Failure("console", errno.ENOENT, "/dev/pts")
     master, state.slave = terminal.open_pair(state.devpts)
@@ -305,15 +324,18 @@ def _move_up(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
-def chdir(state: Init, *, path: str) -> None:
-    """The working directory, made if it is missing.
+def chdir(state: Init, *, path: str, make: bool) -> None:
+    """The working directory, made if it is missing and `make` says so.
 
     Magic links are refused (WORKDIR /proc/self/fd/N reached the host through a leaked descriptor, CVE-2024-21626), and
     the result must be below the container's root.
     """
     slash = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = make_directories_in_root(slash, path)
+        if make:
+            fd = make_directories_in_root(slash, path)
+        else:
+            fd = open_in_root(slash, path, os.O_PATH | os.O_DIRECTORY)
     finally:
         os.close(slash)
     os.fchdir(fd)

@@ -25,6 +25,7 @@ from berth.kernel import mount, namespace, netlink, process
 from berth.kernel.bpf import attach_device_program
 from berth.kernel.file import write_text
 from berth.runtime import cgroup, init
+from berth.runtime.enter import Entered, enter
 from berth.runtime.failure import Failure, record
 from berth.runtime.message import close_all, pair, receive, send
 from berth.runtime.source import Setting, prepare
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     Plan = dict[str, Any]
     State = dict[str, Any]
     Stdio = tuple[int, int, int]
+
+__all__ = ["SCRATCH", "Entered", "Failure", "Started", "cleanup", "enter", "prepare_launcher", "start"]
 
 SCRATCH = "mnt"
 _KILL = 9
@@ -139,7 +142,7 @@ class _SetUp:
         if plan["devices"] and group["v2"] and "devices" not in group["roots"]:
             attach_device_program(group["v2"] + group["path"], a2b_base64(plan["devices"]))
         self.step = "clone"
-        program = _read_program(plan["seccomp"]) if plan["seccomp"] else b""
+        program = init.read_program(plan["seccomp"])
         sock = self._clone(program)
         self.step = "idmap"
         if plan["maps"]:
@@ -277,11 +280,6 @@ class _SetUp:
             raise Failure("init", errno.ECHILD, "init was killed before it could start")
 
 
-def _read_program(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
     work = _SetUp(plan, stdio)
     try:
@@ -320,11 +318,6 @@ def _join(
     os._exit(0)
 
 
-def with_program(steps: list[Any], program: bytes) -> list[init.Step]:
-    """The steps with the compiled filter, which travels apart from them."""
-    return [(name, {**arguments, "program": program} if name == "seccomp" else arguments) for name, arguments in steps]
-
-
 def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoReturn:
     """Init's first instructions: nobody inside may look into this process until execve (CVE-2016-9962)."""
     try:
@@ -336,7 +329,7 @@ def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoR
         numbers = iter(fds)
         sources = [[(below, next(numbers), is_directory) for below, is_directory in parts] for parts in value["go"]]
         state = init.Init(sock, stdio, sources)
-        steps = with_program(plan["steps"], program)
+        steps = init.with_program(plan["steps"], program)
     except BaseException:
         os._exit(127)
     init.run(sock, steps, state)

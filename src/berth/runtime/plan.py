@@ -65,7 +65,7 @@ class Compiler:
         before = [["identity", _identity(spec)], *_network(spec, request.network)]
         steps = before + work.compile(request.bind_files, request.io.terminal, request.io.height, request.io.width)
         steps += _names(spec)
-        steps += _process(spec.process, request.user, list(request.groups), bool(filter_path), flags, _DEATH_SIGNAL)
+        steps += _process(spec.process, request.user, list(request.groups), bool(filter_path), flags)
         return {
             "v": 1,
             "id": request.id,
@@ -92,13 +92,14 @@ class Compiler:
         process = request.process
         steps: list[Step] = []
         if request.terminal:
+            # after the identity step, which depends on the container (see runtime.enter)
             steps.append(["console", {"height": request.height, "width": request.width}])
         if request.privileged:
             everything = list(capability.NUMBERS)
             caps = Capabilities(bounding=everything, effective=everything, permitted=everything)
         else:
             caps = process.capabilities or Capabilities()
-        tail = _process(process, request.user, list(request.groups), not request.privileged, 0, _DEATH_SIGNAL, caps)
+        tail = _process(process, request.user, list(request.groups), not request.privileged, 0, caps, make=False)
         return {
             "v": 1,
             "id": request.id,
@@ -284,7 +285,14 @@ def _user(name: str, groups: list[str], process: Process) -> tuple[str, list[str
 
 
 def _process(
-    process: Process, user: str, groups: list[str], filtered: bool, flags: int, death: int, caps: Capabilities | None = None
+    process: Process,
+    user: str,
+    groups: list[str],
+    filtered: bool,
+    flags: int,
+    caps: Capabilities | None = None,
+    *,
+    make: bool = True,
 ) -> list[Step]:
     caps = caps or process.capabilities or Capabilities()
     name, more = _user(user, groups, process)
@@ -295,7 +303,7 @@ def _process(
     steps: list[Step] = [_rlimit(limit) for limit in process.rlimits]
     umask = process.user.umask
     steps.append(["session", {"umask": 0o022 if umask is None else umask}])
-    steps.append(["chdir", {"path": process.cwd}])
+    steps.append(["chdir", {"path": process.cwd, "make": make}])
     steps.append(["bound", {"bounding": _mask(caps.bounding)}])
     steps.append(["user", {"name": name, "groups": more, "environment": process.env}])
     if process.no_new_privileges:
@@ -313,7 +321,7 @@ def _process(
             },
         ]
     )
-    steps.append(["execve", {"args": process.args, "death_signal": death}])
+    steps.append(["execve", {"args": process.args, "death_signal": _DEATH_SIGNAL}])
     return steps
 
 
@@ -385,8 +393,8 @@ class _Mounts:
         else:
             if kind == "devpts":
                 options.data = [pair for pair in options.data if pair[0] != "newinstance"]
-            arguments = {"target": target, "kind": kind, "options": options.data, "attributes": options.attributes}
-            self.steps.append(["mount", arguments])
+            arguments = {"target": target, "kind": kind, "name": entry.source or kind, "options": options.data}
+            self.steps.append(["mount", {**arguments, "attributes": options.attributes}])
 
     def _owns(self, kind: str) -> bool:
         return "user" not in self.kinds or ("network" if kind == "sysfs" else "pid") in self.kinds

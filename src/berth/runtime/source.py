@@ -153,7 +153,8 @@ def dev(source: Source, setting: Setting) -> int:
     old = os.umask(0)
     set_filesystem_ids(setting.base)
     try:
-        fd = new_mount("tmpfs", tuple((key, value) for key, value in source["options"]), source["attributes"])
+        pairs = tuple((key, value) for key, value in source["options"])
+        fd = new_mount("tmpfs", (("source", "tmpfs"), *pairs), source["attributes"])
         for entry in source["nodes"]:
             _make_node(fd, entry, setting.base)
         for name, target in _LINKS:

@@ -1,0 +1,58 @@
+"""The engine's face of planning: requests into plans, new limits and readings of a running container."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from berth.contract.runtime import ExecRequest, LaunchRequest, Stats
+from berth.errors import InvalidArgument
+from berth.kernel.file import write_text
+from berth.model.oci import Resources
+from berth.runtime import cgroup_limits, cgroup_stats
+from berth.runtime.cgroup import Group, directory
+from berth.runtime.plan import Compiler
+
+
+class NativePlanner:
+    """Plans for the launcher of this host. `root` is the data root, `run` the run directory."""
+
+    def __init__(self, root: str, run: str) -> None:
+        self._root = root
+        self._compiler = Compiler(run)
+
+    def launch_plan(self, request: LaunchRequest) -> dict[str, Any]:
+        """The plan of a container. InvalidArgument when it cannot be; also when its store is not the engine's own."""
+        if request.rootfs.store != self._root:
+            raise InvalidArgument(f"the root filesystem is in {request.rootfs.store}, and this engine's store is {self._root}")
+        return self._compiler.launch(request)
+
+    def exec_plan(self, request: ExecRequest) -> dict[str, Any]:
+        """The plan of a further process."""
+        return self._compiler.exec(request)
+
+    def update(self, group: Group, resources: Resources) -> None:
+        """Change the limits of a running container. OSError names the file that the kernel refused to change."""
+        limits = cgroup_limits.writes(resources, group["roots"], group["enabled"])
+        for controller, name, value, optional in _ordered(group, limits):
+            try:
+                write_text(f"{directory(group, controller)}/{name}", value)
+            except OSError:
+                if not optional:
+                    raise
+
+    def stats(self, group: Group) -> Stats:
+        """A reading. OSError when the group is gone."""
+        return cgroup_stats.read(group)
+
+
+def _ordered(group: Group, limits: list[cgroup_limits.Write]) -> list[cgroup_limits.Write]:
+    """On cgroup v1 memory may never exceed memory with swap: when both rise, the larger one goes first."""
+    names = [name for _, name, _, _ in limits]
+    plain, both = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+    if plain not in names or both not in names:
+        return limits
+    new = int(limits[names.index(plain)][2])
+    with open(f"{directory(group, 'memory')}/{plain}", encoding="ascii") as file:
+        rises = new < 0 or new > int(file.read())
+    first = both if rises else plain
+    return sorted(limits, key=lambda write: write[1] != first)
