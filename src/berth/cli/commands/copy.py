@@ -99,6 +99,8 @@ def _from_container(target: Engine, container: str, source: str, destination: st
     def rename(member: str) -> str:
         """The member with its first component, the source's name, replaced."""
         rest = member.removeprefix("./").removeprefix("/")
+        if top == ".":
+            return f"{name}/{rest}"
         return name + rest[len(top) :] if rest.rstrip("/") == top or rest.startswith(top + "/") else rest
 
     with tarfile.open(fileobj=_PieceReader(iter(response)), mode="r|") as tar:  # type: ignore[call-overload]
