@@ -47,9 +47,11 @@ _DEATH_SIGNAL = 9
 
 
 class Compiler:
-    """Compiles for this host. `run` is the engine's run directory (compiled filters are kept below it)."""
+    """Compiles for this host. `run` is the engine's run directory (compiled filters are kept below it), `store` the
+    directory that the launcher was prepared with."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, store: str) -> None:
+        self._scratch = store + "/" + SCRATCH
         self._filters = seccomp_profile.SeccompCache(run + "/seccomp")
         self.roots, self.v2, self.v2_controllers = cgroup.layout()
 
@@ -58,7 +60,7 @@ class Compiler:
         spec = request.spec
         group = self.group(spec.linux.cgroups_path)
         limits, devices = self._limits(spec.linux.resources or Resources())
-        work = _Mounts(spec, self, request.rootfs.store + "/" + SCRATCH)
+        work = _Mounts(spec, self, self._scratch)
         filter_path = self._filters.path(spec.linux.seccomp) if spec.linux.seccomp else ""
         flags = seccomp_profile.flags(spec.linux.seccomp) if spec.linux.seccomp else 0
         work.root(_rootfs(request))
@@ -69,7 +71,7 @@ class Compiler:
         return {
             "v": 1,
             "id": request.id,
-            "scratch": request.rootfs.store + "/" + SCRATCH,
+            "scratch": self._scratch,
             "base": _base(spec),
             "namespaces": _namespaces(spec),
             "maps": _maps(spec),

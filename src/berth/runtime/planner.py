@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from berth.contract.runtime import ExecRequest, LaunchRequest, Stats
-from berth.errors import InvalidArgument
 from berth.kernel.file import write_text
 from berth.model.oci import Resources
 from berth.runtime import cgroup_limits, cgroup_stats
@@ -17,13 +16,10 @@ class NativePlanner:
     """Plans for the launcher of this host. `root` is the data root, `run` the run directory."""
 
     def __init__(self, root: str, run: str) -> None:
-        self._root = root
-        self._compiler = Compiler(run)
+        self._compiler = Compiler(run, root)
 
     def launch_plan(self, request: LaunchRequest) -> dict[str, Any]:
-        """The plan of a container. InvalidArgument when it cannot be; also when its store is not the engine's own."""
-        if request.rootfs.store != self._root:
-            raise InvalidArgument(f"the root filesystem is in {request.rootfs.store}, and this engine's store is {self._root}")
+        """The plan of a container. InvalidArgument when it cannot be."""
         return self._compiler.launch(request)
 
     def exec_plan(self, request: ExecRequest) -> dict[str, Any]:
