@@ -1,0 +1,41 @@
+"""Fixtures for all tests. The engine is one per session; every test that uses it is checked for what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from support import leak
+from support.engine import EngineProcess
+
+
+@pytest.fixture(scope="session")
+def shared_engine() -> Iterator[EngineProcess]:
+    """An engine with a busybox image."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces, mounts and network devices are made")
+    outside = leak.mounts() | leak.links()
+    engine = EngineProcess()
+    engine.start()
+    engine.add_busybox()
+    yield engine
+    engine.shut_down()
+    with leak.nothing_left(lambda: (leak.mounts() | leak.links()) - outside):
+        pass
+    assert not ((leak.mounts() | leak.links()) - outside)
+
+
+@pytest.fixture
+def engine(shared_engine: EngineProcess) -> Iterator[EngineProcess]:
+    """The session's engine; after the test its containers are removed, and nothing may be left."""
+    # Bridges and the resolver come with the first container: a warm engine is the state to compare with.
+    if not getattr(shared_engine, "warm", False):
+        shared_engine.ok("run", "--rm", "busybox", "true")
+        shared_engine.warm = True  # type: ignore[attr-defined]
+    with leak.nothing_left(shared_engine.snapshot):
+        yield shared_engine
+        left = shared_engine.ok("ps", "-aq").split()
+        if left:
+            shared_engine.ok("rm", "-fv", *left)

@@ -1,0 +1,104 @@
+"""What a test must not leave behind: mounts, network devices, control groups, firewall elements, processes, files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SETTLE_SECONDS = 5.0
+
+
+def mounts() -> set[str]:
+    """Mount points with their types, in the host's namespace."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {f"mount {line.split(' ')[4]} {line.split(' - ')[1].split(' ')[0]}" for line in lines}
+
+
+def links() -> set[str]:
+    """Network devices."""
+    return {f"link {name}" for name in os.listdir("/sys/class/net")}
+
+
+def control_groups(name: str) -> set[str]:
+    """Control groups with the name in their path, in every hierarchy, without the empty parent itself."""
+    found = set()
+    for top in (
+        Path("/sys/fs/cgroup").iterdir() if not Path("/sys/fs/cgroup/cgroup.controllers").exists() else [Path("/sys/fs/cgroup")]
+    ):
+        parent = top / name
+        if parent.is_dir():
+            found |= {f"cgroup {path}" for path in parent.iterdir() if path.is_dir()}
+    return found
+
+
+def firewall(name: str) -> set[str]:
+    """Rules and elements of the engine's tables, without counters and handles."""
+    done = subprocess.run(["nft", "-s", "list", "ruleset"], capture_output=True, text=True, check=True)
+    found, inside = set(), False
+    for line in done.stdout.splitlines():
+        if line.startswith("table"):
+            inside = line.split()[2] == name
+        elif inside and line.strip() not in ("", "}"):
+            found.add(f"nft {line.strip()}")
+    return found
+
+
+def processes(marks: tuple[str, ...]) -> set[str]:
+    """Processes whose command line holds one of the marks (data root, run directory), other than the engine itself."""
+    found = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if any(mark in command for mark in marks) and "berthd" not in command and "pytest" not in command:
+            found.add(f"process {entry} {command.strip()}")
+    return found
+
+
+def files(*folders: str) -> set[str]:
+    """Entries of folders."""
+    return {f"file {folder}/{name}" for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)}
+
+
+def network_namespaces() -> set[str]:
+    """Network namespaces that some process is in."""
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                found.add("netns " + os.readlink(f"/proc/{entry}/ns/net"))
+            except OSError:
+                continue
+    return found
+
+
+def descriptors(pid: int) -> set[str]:
+    """Open descriptors of a process by what they are, without numbers."""
+    found: dict[str, int] = {}
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{entry}")
+        except OSError:
+            continue
+        kind = target.split(":")[0] if target.startswith(("socket", "pipe", "anon_inode")) else target
+        found[kind] = found.get(kind, 0) + 1
+    return {f"fd {count} x {kind}" for kind, count in found.items() if not kind.startswith("socket")}
+
+
+@contextmanager
+def nothing_left(snapshot: object) -> Iterator[None]:
+    """Compare `snapshot()` before and after; what the kernel removes in its own time gets a few seconds."""
+    assert callable(snapshot)
+    before: set[str] = snapshot()
+    yield
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (left := snapshot() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left, "left behind:\n" + "\n".join(sorted(left))
