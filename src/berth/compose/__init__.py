@@ -1,0 +1,1 @@
+"""Compose: load a project, observe what exists, plan the difference, execute the plan. See docs/dev/compose.md."""

@@ -1,0 +1,128 @@
+"""Log lines of several containers, each with the container's name in front, as they come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from berth.client.engine import Engine
+from berth.client.stream import Frame
+from berth.errors import BerthError, NotFound
+
+_COLORS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """Which part of the logs, and how it is shown. `since` and `until` are seconds of the epoch."""
+
+    follow: bool = False
+    tail: str = "all"
+    since: str | None = None
+    until: str | None = None
+    timestamps: bool = False
+    prefix: bool = True
+    color: bool = False
+
+
+@dataclass
+class LogPrinter:
+    """Writes whole lines; may be used by several threads."""
+
+    out: TextIO
+    names: tuple[str, ...]
+    prefix: bool = True
+    color: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def line(self, name: str, text: str) -> None:
+        """One line of a container."""
+        with self._lock:
+            self.out.write(self._front(name) + text + "\n")
+            self.out.flush()
+
+    def _front(self, name: str) -> str:
+        if not self.prefix:
+            return ""
+        width = max(map(len, self.names), default=len(name))
+        front = f"{name:<{width}}  | "
+        if not self.color:
+            return front
+        number = self.names.index(name) if name in self.names else len(self.names)
+        return f"\x1b[{_COLORS[number % len(_COLORS)]}m{front}\x1b[0m"
+
+
+def short_name(project: str, container: str) -> str:
+    """web-1 for demo-web-1; other names stay whole."""
+    return container.removeprefix(f"{project}-").removeprefix(f"{project}_") if container != project else container
+
+
+def print_logs(engine: Engine, container: str, name: str, options: LogOptions, printer: LogPrinter) -> None:
+    """Print one container's log; with `follow` until the container ends. A container that goes away ends it too."""
+    try:
+        tty = bool((engine.containers.inspect_raw(container).get("Config") or {}).get("Tty"))
+        frames = engine.containers.logs(
+            container,
+            tty=tty,
+            follow=options.follow,
+            tail=options.tail,
+            since=options.since,
+            until=options.until,
+            timestamps=options.timestamps,
+        )
+        rest: dict[int, bytes] = {}
+        for frame in frames:
+            _print_frame(frame, rest, name, printer)
+        for text in rest.values():
+            if text:
+                printer.line(name, _decode(text))
+    except NotFound:
+        return
+
+
+def _print_frame(frame: Frame, rest: dict[int, bytes], name: str, printer: LogPrinter) -> None:
+    stream, data = frame
+    *lines, rest[stream] = (rest.get(stream, b"") + data).split(b"\n")
+    for line in lines:
+        printer.line(name, _decode(line))
+
+
+def _decode(line: bytes) -> str:
+    return line.rstrip(b"\r").decode(errors="replace")
+
+
+class Follower:
+    """Follows containers in threads of their own, again after each start. `ended` is told exit codes by container."""
+
+    def __init__(self, engine: Engine, project: str, options: LogOptions, printer: LogPrinter) -> None:
+        self._engine = engine
+        self._project = project
+        self._options = options
+        self._printer = printer
+        self._threads: dict[str, threading.Thread] = {}
+
+    def follow(self, container: str, name: str, *, since: float | None = None) -> None:
+        """Begin with one container, from a time on (seconds of the epoch), from its first line without."""
+        options = self._options if since is None else LogOptions(**{**vars(self._options), "since": f"{since:.9f}"})
+        thread = threading.Thread(target=self._run, args=(container, name, options), daemon=True)
+        self._threads[container] = thread
+        thread.start()
+
+    def following(self, container: str) -> bool:
+        """Whether its log is still being read."""
+        thread = self._threads.get(container)
+        return thread is not None and thread.is_alive()
+
+    def join(self, timeout: float = 2.0) -> None:
+        """Wait until what the containers have written has been printed."""
+        deadline = time.monotonic() + timeout
+        for thread in list(self._threads.values()):
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self, container: str, name: str, options: LogOptions) -> None:
+        try:
+            print_logs(self._engine, container, name, options, self._printer)
+        except BerthError as error:
+            self._printer.line(name, f"(log lost: {error.message})")
