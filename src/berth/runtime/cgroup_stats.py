@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from berth.contract.runtime import Stats
 from berth.kernel.file import read_text
-from berth.runtime.cgroup import Group, directory
+from berth.runtime.cgroup import directory
+
+if TYPE_CHECKING:
+    from berth.runtime.cgroup import Group
 
 _TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _UNLIMITED_V1 = 0x7FFFFFFFFFFFF000

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from berth.contract.runtime import ExecRequest, LaunchRequest, Stats
 from berth.kernel.file import write_text
 from berth.model.oci import Resources
 from berth.runtime import cgroup_limits, cgroup_stats
-from berth.runtime.cgroup import Group, directory
+from berth.runtime.cgroup import directory
 from berth.runtime.plan import Compiler
+
+if TYPE_CHECKING:
+    from berth.runtime.cgroup import Group
 
 
 class NativePlanner:

@@ -1,0 +1,120 @@
+"""The launcher: a fork server. A fork of a small, ready process takes a millisecond; starting an interpreter takes many.
+
+    engine -> launcher   {"v":1,"op":"launch", ...}                  + answer socket, stream sockets, reserved sockets
+                         {"v":1,"op":"spawn","module","arguments"}   + answer socket, the worker's descriptors
+    the answer comes on the socket that came with the request: from the shim itself (and that socket stays the engine's
+    connection to it), for a spawn from the launcher: {"v":1,"id":0,"result":{"pid":n}}
+
+One request is one fork, so any number of launches go on at the same time. The kernel reaps the children (SIGCHLD is ignored).
+It ends when the engine's socket closes; shims and workers go on. Started as `python -I -S -c ... <arguments>`. Lean code.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import os
+import signal
+import sys
+
+from berth.kernel.namespace import CLONE_NEWNS, unshare
+from berth.kernel.process import PR_SET_SECUREBITS, prctl
+from berth.runtime import channel, shim
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from berth.runtime.channel import Message
+
+_LONGEST_LOG = 1 << 20
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until the engine closes the socket. Arguments: its number, run directory, store, launch module, path of workers."""
+    descriptor, run, store, launch_name, *worker_path = arguments
+    control = _socket.socket(fileno=int(descriptor))
+    os.set_inheritable(control.fileno(), False)
+    _redirect(run)
+    os.chdir("/")
+    os.umask(0o022)
+    __import__(launch_name)
+    launch = sys.modules[launch_name]
+    launch.prepare_launcher(store)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    channel.send(control, {"event": "ready"})
+    gc.collect()
+    gc.freeze()
+    while True:
+        received = channel.receive(control)
+        if received is None:
+            return
+        _serve(control, launch, worker_path, *received)
+
+
+def _redirect(run: str) -> None:
+    """Standard input and output are nothing; what shims, workers and the launcher complain of goes to a file."""
+    null = os.open("/dev/null", os.O_RDWR)
+    path = f"{run}/launcher.log"
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    if os.fstat(log).st_size > _LONGEST_LOG:
+        os.ftruncate(log, 0)
+    for source, target in (null, 0), (null, 1), (log, 2):
+        os.dup2(source, target)
+    for fd in null, log:
+        if fd > 2:
+            os.close(fd)
+
+
+def _serve(control: _socket.socket, launch: ModuleType, worker_path: list[str], message: Message, fds: list[int]) -> None:
+    answer = _socket.socket(fileno=fds[0])
+    try:
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            if message["op"] == "launch":
+                answer.detach()
+                shim.run(launch, message, fds)
+            answer.close()
+            _work(message, fds[1:], worker_path)
+        if message["op"] == "spawn":
+            channel.send(answer, {"id": 0, "result": {"pid": pid}})
+    except OSError as error:
+        _refuse(answer, error)
+    finally:
+        answer.close()
+        channel.close_all(fds[1:])
+
+
+def _refuse(answer: _socket.socket, error: OSError) -> None:
+    document = {"kind": "launch", "step": "fork", "errno": error.errno or 0, "path": ""}
+    try:
+        channel.send(answer, {"id": 0, "error": document})
+    except OSError:
+        # The engine has gone, and with it whoever wanted to know.
+        pass
+
+
+def _work(message: Message, fds: list[int], path: list[str]) -> None:
+    """The life of a worker. Never returns."""
+    status = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        unshare(CLONE_NEWNS)
+        # The launcher keeps its capabilities when it changes ids; a worker that gives up root has to lose them.
+        prctl(PR_SET_SECUREBITS, 0)
+        name: str = message["module"]
+        with open("/proc/self/comm", "w") as file:
+            file.write(name.removeprefix("berth.")[-15:])
+        sys.path += [entry for entry in path if entry not in sys.path]
+        __import__(name)
+        sys.modules[name].main(message["arguments"], fds)
+        status = 0
+    except SystemExit as leave:
+        status = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(status)

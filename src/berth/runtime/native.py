@@ -1,0 +1,247 @@
+"""The native runtime: berth's own launcher and shims behind the Runtime contract.
+
+    start()    the launcher process, through which everything is forked
+    launch()   request -> plan -> launcher -> shim; the shim's answer makes a NativeTask
+    load()     a shim that lives is connected to; of one that has gone the exit record tells, and if it was killed
+               its container is ended and counts as killed
+
+Descriptors that a request hands over are closed here once the shim has its copies, also when the launch fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import to_builtins
+
+from berth.contract.runtime import AttachStream, LaunchRequest
+from berth.errors import AlreadyExists, BerthError, Internal
+from berth.runtime import channel, record, remains
+from berth.runtime.fork_server import ForkServer
+from berth.runtime.link import Disconnected, Link, error_of
+from berth.runtime.planner import NativePlanner
+from berth.runtime.task import NativeTask, Planner, stream_message
+
+if TYPE_CHECKING:
+    from berth.runtime.channel import Message
+
+_STATE_SECONDS = 10.0
+
+
+class NativeRuntime:
+    """Starts containers and finds those that run."""
+
+    def __init__(self, root: str, run: str, name: str, planner: Planner, server: ForkServer) -> None:
+        self._root = root
+        self._run = run
+        self._name = name
+        self._planner = planner
+        self._server = server
+        self._tasks: dict[str, NativeTask] = {}
+        self._loading: dict[str, asyncio.Lock] = {}
+
+    @classmethod
+    async def start(
+        cls, *, root: str, run: str, name: str, planner: Planner | None = None, launch_module: str = "berth.runtime.launch"
+    ) -> NativeRuntime:
+        """Start the launcher. `root` is the data root, `run` the run directory, `name` the control group parent's name."""
+        os.makedirs(run, 0o711, exist_ok=True)
+        os.makedirs(record.shims(run), 0o700, exist_ok=True)
+        os.chmod(record.shims(run), 0o700)
+        server = ForkServer(run, root, launch_module)
+        await server.start()
+        return cls(root, run, name, planner or NativePlanner(root, run), server)
+
+    async def launch(self, request: LaunchRequest, streams: Sequence[AttachStream] = ()) -> NativeTask:
+        """Start a container; when this returns, execve has succeeded."""
+        fds = [*(stream.fd for stream in streams), *request.reserved]
+        try:
+            await self._make_room(request.id)
+            message = self._message(request, streams)
+            for _ in range(2):
+                task = self._task(request.id, request.directory)
+                try:
+                    return await self._launch(task, message, fds)
+                except Disconnected:
+                    # Killed half-way, or lost together with the launcher before it was forked.
+                    await asyncio.to_thread(remains.remove, self._run, self._name, request.id)
+            log = f"{self._run}/launcher.log"
+            raise Internal(f"container {request.id} cannot be started: its shim was killed or took too long; see {log}")
+        finally:
+            channel.close_all(fds)
+
+    async def load(self, id: str) -> NativeTask | None:
+        """The task of a container that runs or has ended; None when there is nothing of it."""
+        async with self._loading.setdefault(id, asyncio.Lock()):
+            known = self._tasks.get(id)
+            if known is not None:
+                return known
+            task = await self._connect(id) or await self._ended(id)
+            if task is not None:
+                self._tasks[id] = task
+        return task
+
+    async def tasks(self) -> AsyncIterator[str]:
+        """The ids that have a shim, a control group or run files of this engine."""
+        for id in sorted(await asyncio.to_thread(remains.known_ids, self._run, self._name)):
+            yield id
+
+    async def remove_leftovers(self, id: str) -> None:
+        """End and remove whatever there is of a container."""
+        known = self._tasks.pop(id, None)
+        if known is not None:
+            known.let_go()
+        await self._quit_shim(id)
+        await asyncio.to_thread(remains.remove, self._run, self._name, id)
+
+    async def spawn(self, module: str, arguments: Sequence[str], fds: Sequence[int]) -> int:
+        """Fork a worker from the launcher; its process id."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        near.setblocking(False)
+        try:
+            try:
+                await self._server.send({"op": "spawn", "module": module, "arguments": list(arguments)}, [far.fileno(), *fds])
+            finally:
+                far.close()
+            received = await _receive(near)
+            if received is None:
+                raise Internal(f"the launcher ended before it could start {module}: try again")
+            message, passed = received
+            channel.close_all(passed)
+            if "error" in message:
+                raise error_of(message["error"])
+            return int(message["result"]["pid"])
+        finally:
+            near.close()
+
+    async def close(self) -> None:
+        """Let go of launcher and shims; containers go on."""
+        for task in self._tasks.values():
+            task.let_go()
+        self._tasks.clear()
+        await self._server.close()
+
+    async def _make_room(self, id: str) -> None:
+        """An earlier run of the same container that has ended makes way."""
+        known = self._tasks.get(id)
+        if known is None:
+            return
+        if known.exit is None:
+            raise AlreadyExists(f"container {id} is running already")
+        await known.delete()
+
+    def _message(self, request: LaunchRequest, streams: Sequence[AttachStream]) -> Message:
+        return {
+            "op": "launch",
+            "id": request.id,
+            "run": self._run,
+            "directory": request.directory,
+            "plan": self._planner.launch_plan(request),
+            "io": to_builtins(request.io),
+            "streams": [stream_message(stream) for stream in streams],
+            "resolver": request.network.resolver if request.network else None,
+        }
+
+    def _task(self, id: str, directory: str) -> NativeTask:
+        return NativeTask(id, self._run, self._name, directory, self._planner, self._deleted)
+
+    def _deleted(self, id: str) -> None:
+        self._tasks.pop(id, None)
+        self._loading.pop(id, None)
+
+    async def _launch(self, task: NativeTask, message: Message, fds: Sequence[int]) -> NativeTask:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        link = Link(near, task.heard, task.lost)
+        answer = link.expect()
+        try:
+            try:
+                await self._server.send(message, [far.fileno(), *fds])
+            finally:
+                far.close()
+            summary, passed = await answer
+        except BaseException:
+            # A launch that nobody waits for any more is noticed by the shim: it is told to go by `remove_leftovers`.
+            answer.cancel()
+            link.close()
+            raise
+        task.link_over(link)
+        task.adopt(summary, passed)
+        self._tasks[task.id] = task
+        return task
+
+    async def _connect(self, id: str) -> NativeTask | None:
+        """The task of a shim that answers."""
+        sock = self._dial(id)
+        if sock is None:
+            return None
+        task = self._task(id, f"{self._root}/containers/{id}")
+        link = Link(sock, task.heard, task.lost)
+        try:
+            async with asyncio.timeout(_STATE_SECONDS):
+                summary, fds = await link.request("state")
+        except (TimeoutError, BerthError):
+            # It has just left, or it hangs: what it wrote decides.
+            link.close()
+            return None
+        task.link_over(link)
+        task.adopt(summary, fds)
+        return task
+
+    def _dial(self, id: str) -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.setblocking(False)
+        try:
+            record.at_socket(self._run, id, sock.connect)
+        except OSError:
+            sock.close()
+            return None
+        return sock
+
+    async def _ended(self, id: str) -> NativeTask | None:
+        state = record.read(record.state_path(self._run, id))
+        directory = state["directory"] if state else f"{self._root}/containers/{id}"
+        found = record.read_exit(self._run, id, directory)
+        if state is None and found is None:
+            return None
+        group = state["cgroup"] if state else remains.group_of(self._name, id)
+        exit = await asyncio.to_thread(remains.bury, self._run, id, directory, group, state)
+        task = self._task(id, directory)
+        task.adopt_ended(exit, state or found or {}, group)
+        return task
+
+    async def _quit_shim(self, id: str) -> None:
+        sock = self._dial(id)
+        if sock is None:
+            return
+        link = Link(sock, lambda _message: None, lambda: None)
+        try:
+            async with asyncio.timeout(_STATE_SECONDS):
+                await link.request("quit", {"kill": True})
+        except (TimeoutError, BerthError):
+            # `remains.remove` kills it.
+            pass
+        finally:
+            link.close()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock, _settle, future)
+    try:
+        await future
+    finally:
+        loop.remove_reader(sock)
+    try:
+        return channel.receive(sock)
+    except (OSError, channel.ChannelError) as error:
+        raise Internal(f"the launcher's answer cannot be read: {error}") from error

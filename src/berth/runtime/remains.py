@@ -1,0 +1,130 @@
+"""What a dead shim leaves behind, seen from the engine: processes, a control group, run files, and no exit record."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from berth.contract.runtime import Exit
+from berth.kernel.process import start_time
+from berth.runtime import cgroup, record
+
+if TYPE_CHECKING:
+    from berth.runtime.record import Document
+
+_PATIENCE_MS = 5000
+_HEX = set("0123456789abcdef")
+
+
+def is_id(text: str) -> bool:
+    """Whether it is a container's id."""
+    return len(text) == 64 and set(text) <= _HEX
+
+
+def exit_of(document: Document) -> Exit:
+    """An exit record, or the `exit` of a message, as a value."""
+    return Exit(
+        code=int(document["code"]),
+        signal=int(document["signal"]),
+        at=float(document["at"]),
+        oom_killed=bool(document.get("oom_killed", False)),
+    )
+
+
+def send_signal(pid: int, started: int, number: int) -> int:
+    """Signal the process that has this pid and this start time, and no other: its pidfd (the caller's), or -1 when it is gone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return -1
+    # The pidfd pins the process; if the start time still fits now, it is the one that was meant.
+    if start_time(pid) == started:
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+            return pidfd
+        except ProcessLookupError:
+            pass
+    os.close(pidfd)
+    return -1
+
+
+def end_process(pid: int, started: int) -> None:
+    """SIGKILL, and wait until it has ended."""
+    pidfd = send_signal(pid, started, signal.SIGKILL)
+    if pidfd >= 0:
+        await_end(pidfd)
+        os.close(pidfd)
+
+
+def await_end(pidfd: int) -> bool:
+    """Wait a few seconds for the end of a process; whether it came. Blocks: not for the engine's loop."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(_PATIENCE_MS))
+
+
+def group_of(name: str, id: str) -> cgroup.Group:
+    """The control group that a container of this engine has, if it has one."""
+    roots, v2, enabled = cgroup.layout()
+    return {"path": f"/{name}/{id}", "roots": roots, "v2": v2, "enabled": enabled}
+
+
+def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document | None) -> Exit:
+    """The shim was killed: end what is left of the container and write the exit record that it could not write. Blocks.
+
+    How init would have ended nobody knows: it counts as killed.
+    """
+    found = record.read_exit(run, id, directory)
+    if state is not None:
+        end_process(state["shim"], state["shim_start"])
+        end_process(state["pid"], state["pid_start"])
+    oom = cgroup.oom_kills(group) > 0
+    empty(group)
+    if found is not None:
+        return exit_of(found)
+    document: Document = {"v": 1, "code": 137, "signal": 9, "at": time.time(), "oom_killed": oom}
+    if state is not None:
+        document |= {"pid": state["pid"], "started_at": state["started_at"]}
+    try:
+        record.write_exit(run, id, directory, document)
+    except OSError:
+        # No place for it anywhere: whoever asked gets it now, and a later engine finds it the same way.
+        pass
+    record.remove(record.socket_path(run, id))
+    return exit_of(document)
+
+
+def empty(group: cgroup.Group) -> None:
+    """Kill what is in the control group and remove it. Blocks."""
+    if any(os.path.isdir(path) for path in cgroup.directories(group)):
+        cgroup.kill(group)
+        cgroup.remove(group)
+
+
+def remove(run: str, name: str, id: str) -> None:
+    """End and remove whatever there is of a container, run files included. Blocks."""
+    state = record.read(record.state_path(run, id))
+    if state is not None:
+        end_process(state["shim"], state["shim_start"])
+        end_process(state["pid"], state["pid_start"])
+    empty(group_of(name, id))
+    record.remove_run_files(run, id)
+
+
+def known_ids(run: str, name: str) -> set[str]:
+    """The ids that have run files or a control group."""
+    found = {entry.split(".", 1)[0] for entry in _entries(record.shims(run))}
+    roots, v2, _ = cgroup.layout()
+    for root in {*roots.values(), *([v2] if v2 else [])}:
+        found.update(_entries(f"{root}/{name}"))
+    return {id for id in found if is_id(id)}
+
+
+def _entries(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
