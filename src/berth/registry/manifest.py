@@ -48,10 +48,14 @@ T = TypeVar("T")
 class _Shape(Struct, frozen=True, rename="camel"):
     schema_version: int = 0
     media_type: str | None = None
-    config: msgspec.Raw | None = None
-    layers: msgspec.Raw | None = None
-    manifests: msgspec.Raw | None = None
-    fs_layers: msgspec.Raw | None = None
+    config: msgspec.Raw = msgspec.Raw()
+    layers: msgspec.Raw = msgspec.Raw()
+    manifests: msgspec.Raw = msgspec.Raw()
+    fs_layers: msgspec.Raw = msgspec.Raw()
+
+    def has(self, field: str) -> bool:
+        """Whether the document has the field, and it is not null."""
+        return bytes(getattr(self, field)) not in (b"", b"null")
 
 
 def decode(data: bytes, kind: type[T], what: str) -> T:
@@ -68,7 +72,7 @@ def parse_manifest(data: bytes, content_type: str = "") -> ManifestDocument | In
         raise DataLoss(f"the manifest has {len(data)} bytes, more than the {MAX_MANIFEST} that are allowed")
     shape = decode(data, _Shape, "manifest")
     declared = content_type.partition(";")[0].strip().lower()
-    if declared in _SCHEMA1 or shape.schema_version == 1 or shape.fs_layers is not None:
+    if declared in _SCHEMA1 or shape.schema_version == 1 or shape.has("fs_layers"):
         raise NotImplementedKind(
             "the image has a manifest of version 2, schema 1, which is no longer supported: push it again with a newer tool"
         )
@@ -83,10 +87,10 @@ def parse_manifest(data: bytes, content_type: str = "") -> ManifestDocument | In
 
 
 def _media_type(shape: _Shape, declared: str) -> str:
-    is_manifest = shape.layers is not None or shape.config is not None
-    if is_manifest and shape.manifests is not None:
+    is_manifest = shape.has("layers") or shape.has("config")
+    if is_manifest and shape.has("manifests"):
         raise DataLoss("the manifest is ambiguous: it has both layers and manifests, so it is refused")
-    if not is_manifest and shape.manifests is None:
+    if not is_manifest and not shape.has("manifests"):
         raise DataLoss("the manifest has neither layers nor manifests")
     if declared not in _GENERIC and shape.media_type is not None and shape.media_type != declared:
         raise DataLoss(f"the manifest says it is {shape.media_type!r}, but it was served as {declared!r}")

@@ -37,6 +37,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE leases (id TEXT PRIMARY KEY, created REAL NOT NULL, resource TEXT NOT NULL);
     CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
     """,
+    """
+    ALTER TABLE layers ADD COLUMN large_ids TEXT NOT NULL DEFAULT '';
+    """,
+    """
+    CREATE TABLE compressed (diff_id TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL);
+    """,
 )
 
 

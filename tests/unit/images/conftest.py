@@ -56,7 +56,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     database = Database(str(tmp_path / "berth.db"))
-    blobs, events, usage = MemoryBlobs(), Events(), MemoryUsage()
+    blobs, events, usage = MemoryBlobs(tmp_path), Events(), MemoryUsage()
     layers = MemoryLayers(blobs)
     (tmp_path / "ingest").mkdir()
     service = ImageService(EngineConfig(root=str(tmp_path)), database, events, blobs, layers)

@@ -6,6 +6,7 @@ import gzip
 import io
 import tarfile
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 from backports import zstd
 
@@ -19,12 +20,17 @@ from berth.model.digest import Digest, chain_id, digest_of, hex_of
 class MemoryBlobs:
     """contract.store.Blobs in a dict; `partial` keeps what a cut-off ingest left."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
         self.content: dict[Digest, bytes] = {}
         self.partial: dict[Digest, bytes] = {}
 
     def path(self, digest: Digest) -> str:
-        raise NotFound(f"no file for {digest} in memory")
+        if self.directory is None:
+            raise NotFound(f"no file for {digest} in memory")
+        path = self.directory / hex_of(digest)
+        path.write_bytes(self.read(digest))
+        return str(path)
 
     def has(self, digest: Digest) -> bool:
         return digest in self.content

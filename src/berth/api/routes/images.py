@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from berth.api.lines import JsonLines
-from berth.api.route import Route, json_response, query_bool, query_filters
+from berth.api.route import Route, json_response, query_bool, query_filters, query_int, read_body
+from berth.engine.images.distribution import SEARCH_FILTERS
 from berth.engine.images.remove import PRUNE_FILTERS
 from berth.engine.images.service import reference_from
 from berth.engine.images.view import LIST_FILTERS
-from berth.errors import InvalidArgument
+from berth.errors import BerthError, InvalidArgument
 from berth.model.filters import Filters
 from berth.model.reference import parse
+from berth.registry.credential import decode_auth
+from berth.wire.image import AuthConfig
 
 if TYPE_CHECKING:
     from berth.engine.app import Engine
@@ -103,8 +106,49 @@ class ImageRoutes:
         return await lines.close()
 
     async def _pull(self, request: web.Request) -> web.StreamResponse:
-        parse(request.query["fromImage"])
-        raise InvalidArgument("pull")
+        name, tag = request.query["fromImage"], request.query.get("tag", "")
+        auth = decode_auth(request.headers.get("X-Registry-Auth"))
+        platform = request.query.get("platform", "")
+        bare = parse(name, default_tag=False)
+        lines = JsonLines(request)
+        try:
+            if tag or bare.tag or bare.digest:
+                await self._images.pull(reference_from(name, tag), platform=platform, auth=auth, progress=lines.send)
+            else:
+                await self._images.pull_all(bare, platform=platform, auth=auth, progress=lines.send)
+        except BerthError as error:
+            await lines.fail(error)
+        return await lines.close()
+
+    async def push(self, request: web.Request) -> web.StreamResponse:
+        """POST /images/{name}/push."""
+        repository = parse(request.match_info["name"], default_tag=False)
+        tag = request.query.get("tag") or repository.tag
+        if tag is not None:
+            repository = parse(f"{repository.repository}:{tag}")
+        auth = decode_auth(request.headers.get("X-Registry-Auth"))
+        lines = JsonLines(request)
+        try:
+            await self._images.push(repository, tag, auth=auth, progress=lines.send)
+        except BerthError as error:
+            await lines.fail(error)
+        return await lines.close()
+
+    async def search(self, request: web.Request) -> web.Response:
+        """GET /images/search."""
+        auth = decode_auth(request.headers.get("X-Registry-Auth"))
+        filters = query_filters(request, SEARCH_FILTERS)
+        found = await self._images.search(request.query.get("term", ""), query_int(request, "limit", 0), filters, auth)
+        return json_response(found)
+
+    async def distribution(self, request: web.Request) -> web.Response:
+        """GET /distribution/{name}/json."""
+        auth = decode_auth(request.headers.get("X-Registry-Auth"))
+        return json_response(await self._images.distribution(parse(request.match_info["name"]), auth))
+
+    async def auth(self, request: web.Request) -> web.Response:
+        """POST /auth."""
+        return json_response(await self._images.login(await read_body(request, AuthConfig)))
 
 
 def routes(engine: Engine) -> list[Route]:
@@ -112,10 +156,14 @@ def routes(engine: Engine) -> list[Route]:
     handlers = ImageRoutes(engine)
     return [
         Route("GET", "/images/json", handlers.list),
+        Route("GET", "/images/search", handlers.search),
         Route("POST", "/images/create", handlers.create),
         Route("POST", "/images/prune", handlers.prune),
         Route("GET", "/images/{name:.+}/json", handlers.inspect),
         Route("GET", "/images/{name:.+}/history", handlers.history),
         Route("POST", "/images/{name:.+}/tag", handlers.tag),
+        Route("POST", "/images/{name:.+}/push", handlers.push),
         Route("DELETE", "/images/{name:.+}", handlers.remove),
+        Route("GET", "/distribution/{name:.+}/json", handlers.distribution),
+        Route("POST", "/auth", handlers.auth),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from berth.contract.image import Image, Progress
 from berth.contract.store import Blobs, ByteStream, Layers
@@ -17,21 +18,34 @@ from berth.contract.usage import Usage
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
 from berth.engine.images import view
+from berth.engine.images.distribution import distribution, search
 from berth.engine.images.document import commit_document
 from berth.engine.images.imports import Importer
 from berth.engine.images.lease import Leases
+from berth.engine.images.pull import Puller
+from berth.engine.images.push import Pusher
 from berth.engine.images.remove import Remover
 from berth.engine.images.store import ImageStore
-from berth.errors import InvalidArgument, NotFound
+from berth.errors import NotFound
 from berth.model.descriptor import Platform
 from berth.model.digest import Digest
 from berth.model.filters import Filters
 from berth.model.reference import Reference, parse
+from berth.registry.access import Registries
+from berth.registry.credential import credentials_of
 from berth.registry.manifest import matches, parse_platform, text_of
 from berth.storage.database import Database
 from berth.wire.container import ContainerConfig
 from berth.wire.document import ImageDocument
-from berth.wire.image import AuthConfig, ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageSummary
+from berth.wire.image import (
+    AuthConfig,
+    AuthResponse,
+    DistributionInspect,
+    ImageDeleteResponseItem,
+    ImageHistoryResponseItem,
+    ImageInspect,
+    ImageSummary,
+)
 
 
 class ImageService:
@@ -44,6 +58,9 @@ class ImageService:
         self.usage: Usage | None = None
         self.store = ImageStore(database, blobs, layers)
         self.leases = leases = Leases(database)
+        registries = self._registries = Registries(config.registry_mirrors, config.insecure_registries)
+        self._puller = Puller(events, blobs, layers, self.store, leases, registries)
+        self._pusher = Pusher(database, events, blobs, layers, self.store, leases, registries)
         self._importer = Importer(events, layers, self.store, leases)
         self._remover = Remover(database, events, blobs, layers, self.store, leases, lambda: self.usage)
 
@@ -99,6 +116,47 @@ class ImageService:
     def layers_size(self) -> int:
         """Bytes of all layers that images use, each counted once."""
         return view.Listing(self.store, self._layers, self.usage).total_size()
+
+    # Registries
+
+    async def pull(
+        self,
+        reference: Reference,
+        *,
+        platform: str = "",
+        auth: AuthConfig | None = None,
+        progress: Progress | None = None,
+    ) -> Image:
+        """From its registry, if it is newer there. NotFound and Unavailable in Docker's words."""
+        return await self._puller.pull(reference, platform=platform, credentials=credentials_of(auth), listener=progress)
+
+    async def pull_all(
+        self, repository: Reference, *, platform: str = "", auth: AuthConfig | None = None, progress: Progress | None = None
+    ) -> builtins.list[Image]:
+        """Every tag of a repository, one after the other."""
+        tags = await self._puller.tags(repository, credentials_of(auth))
+        return [await self.pull(tag, platform=platform, auth=auth, progress=progress) for tag in tags]
+
+    async def push(
+        self, repository: Reference, tag: str | None, *, auth: AuthConfig | None = None, progress: Progress | None = None
+    ) -> None:
+        """One tag, or with None all tags of the repository, to its registry."""
+        await self._pusher.push(repository, tag, credentials=credentials_of(auth), listener=progress)
+
+    async def login(self, auth: AuthConfig) -> AuthResponse:
+        """Check credentials against their registry."""
+        token = await self._registries.login(auth)
+        return AuthResponse(status="Login Succeeded", identity_token=token)
+
+    async def distribution(self, reference: Reference, auth: AuthConfig | None = None) -> DistributionInspect:
+        """What a reference means in its registry: the descriptor and the platforms."""
+        return await distribution(self._registries, reference, credentials_of(auth))
+
+    async def search(
+        self, term: str, limit: int, filters: Filters, auth: AuthConfig | None = None
+    ) -> builtins.list[dict[str, Any]]:
+        """Ask a registry's index."""
+        return await search(self._registries, term, limit, filters, credentials_of(auth))
 
     # Making
 
@@ -183,6 +241,3 @@ def reference_from(repository: str, tag: str) -> Reference:
     if bare.digest is not None:
         return bare
     return parse(f"{bare.repository}:{tag}")
-
-
-__all__ = ["AuthConfig", "ImageService", "InvalidArgument", "Progress", "reference_from"]

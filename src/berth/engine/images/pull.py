@@ -1,0 +1,195 @@
+"""Pull: layers are downloaded three at a time and unpacked in order, each while the next ones are still coming.
+
+Nothing is recorded before everything is there and verified: manifests and configuration as blobs, layers by the layer
+store, then one durable transaction for image, tag and repository digest. A lease keeps all of it meanwhile. What was
+downloaded when a pull fails stays, and the next try goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from berth.contract.image import Image, Progress
+from berth.contract.store import Blobs, Layer, Layers
+from berth.engine.events import Events
+from berth.engine.images.lease import Lease, Leases
+from berth.engine.images.progress import Reporter, one_error, reporting
+from berth.engine.images.resolve import Resolved, first_answer, follow, translate
+from berth.engine.images.store import ImageStore
+from berth.engine.images.view import labels_of
+from berth.errors import BerthError, DataLoss, NotFound
+from berth.model.descriptor import Descriptor, Platform
+from berth.model.digest import Digest, chain_id, hex_of
+from berth.model.reference import Reference
+from berth.registry.access import Registries
+from berth.registry.client import Fetched, RegistryClient
+from berth.registry.credential import NOBODY, Credentials
+from berth.registry.manifest import MAX_CONFIG, check_layers, host_platform, matches, parse_config, parse_platform, text_of
+from berth.wire.document import ImageDocument
+
+_DOWNLOADS = 3
+_NEWER = "Status: Downloaded newer image for "
+_SAME = "Status: Image is up to date for "
+
+
+class Puller:
+    """POST /images/create with fromImage."""
+
+    def __init__(
+        self, events: Events, blobs: Blobs, layers: Layers, store: ImageStore, leases: Leases, registries: Registries
+    ) -> None:
+        self._events = events
+        self._blobs = blobs
+        self._layers = layers
+        self._store = store
+        self._leases = leases
+        self._registries = registries
+
+    async def pull(
+        self,
+        reference: Reference,
+        *,
+        platform: str = "",
+        credentials: Credentials = NOBODY,
+        listener: Progress | None = None,
+    ) -> Image:
+        """One image. Errors that come before the first message are raised before anything is reported."""
+        want = parse_platform(platform)
+        known = self._known(reference, want)
+        async with first_answer(self._registries, reference, credentials, frozenset(known)) as (client, top):
+            resolved = await follow(client, top, want, reference) if isinstance(top, Fetched) else None
+            digest = top.digest if isinstance(top, Fetched) else top
+            async with reporting(listener) as reporter:
+                name = reference.familiar_name if "/" in reference.familiar_name else f"library/{reference.familiar_name}"
+                reporter.message(f"Pulling from {name}", reference.digest or reference.tag)
+                if resolved is None:
+                    image, newer = known[digest], False
+                else:
+                    image, newer = await self._fetch(resolved, reference, want if platform else None, reporter)
+                reporter.message(f"Digest: {digest}")
+                reporter.message((_NEWER if newer else _SAME) + reference.familiar)
+        attributes = {"name": reference.familiar_name, **labels_of(image.document)}
+        self._events.publish("image", "pull", reference.familiar, attributes)
+        return image
+
+    def _known(self, reference: Reference, want: Platform) -> dict[Digest, Image]:
+        """The image that the reference means here, by the digests that its repository knows it by."""
+        image_id = self._store.by_reference(reference)
+        image = self._store.by_id(image_id) if image_id is not None else None
+        if image is None or not matches(_platform_of(image.document), want):
+            return {}
+        digests = self._store.names(image.id).digests
+        return {name.digest: image for name in digests if name.digest is not None and name.repository == reference.repository}
+
+    async def tags(self, reference: Reference, credentials: Credentials) -> list[Reference]:
+        """All tags of a repository, as references."""
+        failure: BerthError | None = None
+        async with self._registries.open(reference, credentials) as clients:
+            for client in clients:
+                try:
+                    tags = await client.tags()
+                except BerthError as error:
+                    failure = translate(error, reference)
+                    continue
+                return [Reference(reference.domain, reference.path, tag) for tag in sorted(tags)]
+        raise failure or NotFound(f"no tags found for {reference.familiar_name}")
+
+    async def _fetch(
+        self, resolved: Resolved, reference: Reference, platform: Platform | None, reporter: Reporter
+    ) -> tuple[Image, bool]:
+        manifest = resolved.manifest
+        check_layers(manifest)
+        before = self._store.by_reference(reference)
+        with self._leases.hold(manifest.config.digest, *(found.digest for found in resolved.chain)) as lease:
+            data = await self._config(resolved.client, manifest.config)
+            document = parse_config(data)
+            _check(document, manifest.layers, platform, reference)
+            new = await self._layers_of(resolved.client, document, manifest.layers, lease, reporter)
+            for found in resolved.chain:
+                self._blobs.write(found.data)
+            tags = [reference] if reference.digest is None else []
+            name = Reference(reference.domain, reference.path, None, resolved.top.digest)
+            image = self._store.add(data, tags=tags, digests=[name])
+        return image, new or before != image.id
+
+    async def _config(self, client: RegistryClient, descriptor: Descriptor) -> bytes:
+        if self._blobs.has(descriptor.digest):
+            return self._blobs.read(descriptor.digest)
+        return await client.small_blob(descriptor, MAX_CONFIG, "the image's configuration")
+
+    async def _layers_of(
+        self, client: RegistryClient, document: ImageDocument, blobs: list[Descriptor], lease: Lease, reporter: Reporter
+    ) -> bool:
+        """Download and unpack what is missing. Whether anything was."""
+        diff_ids = document.rootfs.diff_ids
+        chains = [chain_id(tuple(diff_ids[: count + 1])) for count in range(len(diff_ids))]
+        lease.add(*chains, *(blob.digest for blob in blobs))
+        have = 0
+        while have < len(chains) and self._layers.get(chains[have]) is not None:
+            reporter.state(_short(blobs[have].digest), "Already exists")
+            have += 1
+        for blob in blobs[have:]:
+            reporter.state(_short(blob.digest), "Pulling fs layer")
+        slots = asyncio.Semaphore(_DOWNLOADS)
+        async with one_error(), asyncio.TaskGroup() as group:
+            tasks: dict[Digest, asyncio.Task[None]] = {}
+            for blob in blobs[have:]:
+                if blob.digest not in tasks:
+                    tasks[blob.digest] = group.create_task(self._download(client, blob, slots, reporter))
+            if have < len(chains):
+                parent = chains[have - 1] if have else None
+                group.create_task(self._unpack(blobs[have:], diff_ids[have:], parent, tasks, reporter))
+        return have < len(chains)
+
+    async def _download(self, client: RegistryClient, blob: Descriptor, slots: asyncio.Semaphore, reporter: Reporter) -> None:
+        short = _short(blob.digest)
+        if slots.locked():
+            reporter.state(short, "Waiting")
+        async with slots:
+            if not self._blobs.has(blob.digest):
+                meter = reporter.meter(short, "Downloading", blob.size)
+                await self._blobs.ingest(blob.digest, blob.size, lambda offset: client.blob(blob, offset), meter)
+                reporter.state(short, "Verifying Checksum")
+            reporter.state(short, "Download complete")
+
+    async def _unpack(
+        self,
+        blobs: list[Descriptor],
+        diff_ids: list[Digest],
+        parent: Digest | None,
+        downloads: dict[Digest, asyncio.Task[None]],
+        reporter: Reporter,
+    ) -> Layer | None:
+        layer: Layer | None = None
+        for blob, diff_id in zip(blobs, diff_ids, strict=True):
+            await downloads[blob.digest]
+            short = _short(blob.digest)
+            plain = Descriptor(blob.media_type, blob.digest, blob.size)
+            layer = await self._layers.apply_blob(parent, diff_id, plain, reporter.meter(short, "Extracting", blob.size))
+            parent = layer.chain_id
+            reporter.state(short, "Pull complete")
+        return layer
+
+
+def _check(document: ImageDocument, blobs: list[Descriptor], platform: Platform | None, reference: Reference) -> None:
+    if len(document.rootfs.diff_ids) != len(blobs):
+        raise DataLoss(
+            f"the image {reference.familiar} is damaged: its configuration names {len(document.rootfs.diff_ids)} layers, "
+            f"its manifest {len(blobs)}"
+        )
+    have = _platform_of(document)
+    if have.os != host_platform().os:
+        raise NotFound(f'image operating system "{have.os}" cannot be used on this platform: {reference.familiar}')
+    if platform is not None and not matches(have, platform):
+        raise NotFound(
+            f"image with reference {reference.familiar} was found but does not match the specified platform: "
+            f"wanted {text_of(platform)}, actual: {text_of(have)}"
+        )
+
+
+def _platform_of(document: ImageDocument) -> Platform:
+    return Platform(architecture=document.architecture, os=document.os, variant=document.variant or "")
+
+
+def _short(digest: Digest) -> str:
+    return hex_of(digest)[:12]

@@ -1,0 +1,72 @@
+"""What registries refuse, as kinds of errors: the `errors` document of the distribution API, in Docker's spelling."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from berth.errors import BerthError, Forbidden, InvalidArgument, NotFound, ResourceExhausted, Unauthenticated, Unavailable
+
+_MAX_TEXT = 600
+
+
+class _Entry(Struct, frozen=True):
+    code: str = ""
+    message: str = ""
+
+
+class _Errors(Struct, frozen=True):
+    errors: list[_Entry] = []
+    details: str = ""
+
+
+class ManifestUnknown(NotFound):
+    """The registry has the repository, but not this tag or digest."""
+
+
+class RepositoryUnknown(NotFound):
+    """The registry has no such repository, or does not tell us."""
+
+
+def refusal(status: int, body: bytes) -> BerthError:
+    """The error for an answer with this status and body."""
+    code, text = _read(body)
+    text = text or _PLAIN.get(status, f"received unexpected HTTP status: {status}")
+    if code == "MANIFEST_UNKNOWN":
+        return ManifestUnknown(text)
+    if code == "NAME_UNKNOWN":
+        return RepositoryUnknown(text)
+    if status == 401 or code == "UNAUTHORIZED":
+        return Unauthenticated(text)
+    if status == 403 or code == "DENIED":
+        return Forbidden(text)
+    if status == 404:
+        return NotFound(text)
+    if status == 429 or code == "TOOMANYREQUESTS":
+        return ResourceExhausted(text)
+    if status in (400, 405, 413, 415, 422):
+        return InvalidArgument(text)
+    return Unavailable(text)
+
+
+_PLAIN = {
+    401: "unauthorized: authentication required",
+    403: "denied: requested access to the resource is denied",
+    404: "not found",
+    429: "toomanyrequests: the registry limits the number of requests: wait, or log in",
+}
+
+
+def _read(body: bytes) -> tuple[str, str]:
+    try:
+        document = msgspec.json.decode(body, type=_Errors)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return "", ""
+    if not document.errors:
+        return "", _clean(document.details)
+    lines = [f"{entry.code.lower().replace('_', ' ')}: {entry.message}".strip(": ") for entry in document.errors[:5]]
+    return document.errors[0].code.upper(), _clean("; ".join(lines))
+
+
+def _clean(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)[:_MAX_TEXT]
