@@ -87,8 +87,8 @@ def resolve(user: str, extra: list[str], passwd: str = "/etc/passwd", group: str
         groups = [_id(row, 2) for row in rows if login in _field(row, 3).split(",")]
     for item in extra:
         groups.append(_group(item, rows))
-    # as Docker: the primary group is not repeated, the order is kept
-    unique = list(dict.fromkeys(g for g in groups if g >= 0))
+    # The primary group is one of them: a file that denies its group must not be open to who merely lacks it (CVE-2022-36109).
+    unique = list(dict.fromkeys([gid, *(g for g in groups if g >= 0)]))
     return Account(uid, gid, unique, home)
 
 

@@ -18,7 +18,6 @@ from _socket import socket as Socket
 
 from berth.kernel import capability, mount, namespace, netlink, nfnetlink, process, seccomp, terminal
 from berth.kernel.file import write_text
-from berth.kernel.libc import AT_FDCWD
 from berth.kernel.paths import make_directories_in_root, open_in_root
 from berth.runtime.account import UnknownAccount, resolve
 from berth.runtime.failure import Failure, record
@@ -44,6 +43,7 @@ class Init:
         self.sock = sock
         self.stdio = stdio
         self.sources = sources
+        self.place = -1
         self.root = -1
         self.null = -1
         self.devpts = -1
@@ -109,11 +109,11 @@ def network(
     send(state.sock, {"resolver": True}, [udp.fileno(), tcp.fileno()])
 
 
-def root(state: Init, *, source: int, place: str, propagation: int) -> None:
+def root(state: Init, *, source: int, propagation: int) -> None:
     """Leave the host's mount events, and put the root filesystem where pivot_root can take it."""
     mount.make_private()
     state.root = state.sources[source][0][1]
-    mount.move_mount(state.root, AT_FDCWD, place)
+    mount.move_mount(state.root, state.place)
     if propagation:
         mount.mount_setattr(state.root, 0, 0, propagation)
 

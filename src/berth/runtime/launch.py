@@ -322,6 +322,8 @@ def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoR
     """Init's first instructions: nobody inside may look into this process until execve (CVE-2016-9962)."""
     try:
         process.prctl(process.PR_SET_DUMPABLE, 0)
+        # While we still are who may pass through the data root: the container's root may not.
+        place = os.open(plan["scratch"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         answer = receive(sock)
         if answer is None:
             os._exit(127)
@@ -329,6 +331,7 @@ def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoR
         numbers = iter(fds)
         sources = [[(below, next(numbers), is_directory) for below, is_directory in parts] for parts in value["go"]]
         state = init.Init(sock, stdio, sources)
+        state.place = place
         steps = init.with_program(plan["steps"], program)
     except BaseException:
         os._exit(127)

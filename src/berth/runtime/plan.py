@@ -60,7 +60,7 @@ class Compiler:
         spec = request.spec
         group = self.group(spec.linux.cgroups_path)
         limits, devices = self._limits(spec.linux.resources or Resources())
-        work = _Mounts(spec, self, self._scratch)
+        work = _Mounts(spec, self)
         filter_path = self._filters.path(spec.linux.seccomp) if spec.linux.seccomp else ""
         flags = seccomp_profile.flags(spec.linux.seccomp) if spec.linux.seccomp else 0
         work.root(_rootfs(request))
@@ -337,10 +337,9 @@ def _mask(names: list[str]) -> int:
 class _Mounts:
     """The steps that build the file tree, and the sources that they attach."""
 
-    def __init__(self, spec: Spec, compiler: Compiler, scratch: str) -> None:
+    def __init__(self, spec: Spec, compiler: Compiler) -> None:
         self.spec = spec
         self.compiler = compiler
-        self.scratch = scratch
         self.sources: list[dict[str, Any]] = []
         self.steps: list[Step] = []
         self.kinds = _kinds(spec)
@@ -356,7 +355,7 @@ class _Mounts:
     def compile(self, files: tuple[tuple[str, str], ...], terminal: bool, height: int, width: int) -> list[Step]:
         spec = self.spec
         propagation = _ROOT_PROPAGATION.get(spec.linux.rootfs_propagation or "", 0)
-        self.steps.append(["root", {"source": 0, "place": self.scratch, "propagation": propagation}])
+        self.steps.append(["root", {"source": 0, "propagation": propagation}])
         for entry in spec.mounts:
             self._mount(entry)
         self._devices()
