@@ -1,0 +1,217 @@
+"""POST /build, POST /build/prune: the builder as Docker's classic builder looks from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import os
+import secrets
+import urllib.parse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from berth.api.route import Route, json_response, query_bool, query_filters, query_int
+from berth.build.context import Context
+from berth.build.download import download, is_git, redacted
+from berth.build.options import BuildOptions
+from berth.build.prune import FILTERS
+from berth.build.runner import CommandFailed
+from berth.build.service import BuildService
+from berth.build.stream import ByteStream
+from berth.errors import BerthError, InvalidArgument, NotImplementedKind
+from berth.wire.container import HostConfig, HostConfigUlimits
+from berth.wire.image import AuthConfig
+
+log = logging.getLogger("berth.api")
+
+_BUILDKIT = (
+    "this engine has no BuildKit session: use its builder through the classic API by setting DOCKER_BUILDKIT=0 "
+    "(docker build, docker-compose), or run berth build"
+)
+_WATCH_SECONDS = 0.5
+
+
+def routes(engine: object, builds: BuildService) -> list[Route]:
+    """The builder's routes. The engine itself is not needed."""
+    return [
+        Route("POST", "/build", lambda request: _build(builds, request)),
+        Route("POST", "/build/prune", lambda request: _prune(builds, request)),
+        Route("POST", "/session", _no_session),
+        Route("POST", "/grpc", _no_session),
+    ]
+
+
+async def _no_session(request: web.Request) -> web.StreamResponse:
+    raise NotImplementedKind(_BUILDKIT)
+
+
+async def _prune(builds: BuildService, request: web.Request) -> web.StreamResponse:
+    filters = query_filters(request, FILTERS)
+    keep = max(query_int(request, name, 0) for name in ("keep-storage", "reserved-space"))
+    ids, freed = await builds.prune(filters, everything=query_bool(request, "all"), keep=keep)
+    return json_response({"CachesDeleted": ids, "SpaceReclaimed": freed})
+
+
+async def _build(builds: BuildService, request: web.Request) -> web.StreamResponse:
+    options = read_options(request)
+    async with _context(builds, request, options) as context:
+        planned = builds.plan(context, options)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+
+        async def send(message: dict[str, Any]) -> None:
+            await response.write(msgspec.json.encode(message) + b"\n")
+
+        async def work() -> None:
+            try:
+                await builds.build(context, options, planned, send)
+            except BerthError as error:
+                await send(error_line(error))
+            except (ConnectionResetError, BrokenPipeError):
+                raise
+            except Exception:  # once the stream has begun, its last line is the only place for an error
+                number = secrets.token_hex(4)
+                log.exception("error %s in a build", number)
+                await send(error_line(BerthError(f"berth: internal error {number}; the engine's log has the details")))
+
+        await _while_connected(request, work())
+        await response.write_eof()
+        return response
+
+
+async def _while_connected(request: web.Request, work: Any) -> None:
+    """Run to the end, or until the client goes away; then nothing of it is left running."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=_WATCH_SECONDS)
+            if not task.done() and (request.transport is None or request.transport.is_closing()):
+                raise ConnectionResetError("the client of a build has gone")
+        await task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def error_line(error: BerthError) -> dict[str, Any]:
+    """The last line of a stream that failed."""
+    detail: dict[str, Any] = {"message": error.message}
+    if isinstance(error, CommandFailed):
+        detail = {"code": error.code, "message": error.message}
+    return {"errorDetail": detail, "error": error.message}
+
+
+def read_options(request: web.Request) -> BuildOptions:
+    """The query and the headers. InvalidArgument, and NotImplementedKind for what this builder is not."""
+    query = request.query
+    if query.get("version", "1") not in ("", "1"):
+        raise NotImplementedKind(f"BuildKit builds are not supported: {_BUILDKIT}")
+    if query_bool(request, "squash"):
+        raise NotImplementedKind("--squash is not supported: leave it out, or make one stage copy from another")
+    if query.get("outputs") not in (None, "", "null", "[]"):
+        raise NotImplementedKind("--output is not supported: build an image and copy out of a container made from it")
+    return BuildOptions(
+        dockerfile=_dockerfile_path(query.get("dockerfile") or "Dockerfile"),
+        tags=tuple(tag for tag in query.getall("t", []) if tag),
+        quiet=query_bool(request, "q"),
+        no_cache=query_bool(request, "nocache"),
+        pull=query_bool(request, "pull"),
+        build_args={name: value for name, value in _json(query, "buildargs", dict[str, str | None]).items() if value is not None},
+        labels=_json(query, "labels", dict[str, str]),
+        target=query.get("target", ""),
+        platform=query.get("platform", "").lower(),
+        host_config=_host_config(request),
+        credentials=_credentials(request.headers.get("X-Registry-Config", "")),
+    )
+
+
+def _dockerfile_path(path: str) -> str:
+    """Relative to the context; `..` is refused rather than cleaned away."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+    if ".." in parts or not parts:
+        raise InvalidArgument(f"The Dockerfile ({path}) must be within the build context")
+    return "/".join(parts)
+
+
+def _host_config(request: web.Request) -> HostConfig:
+    query = request.query
+    extra = query.get("extrahosts", "")
+    hosts = _json(query, "extrahosts", list[str]) if extra.startswith("[") else [host for host in extra.split(",") if host]
+    ulimits = _json(query, "ulimits", list[HostConfigUlimits]) if query.get("ulimits") else None
+    return HostConfig(
+        network_mode=query.get("networkmode") or "default",
+        memory=query_int(request, "memory", 0) or None,
+        memory_swap=query_int(request, "memswap", 0) or None,
+        cpu_shares=query_int(request, "cpushares", 0) or None,
+        cpu_period=query_int(request, "cpuperiod", 0) or None,
+        cpu_quota=query_int(request, "cpuquota", 0) or None,
+        cpuset_cpus=query.get("cpusetcpus") or None,
+        cpuset_mems=query.get("cpusetmems") or None,
+        shm_size=query_int(request, "shmsize", 0) or None,
+        extra_hosts=hosts or None,
+        ulimits=ulimits or None,
+    )
+
+
+def _json(query: Any, name: str, kind: Any) -> Any:
+    """A parameter in JSON; empty and null are an empty value."""
+    text = query.get(name) or ""
+    if text in ("", "null"):
+        return msgspec.convert([] if str(kind).startswith("list") else {}, kind)
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument(f"invalid value of the parameter {name}: {error}") from error
+
+
+def _credentials(header: str) -> dict[str, AuthConfig]:
+    """By registry. A header that cannot be read counts as none, as with Docker."""
+    try:
+        data = base64.b64decode(header.replace("-", "+").replace("_", "/") + "=" * (-len(header) % 4), validate=True)
+        found: dict[str, AuthConfig] = msgspec.json.decode(data or b"{}", type=dict[str, AuthConfig])
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        return {}
+    return {_host(key): value for key, value in found.items()}
+
+
+def _host(key: str) -> str:
+    """Registries are keyed by name, and the default one by an old address."""
+    return urllib.parse.urlsplit(key).netloc if "://" in key else key
+
+
+@asynccontextmanager
+async def _context(builds: BuildService, request: web.Request, options: BuildOptions) -> AsyncIterator[Context]:
+    """From the body, or from the address that `remote` names."""
+    remote = request.query.get("remote", "")
+    if not remote:
+        async with builds.context(_body(request), options.dockerfile) as context:
+            yield context
+        return
+    if not remote.startswith(("http://", "https://")) or is_git(remote.partition("#")[0]):
+        if remote == "client-session":
+            raise NotImplementedKind(f"BuildKit builds are not supported: {_BUILDKIT}")
+        raise NotImplementedKind(
+            f"a git repository as the build context is not supported ({redacted(remote)}): clone it, and give its folder"
+        )
+    async with builds.scratch() as directory:
+        fetched = await download(remote, os.path.join(directory, "context"), "build")
+        async with builds.context(_file(fetched.path), options.dockerfile) as context:
+            yield context
+
+
+async def _body(request: web.Request) -> ByteStream:
+    async for piece in request.content.iter_any():
+        yield piece
+
+
+async def _file(path: str) -> ByteStream:
+    with open(path, "rb") as file:
+        while piece := await asyncio.to_thread(file.read, 1024 * 1024):
+            yield piece

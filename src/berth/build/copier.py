@@ -1,0 +1,189 @@
+"""COPY and ADD: one layer per instruction, written as a stream of tar into the tree of a snapshot.
+
+From the context the archive is made from the index; from another stage or an image it is that tree's own archive with names and
+owners changed on the way. All of it goes through a worker that confines every path to the tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import posixpath
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from berth.build.context import has_wildcards
+from berth.build.copy_plan import CopyPlan, kept_prefix
+from berth.build.stream import ByteStream, as_file, decompressed, produce
+from berth.build.tarball import Item, Ownership, rewrite, write
+from berth.build.tree_path import is_directory, owner, resolve
+from berth.contract.store import PathStat, Tree
+from berth.errors import InvalidArgument
+from berth.model.ignore import IgnoreRules, glob_regex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """`path` is absolute; `directory`: it was written as one (a slash at its end, or `.`)."""
+
+    path: str
+    directory: bool
+    chown: str = ""
+    mode: int | None = None
+
+    @classmethod
+    def of(cls, text: str, working_dir: str, chown: str, mode: int | None) -> Destination:
+        """From the instruction's last word."""
+        directory = text in ("", ".") or text.endswith(("/", "/.", "/.."))
+        path = posixpath.normpath(posixpath.join("/", working_dir or "/", text))
+        return cls(path="/" + path.lstrip("/"), directory=directory, chown=chown, mode=mode)
+
+
+async def write_plan(tree: Tree, plan: CopyPlan, destination: Destination) -> None:
+    """Copy from the context."""
+    uid, gid = await owner(tree, destination.chown) if destination.chown else (0, 0)
+    ownership = Ownership(uid, gid, destination.mode)
+    items, base = plan.items, destination.path
+    if plan.single and not destination.directory and not await _is_directory(tree, base):
+        base, name = posixpath.split(base)
+        items = [_renamed(items[0], name)]
+    await tree.make_directories(base, uid=uid, gid=gid)
+    if items:
+        await tree.put(base, produce(lambda: write(items, ownership)))
+    for archive in plan.archives:
+        await tree.put(base, _archive(archive, Ownership(uid, gid) if destination.chown else Ownership()))
+
+
+def _renamed(item: Item, name: str) -> Item:
+    return Item(name, item.kind, item.mode, item.mtime, item.size, item.target, item.path, item.data)
+
+
+def _archive(path: str, ownership: Ownership) -> ByteStream:
+    """A local archive with its owners, or all of one owner."""
+
+    def pieces() -> Iterator[bytes]:
+        with open(path, "rb") as file:
+            yield from rewrite(decompressed(file), lambda member: member.name, ownership)
+
+    return produce(pieces)
+
+
+async def _is_directory(tree: Tree, path: str) -> bool:
+    found = await resolve(tree, path)
+    return found is not None and is_directory(found[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeCopy:
+    """Sources in another tree."""
+
+    sources: tuple[str, ...]
+    exclude: IgnoreRules
+    parents: bool
+    command: str
+
+
+async def copy_tree(source: Tree, target: Tree, copy: TreeCopy, destination: Destination) -> str:
+    """Copy from another tree; owners are kept unless --chown. The digest of what was copied."""
+    if destination.chown:
+        uid, gid = await owner(target, destination.chown)
+        ownership = Ownership(uid, gid, destination.mode)
+    else:
+        uid, gid = 0, 0
+        ownership = Ownership(None, None, destination.mode)
+    several = len(copy.sources) > 1 or any(has_wildcards(text) for text in copy.sources)
+    if len(copy.sources) > 1 and not destination.directory and not copy.parents:
+        raise InvalidArgument(several_sources(copy.command))
+    into = destination.directory or several or copy.parents or await _is_directory(target, destination.path)
+    digest = hashlib.sha256()
+    for text in copy.sources:
+        mapping = await _mapping(source, text, copy)
+        base, name = destination.path, posixpath.basename(posixpath.normpath(text))
+        if not into and not mapping.directory:
+            base, name = posixpath.split(destination.path)
+        await target.make_directories(posixpath.dirname(base) if mapping.mode else base, uid=uid, gid=gid)
+        if mapping.mode:
+            await target.make_directories(base, uid=uid, gid=gid, mode=mapping.mode)
+        await _pipe(source, target, base, mapping, name, ownership, digest)
+        if not mapping.found:
+            raise InvalidArgument(_missing(copy.command, text))
+    return digest.hexdigest()
+
+
+def several_sources(command: str) -> str:
+    """Docker's words."""
+    return f"When using {command} with more than one source file, the destination must be a directory and end with a /"
+
+
+def _missing(command: str, text: str) -> str:
+    return f"{command} failed: stat {text}: file does not exist in the source of --from"
+
+
+class _Mapping:
+    """From names in a tree's archive to names at the destination. `root` is the path that is asked of the tree."""
+
+    def __init__(self, root: str, pattern: str, prefix: Callable[[str], str], exclude: IgnoreRules, stat: PathStat) -> None:
+        self.root = root
+        self.directory = bool(pattern) or is_directory(stat)
+        self.mode = stat.mode & 0o777 if self.directory and not pattern else 0
+        self.found = not pattern
+        self._base = posixpath.basename(root)
+        self._depth = pattern.count("/") + 1 if pattern else 0
+        self._regex = re.compile(glob_regex(pattern)) if pattern else None
+        self._prefix = prefix
+        self._exclude = exclude
+
+    def name(self, member: tarfile.TarInfo) -> str | None:
+        """The new name of a member; None leaves it out."""
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        if self._base and parts and parts[0] == self._base:
+            parts = parts[1:]
+        if self._regex is None:
+            return self._below("", "/".join(parts), member)
+        top = "/".join(parts[: self._depth])
+        if len(parts) < self._depth or not self._regex.match(top):
+            return None
+        self.found = True
+        return self._below(top, "/".join(parts[self._depth :]), member)
+
+    def _below(self, top: str, rest: str, member: tarfile.TarInfo) -> str | None:
+        """`rest` is relative to the source; empty for the source itself."""
+        prefix = self._prefix(top)
+        if not rest:
+            if member.isdir():
+                return prefix or None
+            return None if self._exclude.excludes(posixpath.basename(top or self.root)) else (prefix or posixpath.basename(top))
+        if self._exclude.excludes(rest, member.isdir()):
+            return None
+        return f"{prefix}/{rest}" if prefix else rest
+
+
+async def _mapping(source: Tree, text: str, copy: TreeCopy) -> _Mapping:
+    clean = posixpath.normpath("/" + text).lstrip("/")
+    parts = clean.split("/")
+    wild = next((index for index, part in enumerate(parts) if has_wildcards(part)), len(parts))
+    fixed, pattern = "/".join(parts[:wild]), "/".join(parts[wild:])
+    found = await resolve(source, "/" + fixed)
+    if found is None or (pattern and not is_directory(found[1])):
+        raise InvalidArgument(_missing(copy.command, text))
+    path, stat = found
+
+    def prefix(top: str) -> str:
+        return kept_prefix(text, posixpath.join(fixed, top).strip("/")) if copy.parents else ""
+
+    return _Mapping(path, pattern, prefix, copy.exclude, stat)
+
+
+async def _pipe(
+    source: Tree, target: Tree, base: str, mapping: _Mapping, name: str, ownership: Ownership, digest: hashlib._Hash
+) -> None:
+    """Stream the archive of one path from tree to tree."""
+    reader, abort = as_file(source.get(mapping.root), asyncio.get_running_loop())
+
+    def rename(member: tarfile.TarInfo) -> str | None:
+        new = mapping.name(member)
+        return new if mapping.directory or new is None else new or name
+
+    await target.put(base, produce(lambda: rewrite(reader, rename, ownership, digest), abort))

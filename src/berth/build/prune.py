@@ -1,0 +1,113 @@
+"""What the builder keeps, as records, and the removal of what nobody needs: POST /build/prune and GET /system/df."""
+
+from __future__ import annotations
+
+import time
+
+from berth.build.cache import BuildCache, Listed
+from berth.build.cache_mount import CacheMounts
+from berth.build.state import timestamp
+from berth.engine.events import Events
+from berth.errors import NotFound
+from berth.model.filters import Filters
+from berth.model.timestamp import parse_moment
+from berth.wire.image import BuildCache as CacheRecord
+
+FILTERS = ("until", "unused-for", "id", "type", "description", "inuse", "shared", "private")
+LAYER, MOUNT = "regular", "exec.cachemount"
+
+
+class Pruner:
+    """One per engine."""
+
+    def __init__(self, cache: BuildCache, mounts: CacheMounts, events: Events) -> None:
+        self._cache = cache
+        self._mounts = mounts
+        self._events = events
+
+    async def records(self) -> list[CacheRecord]:
+        """One record for each step that made a layer, and for each cache mount. Bytes are those of content."""
+        layers = [record for record in self._layer_records() if record.size is not None]
+        return layers + await self._mount_records()
+
+    async def prune(self, filters: Filters, *, everything: bool, keep: int = 0) -> tuple[list[str], int]:
+        """Forget what no running build uses; without `everything`, only what is in no image. At least `keep` bytes of the
+        most recently used stay. The ids of the records, and the bytes that were freed."""
+        used, pinned = self._cache.in_images(), self._cache.pinned()
+        now = time.time()
+        records = [
+            _layer_record(item, item.record.chain_id in pinned, item.record.chain_id in used) for item in self._cache.list()
+        ]
+        layers, mounts, kept = [], [], 0
+        for record in records + await self._mount_records():
+            if record.in_use or (record.shared and not everything) or not _matches(record, filters, now):
+                continue
+            size = record.size or 0
+            if kept + size <= keep:
+                kept += size
+                continue
+            (mounts if record.type == MOUNT else layers).append(record)
+        freed = await self._cache.remove([record.id or "" for record in layers])
+        for record in mounts:
+            try:
+                await self._mounts.remove(record.id or "")
+            except NotFound:
+                continue
+            freed += record.size or 0
+        self._events.publish("builder", "prune", "", {"reclaimed": str(freed)})
+        return [record.id or "" for record in layers + mounts], freed
+
+    def _layer_records(self) -> list[CacheRecord]:
+        used, pinned = self._cache.in_images(), self._cache.pinned()
+        return [_layer_record(item, item.record.chain_id in pinned, item.record.chain_id in used) for item in self._cache.list()]
+
+    async def _mount_records(self) -> list[CacheRecord]:
+        found = []
+        for name, size, changed, busy in await self._mounts.all():
+            when = timestamp(changed)
+            found.append(
+                CacheRecord(
+                    id=name,
+                    type=MOUNT,
+                    description="cached mount of RUN",
+                    in_use=busy,
+                    shared=False,
+                    size=size,
+                    created_at=when,
+                    last_used_at=when,
+                    usage_count=1,
+                )
+            )
+        return found
+
+
+def _layer_record(item: Listed, in_use: bool, shared: bool) -> CacheRecord:
+    """`size` is None for a step that made no layer."""
+    record = item.record
+    return CacheRecord(
+        id=item.key,
+        parents=[record.parent] if record.parent else None,
+        type=LAYER,
+        description=record.description,
+        in_use=in_use,
+        shared=shared,
+        size=record.size if record.chain_id is not None else None,
+        created_at=timestamp(item.created),
+        last_used_at=timestamp(item.used),
+        usage_count=record.uses,
+    )
+
+
+def _matches(record: CacheRecord, filters: Filters, now: float) -> bool:
+    for key in ("until", "unused-for"):
+        for value in filters.get(key):
+            if (record.last_used_at or "") > timestamp(parse_moment(value, now)):
+                return False
+    for key, have in (("id", record.id), ("type", record.type), ("description", record.description)):
+        if key in filters and have not in filters.get(key):
+            return False
+    if "inuse" in filters and filters.flag("inuse") != record.in_use:
+        return False
+    if "shared" in filters and filters.flag("shared") != record.shared:
+        return False
+    return not ("private" in filters and filters.flag("private") == record.shared)
