@@ -1,0 +1,1 @@
+"""Measurements against peers installed on the same machine."""

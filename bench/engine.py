@@ -1,0 +1,130 @@
+"""The engines that are measured: berthd and Debian's dockerd, each with a data root of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from berth.client.address import Address
+from berth.client.engine import Engine
+from berth.errors import BerthError
+
+READY_SECONDS = 30.0
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Peer:
+    """A running engine. `marks` are found in the command lines of all its processes, and of no container's."""
+
+    name: str
+    directory: str
+    process: subprocess.Popen[bytes]
+    socket: str
+    marks: tuple[str, ...]
+    peers: list[str] = field(default_factory=list)
+
+    def client(self) -> Engine:
+        """A client with a connection of its own."""
+        return Engine(Address(path=self.socket))
+
+    def processes(self) -> list[int]:
+        """All processes that belong to the engine, the containers' own not among them."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit() and int(entry) != os.getpid():
+                try:
+                    command = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace")
+                except OSError:
+                    continue
+                if any(mark in command for mark in self.marks):
+                    found.append(int(entry))
+        return found
+
+    def memory(self) -> int:
+        """The proportional set size of all its processes, in bytes."""
+        total = 0
+        for pid in self.processes():
+            try:
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:
+                continue
+            total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024
+        return total
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _wait(peer: Peer) -> Peer:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with peer.client() as client:
+                client.system.ping()
+            return peer
+        except BerthError:
+            if peer.process.poll() is not None:
+                break
+            time.sleep(0.05)
+    peer.stop()
+    raise SystemExit(f"bench: {peer.name} did not start")
+
+
+def _spawn(name: str, command: list[str], directory: str, marks: tuple[str, ...]) -> Peer:
+    with open(f"{directory}/log", "wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    return _wait(Peer(name, directory, process, f"{directory}/sock", marks))
+
+
+def berth() -> Peer:
+    """berthd."""
+    from berth.engine.config import EngineConfig
+
+    directory = tempfile.mkdtemp(prefix="berth-bench-")
+    root = f"{directory}/root"
+    run = EngineConfig(root=root).run
+    return _spawn("berth", [str(BIN / "berthd"), "--root", root, "--socket", f"{directory}/sock"], directory, (directory, run))
+
+
+def dockerd() -> Peer | None:
+    """Debian's dockerd, or None where it is not installed."""
+    path = shutil.which("dockerd")
+    if path is None:
+        return None
+    directory = tempfile.mkdtemp(prefix="berth-bench-peer-")
+    options = [
+        "--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec", "-H", f"unix://{directory}/sock",
+        "--pidfile", f"{directory}/pid", "--bip", "172.30.250.1/24",
+    ]  # fmt: skip
+    return _spawn("dockerd", [path, *options], directory, (directory,))
+
+
+def busybox() -> bytes:
+    """A root filesystem with busybox alone."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        data = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()
+        info = tarfile.TarInfo("bin/busybox")
+        info.size, info.mode = len(data), 0o755
+        tar.addfile(info, io.BytesIO(data))
+        for name in ("true", "sh", "sleep", "cat"):
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+    return out.getvalue()
