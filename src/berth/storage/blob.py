@@ -1,0 +1,266 @@
+"""Content by digest. Files are the truth, there is no table.
+
+    blobs/sha256/<hex>      whole, verified when it was written, mode 0600
+    ingest/<hex>.part       a download that is under way, or was cut off and can be continued
+    ingest/*.tmp            a small blob being written
+
+A blob appears by rename, after its data was flushed and its digest compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+from berth.contract.store import ByteStream
+from berth.errors import DataLoss, NotFound, ResourceExhausted
+from berth.kernel.fs import fsync_directory, write_all
+from berth.model.digest import Digest, digest_of, hex_of, parse_digest
+from berth.storage.space import translated
+
+_PIECE = 1 << 20
+
+
+class BlobStore:
+    """Implements contract.store.Blobs below the data root."""
+
+    def __init__(self, root: str) -> None:
+        self._blobs = f"{root}/blobs/sha256"
+        self._ingest = f"{root}/ingest"
+        os.makedirs(self._blobs, mode=0o700, exist_ok=True)
+        os.makedirs(self._ingest, mode=0o700, exist_ok=True)
+        self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
+
+    def _place(self, digest: Digest) -> str:
+        # The grammar is checked before a digest is ever part of a path: the caller may have read it from a manifest.
+        return f"{self._blobs}/{hex_of(parse_digest(digest))}"
+
+    def path(self, digest: Digest) -> str:
+        """Where the bytes are. NotFound without them."""
+        place = self._place(digest)
+        if not os.path.isfile(place):
+            raise NotFound(f"blob {digest} is not in the store")
+        return place
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the content is here."""
+        return os.path.isfile(self._place(digest))
+
+    def size(self, digest: Digest) -> int:
+        """Bytes of a blob. NotFound without it."""
+        return os.stat(self.path(digest)).st_size
+
+    def read(self, digest: Digest) -> bytes:
+        """A small blob, verified: DataLoss when it does not match its digest."""
+        with open(self.path(digest), "rb") as file:
+            data = file.read()
+        if digest_of(data) != digest:
+            raise DataLoss(f"blob {digest} is damaged on disk: remove the image and pull it again")
+        return data
+
+    def write(self, data: bytes) -> Digest:
+        """A small blob, durable when this returns. One that is there already is compared, not trusted."""
+        digest = digest_of(data)
+        place = self._place(digest)
+        try:
+            with open(place, "rb") as file:
+                if file.read() == data:
+                    return digest
+        except FileNotFoundError:
+            pass
+        temporary = f"{self._ingest}/{hex_of(digest)}-{os.urandom(4).hex()}.tmp"
+        with translated(f"writing blob {digest}"):
+            try:
+                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                try:
+                    write_all(fd, data)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                self._publish(temporary, place)
+            except OSError:
+                _unlink(temporary)
+                raise
+        return digest
+
+    def _publish(self, temporary: str, place: str) -> None:
+        os.rename(temporary, place)
+        fsync_directory(self._blobs)
+
+    async def ingest(
+        self,
+        expected: Digest,
+        size: int,
+        offset_stream: Callable[[int], ByteStream],
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """A large blob, continued where an earlier try was cut off. A `size` below 0 is unknown.
+
+        A blob that is here already is verified, and fetched again when it is damaged. What arrives after an error of the
+        stream stays for the next try; what does not match is thrown away (DataLoss).
+        """
+        place = self._place(expected)
+        async with self._lock(expected):
+            if os.path.isfile(place):
+                if await asyncio.to_thread(_digest_of_file, place) == expected:
+                    if progress is not None:
+                        progress(os.stat(place).st_size)
+                    return
+                _unlink(place)
+            part = f"{self._ingest}/{hex_of(expected)}.part"
+            with translated(f"writing blob {expected}"):
+                writer = _PartWriter(part, expected)
+            try:
+                await self._fetch(writer, expected, size, offset_stream, progress)
+                self._publish(part, place)
+            except (_Mismatch, ResourceExhausted):
+                _unlink(part)
+                raise
+            finally:
+                writer.close()
+
+    async def _fetch(
+        self,
+        writer: _PartWriter,
+        expected: Digest,
+        size: int,
+        offset_stream: Callable[[int], ByteStream],
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        have = await asyncio.to_thread(writer.resume, size)
+        if have and have == size:
+            if writer.digest() == expected:
+                await asyncio.to_thread(writer.flush)
+                return
+            have = writer.restart()
+        if progress is not None and have:
+            progress(have)
+        async for chunk in offset_stream(have):
+            have += len(chunk)
+            if 0 <= size < have:
+                raise _Mismatch(f"blob {expected} is longer than the {size} bytes that were announced")
+            if writer.add(chunk):
+                await asyncio.to_thread(writer.spill)
+            if progress is not None:
+                progress(have)
+        if have < size:
+            raise DataLoss(f"blob {expected} was cut off after {have} of {size} bytes: try again to continue")
+        await asyncio.to_thread(writer.flush)
+        if writer.digest() != expected:
+            raise _Mismatch(f"blob {expected} does not match its digest: what arrived is {writer.digest()}")
+
+    @asynccontextmanager
+    async def _lock(self, digest: Digest) -> AsyncIterator[None]:
+        lock, users = self._locks.get(digest, (asyncio.Lock(), 0))
+        self._locks[digest] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[digest]
+            if users == 1:
+                del self._locks[digest]
+            else:
+                self._locks[digest] = (lock, users - 1)
+
+    def delete(self, digest: Digest) -> None:
+        """Idempotent."""
+        _unlink(self._place(digest))
+
+    def walk(self) -> Iterator[tuple[Digest, int, float]]:
+        """Digest, bytes and time of writing (seconds since the epoch) of every blob."""
+        with os.scandir(self._blobs) as entries:
+            for entry in entries:
+                if len(entry.name) == 64:
+                    status = entry.stat(follow_symlinks=False)
+                    yield Digest(f"sha256:{entry.name}"), status.st_size, status.st_mtime
+
+    def verify(self, digest: Digest) -> bool:
+        """Whether the bytes on disk still match. Reads the whole blob."""
+        return _digest_of_file(self.path(digest)) == digest
+
+    def sweep(self, keep: frozenset[Digest] = frozenset()) -> int:
+        """At engine start: remove what interrupted writes left, except parts of the digests to keep. Returns how many."""
+        removed = 0
+        for name in os.listdir(self._ingest):
+            stem, _, ending = name.rpartition(".")
+            if ending != "part" or f"sha256:{stem}" not in keep:
+                _unlink(f"{self._ingest}/{name}")
+                removed += 1
+        return removed
+
+
+class _Mismatch(DataLoss):
+    """The bytes are wrong: they are not worth keeping for another try."""
+
+
+class _PartWriter:
+    """The file of a download, hashed on the way. Small chunks are joined, so that a thread is not asked for each."""
+
+    def __init__(self, path: str, digest: Digest) -> None:
+        self._action = f"writing blob {digest}"
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._hash = hashlib.sha256()
+        self._pending: list[bytes] = []
+        self._length = 0
+
+    def resume(self, size: int) -> int:
+        """Hash what is there; returns how many bytes. More than the size is nothing."""
+        have = os.fstat(self._fd).st_size
+        if 0 <= size < have:
+            return self.restart()
+        while piece := os.read(self._fd, _PIECE):
+            self._hash.update(piece)
+        return have
+
+    def restart(self) -> int:
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._hash = hashlib.sha256()
+        return 0
+
+    def add(self, chunk: bytes) -> bool:
+        """Keep a chunk; whether it is time to spill."""
+        self._pending.append(chunk)
+        self._length += len(chunk)
+        return self._length >= _PIECE
+
+    def spill(self) -> None:
+        """Write and hash what was kept."""
+        data = b"".join(self._pending)
+        self._pending, self._length = [], 0
+        with translated(self._action):
+            write_all(self._fd, data)
+        self._hash.update(data)
+
+    def digest(self) -> Digest:
+        return Digest("sha256:" + self._hash.hexdigest())
+
+    def flush(self) -> None:
+        self.spill()
+        with translated(self._action):
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """What has arrived before an error is worth keeping for the next try."""
+        try:
+            self.spill()
+        except ResourceExhausted:
+            pass
+        finally:
+            os.close(self._fd)
+
+
+def _digest_of_file(path: str) -> Digest:
+    with open(path, "rb", buffering=0) as file:
+        return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

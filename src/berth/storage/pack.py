@@ -1,0 +1,156 @@
+"""From a directory to a tar: a layer back to the form of the OCI specification, or a part of a container's tree."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from berth.storage import overlay
+from berth.storage.tar_reader import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARD_LINK, SYMLINK
+from berth.storage.tar_writer import TarWriter, encode
+from berth.storage.unpack import LARGE_ID
+from berth.storage.walk import Entry, walk
+
+_PIECE = 1 << 20
+RootLook = tuple[int, int, int]
+Owner = Callable[[int, int], tuple[int, int]]
+DEFAULT_ROOT: RootLook = (0o755, 0, 0)
+
+
+@dataclass(slots=True)
+class Packed:
+    """What was packed: bytes of file content, ids above 65535, and how many entries there were."""
+
+    size: int = 0
+    entries: int = 0
+    large_ids: set[int] = field(default_factory=set)
+
+
+def look(status: os.stat_result) -> RootLook:
+    """What is compared of a layer's root directory: mode, owner and group."""
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+def pack_layer(root: int, write: Callable[[bytes], object], below: RootLook = DEFAULT_ROOT) -> Packed:
+    """A layer or an upper directory as a tar. The same directory gives the same bytes.
+
+    `below` is how the root directory looks in the layer below: the root is a member only if it looks different.
+    """
+    packer = _Packer(write, lambda uid, gid: (uid, gid))
+    for entry in walk(root):
+        if not entry.path:
+            if look(entry.status) != below:
+                packer.add(entry, b"./")
+        elif overlay.is_whiteout(entry.status):
+            directory, slash, base = entry.path.rpartition(b"/")
+            packer.marker(directory + slash + overlay.WHITEOUT_PREFIX + base)
+        else:
+            packer.add(entry, entry.path)
+        if entry.path and stat.S_ISDIR(entry.status.st_mode) and overlay.is_opaque(entry.fd):
+            packer.marker(entry.path + b"/" + overlay.OPAQUE_MARKER)
+    packer.finish()
+    return packer.packed
+
+
+def pack_tree(
+    root: int,
+    start: bytes,
+    write: Callable[[bytes], object],
+    name: Callable[[bytes], bytes],
+    owner: Owner,
+    enter: Callable[[Entry], bool] | None = None,
+    hollow: Callable[[bytes], bool] = lambda path: False,
+) -> Packed:
+    """The directory `start` of a tree and all below. `name` makes a member's name from a path relative to the root.
+
+    `owner` maps ids on disk to those the tar shall have. A file that is `hollow` is packed without content.
+    """
+    packer = _Packer(write, owner)
+    for entry in walk(root, start, enter):
+        packer.add(entry, name(entry.path), hollow(entry.path))
+    packer.finish()
+    return packer.packed
+
+
+def pack_single(entry: Entry, name: bytes, write: Callable[[bytes], object], owner: Owner) -> None:
+    """A tar of one entry that is no directory."""
+    packer = _Packer(write, owner)
+    packer.add(entry, name)
+    packer.finish()
+
+
+class _Packer:
+    def __init__(self, write: Callable[[bytes], object], owner: Owner) -> None:
+        self._tar = TarWriter(write)
+        self._owner = owner
+        self._links: dict[tuple[int, int], bytes] = {}
+        self.packed = Packed()
+
+    def finish(self) -> None:
+        self._tar.finish()
+
+    def marker(self, name: bytes) -> None:
+        """A whiteout or an opaque marker: nothing of the node on disk shows, so that it is the same after unpacking."""
+        self._tar.add(encode(name, FILE, mode=0o600))
+        self.packed.entries += 1
+
+    def add(self, entry: Entry, name: bytes, hollow: bool = False) -> None:
+        status = entry.status
+        kind = _kind(status.st_mode)
+        if kind is None:
+            return
+        self.packed.entries += 1
+        if kind != DIRECTORY and status.st_nlink > 1:
+            inode = (status.st_dev, status.st_ino)
+            first = self._links.setdefault(inode, name)
+            if first != name:
+                kind = HARD_LINK
+        uid, gid = self._owner(status.st_uid, status.st_gid)
+        self.packed.large_ids.update(number for number in (uid, gid) if number > LARGE_ID)
+        size = status.st_size if kind == FILE and not hollow else 0
+        link = b""
+        if kind == SYMLINK:
+            link = entry.link()
+        elif kind == HARD_LINK:
+            link = first
+        if kind == DIRECTORY and not name.endswith(b"/"):
+            name += b"/"
+        device = (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in (CHAR, BLOCK_DEVICE) else (0, 0)
+        xattrs = entry.xattrs() if kind != HARD_LINK else None
+        mode = 0o777 if kind == SYMLINK else stat.S_IMODE(status.st_mode)
+        mtime = status.st_mtime_ns // 1_000_000_000
+        source = entry.open() if size else -1
+        self._tar.add(
+            encode(name, kind, mode=mode, uid=uid, gid=gid, size=size, mtime=mtime, link=link, device=device, xattrs=xattrs)
+        )
+        if size:
+            try:
+                self._data(source, size)
+            finally:
+                os.close(source)
+            self.packed.size += size
+
+    def _data(self, fd: int, size: int) -> None:
+        left = size
+        while left:
+            piece = os.read(fd, min(left, _PIECE))
+            if not piece:
+                # The file has become shorter meanwhile; the header is out already.
+                piece = bytes(min(left, _PIECE))
+            self._tar.add(piece)
+            left -= len(piece)
+        self._tar.pad(size)
+
+
+def _kind(mode: int) -> int | None:
+    """Sockets have no place in a tar."""
+    return {
+        stat.S_IFREG: FILE,
+        stat.S_IFDIR: DIRECTORY,
+        stat.S_IFLNK: SYMLINK,
+        stat.S_IFCHR: CHAR,
+        stat.S_IFBLK: BLOCK_DEVICE,
+        stat.S_IFIFO: FIFO,
+    }.get(stat.S_IFMT(mode))
