@@ -137,11 +137,12 @@ def _translate(protocol: int, address_offset: int, port_offset: int, port: int, 
     ]
 
 
-def redirect_dns(udp_port: int, tcp_port: int) -> None:
+def redirect_dns(udp_port: int, tcp_port: int, replace: bool = False) -> None:
     """Inside a container's network namespace: queries to 127.0.0.11 port 53 reach the sockets bound to 127.0.0.11 there.
 
     So an application may bind port 53 on every address itself. Answers are translated back by connection tracking; the
-    source rule covers an answer whose entry has expired.
+    source rule covers an answer whose entry has expired. `replace` takes back an earlier call (it costs some milliseconds,
+    so not in a new namespace).
     """
     table, out, back = _DNS_TABLE, "output", "postrouting"
     rules = []
@@ -152,6 +153,5 @@ def redirect_dns(udp_port: int, tcp_port: int) -> None:
         new_nat_chain(FAMILY_IPV4, table, out, _HOOK_OUTPUT, -100),
         new_nat_chain(FAMILY_IPV4, table, back, _HOOK_POSTROUTING, 100),
     ]
-    # Replaces what an earlier call made: the sockets are others then.
-    fresh = [new_table(FAMILY_IPV4, table), delete_table(FAMILY_IPV4, table), new_table(FAMILY_IPV4, table)]
-    batch([*fresh, *chains, *rules], "nf_tables: 127.0.0.11")
+    old = [new_table(FAMILY_IPV4, table), delete_table(FAMILY_IPV4, table)] if replace else []
+    batch([*old, new_table(FAMILY_IPV4, table), *chains, *rules], "nf_tables: 127.0.0.11")

@@ -131,11 +131,36 @@ class NetworkDisconnectRequest(Struct, kw_only=True, omit_defaults=True):
     force: bool | None = field(name="Force", default=None)
 
 
+class NetworkCreateRequest(Struct, kw_only=True, omit_defaults=True):
+    """The body of the 'create network' request."""
+
+    name: str | None = field(name="Name", default=None)
+    check_duplicate: bool | None = field(name="CheckDuplicate", default=None)
+    driver: str | None = field(name="Driver", default=None)
+    scope: str | None = field(name="Scope", default=None)
+    internal: bool | None = field(name="Internal", default=None)
+    attachable: bool | None = field(name="Attachable", default=None)
+    ingress: bool | None = field(name="Ingress", default=None)
+    config_only: bool | None = field(name="ConfigOnly", default=None)
+    config_from: ConfigReference | None = field(name="ConfigFrom", default=None)
+    ipam: IPAM | None = field(name="IPAM", default=None)
+    enable_ipv4: bool | None = field(name="EnableIPv4", default=None)
+    enable_ipv6: bool | None = field(name="EnableIPv6", default=None)
+    options: dict[str, str] | None = field(name="Options", default=None)
+    labels: dict[str, str] | None = field(name="Labels", default=None)
+
+
 class NetworkCreateResponse(Struct, kw_only=True, omit_defaults=True):
     """OK response to NetworkCreate operation."""
 
     id: str | None = field(name="Id", default=None)
     warning: str | None = field(name="Warning", default=None)
+
+
+class NetworkPruneResponse(Struct, kw_only=True, omit_defaults=True):
+    """The names of the networks that were removed."""
+
+    networks_deleted: list[str] | None = field(name="NetworksDeleted", default=None)
 
 
 class NetworkingConfig(Struct, kw_only=True, omit_defaults=True):

@@ -1,0 +1,343 @@
+"""Attaching containers: addresses, ports, names and files of one container, before its launch or while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from ipaddress import ip_address
+
+import msgspec
+
+from berth.contract.network import Attachment, ContainerFacts
+from berth.engine.config import EngineConfig
+from berth.engine.network_catalog import NetworkCatalog
+from berth.engine.network_definition import gateway, prefix_length
+from berth.engine.network_files import Files
+from berth.engine.network_wish import Wish, hostname_of, is_user_defined, mode_of, shares_namespace, wanted
+from berth.errors import BerthError, InvalidArgument, NotFound, ResourceExhausted
+from berth.kernel.conntrack import flush_udp
+from berth.model.endpoint import EndpointPlan, NetworkPlan, Route
+from berth.model.identifier import new_id
+from berth.network import bridge, ipam, live, parent
+from berth.network.fabric import Fabric
+from berth.network.names import dns_names, gateway_order
+from berth.network.port import hold, wishes
+from berth.network.record import BRIDGE, ENABLE_ICC, HOST_BINDING, Endpoint, Live, NetworkRecord, Published
+from berth.network.resolver_client import ResolverClient, ResolverRecord
+from berth.wire.network import EndpointSettings
+
+log = logging.getLogger(__name__)
+
+
+def drop_live(catalog: NetworkCatalog, rows: Iterable[Endpoint]) -> None:
+    """Give the addresses back; keep of the rows only what a user asked for."""
+    kept, gone = [], []
+    for row in rows:
+        record = catalog.networks.get(row.network_id)
+        if record and row.live:
+            _give(catalog, record, row.live)
+        if row.asked:
+            kept.append(msgspec.structs.replace(row, live=None))
+        else:
+            gone.append(row)
+    catalog.put_endpoints(kept)
+    for row in gone:
+        catalog.drop_endpoints(row.container_id, [row.network_id])
+
+
+def _give(catalog: NetworkCatalog, record: NetworkRecord, entry: Live) -> None:
+    for pool in catalog.addresses(record):
+        for address in (entry.ipv4, entry.ipv6):
+            if address and (":" in address) == pool.pool.is_v6:
+                pool.give(address)
+
+
+class Attacher:
+    """Makes plans and keeps rows, elements and names in step with them."""
+
+    def __init__(self, config: EngineConfig, catalog: NetworkCatalog, fabric: Fabric, resolver: ResolverClient) -> None:
+        self._catalog = catalog
+        self._fabric = fabric
+        self._resolver = resolver
+        self._resolver_path = config.resolver
+        self._files = Files(config, catalog)
+        self._facts: dict[str, ContainerFacts] = {}
+        self._pids: dict[str, int] = {}
+        resolver.restarted = self._serve_again
+        self._has_ipv6 = os.path.isdir("/proc/sys/net/ipv6")
+
+    async def attach(self, facts: ContainerFacts, networks: Sequence[Wish]) -> Attachment:
+        """Everything before the launch. A failure leaves nothing behind."""
+        mode = mode_of(facts)
+        if mode.startswith("container:"):
+            return Attachment(plan=None)
+        dns = not shares_namespace(mode) and self._files.needs_resolver(facts, networks)
+        if dns:
+            await self._resolver.ensure()
+        self._facts[facts.id] = facts
+        with ExitStack() as undo:
+            rows = self._endpoints(facts, networks, undo, resolver=dns)
+            ports, sockets = self._ports(facts, networks, rows, undo)
+            hosts, resolv = self._files.contents(facts, networks, rows, embedded=dns)
+            await self._commit(facts, rows, ports, undo)
+            undo.pop_all()
+        plan = None if shares_namespace(mode) else self._plan(networks, rows, {port.network_id for port in ports}, dns=dns)
+        return Attachment(plan=plan, reserved=tuple(s.detach() for s in sockets), hosts=hosts, resolv_conf=resolv)
+
+    async def _commit(self, facts: ContainerFacts, rows: list[Endpoint], ports: list[Published], undo: ExitStack) -> None:
+        udp = {port.port for port in ports if port.protocol == "udp"}
+        if udp:
+            await asyncio.to_thread(flush_udp, udp, set[bytes]())
+        undo.callback(self._uncommit, facts.id, [row.network_id for row in rows])
+        self._catalog.put_endpoints(rows)
+        self._catalog.put_ports(facts.id, ports)
+        self._fabric.publish(ports)
+        self.tell_resolver(facts.id)
+
+    def _uncommit(self, container_id: str, network_ids: list[str]) -> None:
+        self._fabric.unpublish(self._catalog.drop_ports(container_id))
+        drop_live(self._catalog, [row for key, row in self._catalog.of_container(container_id).items() if key in network_ids])
+        self._resolver.drop(container_id)
+
+    def _endpoints(self, facts: ContainerFacts, networks: Sequence[Wish], undo: ExitStack, *, resolver: bool) -> list[Endpoint]:
+        rows: list[Endpoint] = []
+        for network, wish in networks:
+            number = sum(1 for other in rows if other.live and other.live.host_name)
+            have = self._catalog.of_container(facts.id).get(network.id)
+            row = have or Endpoint(id="", container_id=facts.id, network_id=network.id)
+            entry = self._live(facts, network, wish, f"eth{number}", resolver=resolver)
+            undo.callback(_give, self._catalog, network, entry)
+            rows.append(msgspec.structs.replace(row, id=new_id(), live=entry))
+        return rows
+
+    def _live(
+        self, facts: ContainerFacts, network: NetworkRecord, wish: EndpointSettings, interface: str, *, resolver: bool
+    ) -> Live:
+        if not network.has_links:
+            return Live(name=facts.name, mac="", interface="", resolver=resolver)
+        asked = wish.ipam_config
+        taken: dict[bool, str] = {}
+        try:
+            for pool in self._catalog.addresses(network):
+                address = (asked.ipv6_address if pool.pool.is_v6 else asked.ipv4_address) if asked else None
+                taken[pool.pool.is_v6] = pool.take(address or "")
+        except BerthError:
+            _give(self._catalog, network, Live(name="", mac="", ipv4=taken.get(False, ""), ipv6=taken.get(True, "")))
+            raise
+        ipv4, ipv6 = taken.get(False, ""), taken.get(True, "")
+        names = dns_names(facts.name, facts.id, hostname_of(facts), wish) if is_user_defined(network) else ()
+        return Live(
+            name=facts.name,
+            mac=(wish.mac_address or "").lower().replace("-", ":") or ipam.derive_mac(ipv4, ipv6),
+            ipv4=ipv4,
+            ipv6=ipv6,
+            interface=interface,
+            host_name=f"veth{new_id()[:7]}",
+            names=names,
+            resolver=resolver,
+        )
+
+    def _ports(
+        self, facts: ContainerFacts, networks: Sequence[Wish], rows: Sequence[Endpoint], undo: ExitStack
+    ) -> tuple[list[Published], list[socket.socket]]:
+        """Published through the network that has the default route, as with Docker; without one, nothing is."""
+        asked = wishes(facts.config, facts.host_config)
+        best = gateway_order([(n, w) for n, w in networks if n.driver == BRIDGE])
+        if not asked or not best:
+            return [], []
+        network = best[0]
+        row = next(row for row in rows if row.network_id == network.id)
+        entry = row.live
+        assert entry is not None
+        ports: list[Published] = []
+        sockets: list[socket.socket] = []
+        allocated = self._catalog.allocated_ports()
+        for wish in asked:
+            addresses = _host_addresses(network, entry, wish.address)
+            try:
+                held = hold(wish, addresses, allocated | {(p.protocol, p.address, p.port) for p in ports})
+            except ResourceExhausted as error:
+                text = f"driver failed programming external connectivity on endpoint {facts.name} ({row.id}): {error.message}"
+                raise ResourceExhausted(text) from error
+            for address, sock in zip(addresses, held, strict=True):
+                undo.callback(sock.close)
+                sockets.append(sock)
+                target = entry.ipv6 if ":" in address else entry.ipv4
+                ports.append(
+                    Published(protocol=wish.protocol, address=address, port=sock.getsockname()[1], target=target,
+                              target_port=wish.container_port, network_id=network.id)
+                )  # fmt: skip
+        return ports, sockets
+
+    def _plan(self, networks: Sequence[Wish], rows: Sequence[Endpoint], publishing: set[str], *, dns: bool) -> NetworkPlan:
+        routes = {(d, g, i) for d, g, i in self._default_routes(networks, rows)}
+        plans = []
+        for (network, _), row in zip(networks, rows, strict=True):
+            if network.has_links and row.live:
+                own = tuple(Route(destination=d, gateway=g or None) for d, g, i in sorted(routes) if i == row.live.interface)
+                plans.append(self._endpoint_plan(network, row.live, own, hairpin=network.id in publishing))
+        return NetworkPlan(endpoints=tuple(plans), resolver=self._resolver_path if dns else None)
+
+    def _endpoint_plan(
+        self, network: NetworkRecord, entry: Live, routes: tuple[Route, ...], *, hairpin: bool = False
+    ) -> EndpointPlan:
+        addresses = tuple(f"{a}/{prefix_length(network, a)}" for a in (entry.ipv4, entry.ipv6) if a)
+        sysctls = {}
+        if self._has_ipv6:
+            key = "accept_ra" if entry.ipv6 else "disable_ipv6"
+            sysctls[f"net.ipv6.conf.{entry.interface}.{key}"] = "0" if entry.ipv6 else "1"
+        is_bridge = network.driver == BRIDGE
+        return EndpointPlan(
+            kind="veth" if is_bridge else network.driver,
+            parent=network.device,
+            host_name=entry.host_name if is_bridge else "",
+            name=entry.interface,
+            mac=entry.mac,
+            addresses=addresses,
+            routes=routes,
+            mtu=bridge.network_mtu(network, self._fabric.default_mtu),
+            mode=0 if is_bridge else parent.mode(network),
+            # Where bridged packets pass the firewall too, a container that calls its own published port is answered by a
+            # frame that leaves through the port it came in by.
+            hairpin=is_bridge and hairpin,
+            isolated=is_bridge and not network.option(ENABLE_ICC, True),
+            sysctls=sysctls,
+        )
+
+    @staticmethod
+    def _default_routes(networks: Sequence[Wish], rows: Sequence[Endpoint]) -> list[tuple[str, str, str]]:
+        interfaces = {row.network_id: row.live for row in rows if row.live}
+        found = []
+        for destination, v6 in (("0.0.0.0/0", False), ("::/0", True)):
+            for network in gateway_order(networks):
+                entry = interfaces.get(network.id)
+                if entry and (entry.ipv6 if v6 else entry.ipv4) and gateway(network, v6=v6):
+                    found.append((destination, gateway(network, v6=v6), entry.interface))
+                    break
+        return found
+
+    def tell_resolver(self, container_id: str) -> None:
+        """Send what DNS has to know of a container, or drop it."""
+        record = self._resolver_record(container_id)
+        if record is None:
+            self._resolver.drop(container_id)
+        else:
+            self._resolver.put(container_id, record)
+
+    def _resolver_record(self, container_id: str) -> ResolverRecord | None:
+        rows = [row for row in self._catalog.of_container(container_id).values() if row.live]
+        facts = self._facts.get(container_id)
+        if facts is None or not rows:
+            return None
+        record = ResolverRecord(forward=False, upstreams=list(facts.host_config.dns or []))
+        for row in rows:
+            network, entry = self._catalog.networks.get(row.network_id), row.live
+            if network is None or entry is None:
+                continue
+            record.forward = record.forward or not network.internal
+            if is_user_defined(network):
+                record.networks[network.id] = (network.name, list(entry.names), [a for a in (entry.ipv4, entry.ipv6) if a])
+        record.links = self._files.links(facts, rows)
+        return record if record.networks or any(row.live and row.live.resolver for row in rows) else None
+
+    async def connect(self, facts: ContainerFacts, network: NetworkRecord, row: Endpoint, pid: int) -> None:
+        """A new interface in a running container."""
+        self._facts[facts.id] = facts
+        self._pids[facts.id] = pid
+        others = [r for r in self._catalog.of_container(facts.id).values() if r.live]
+        handed = not any(r.live and r.live.resolver for r in others)
+        dns = is_user_defined(network) or any(r.live and r.live.resolver for r in others)
+        if dns:
+            await self._resolver.ensure()
+        interface = live.free_interface(r.live.interface for r in others if r.live)
+        with ExitStack() as undo:
+            entry = self._live(facts, network, row.wish, interface, resolver=dns)
+            undo.callback(_give, self._catalog, network, entry)
+            row = msgspec.structs.replace(row, id=new_id(), live=msgspec.structs.replace(entry, handed=dns and handed))
+            networks = self._with(facts, row)
+            plan = self._endpoint_plan(network, entry, ())
+            await asyncio.to_thread(live.add_endpoint, pid, plan, self._default_routes(networks, [*others, row]))
+            undo.pop_all()
+        self._catalog.put_endpoints([row], durable=True)
+        self.tell_resolver(facts.id)
+        if dns and handed:
+            await self._serve(facts.id, pid)
+        self._files.rewrite(facts, networks, [*others, row], embedded=dns)
+
+    def _with(self, facts: ContainerFacts, row: Endpoint) -> list[Wish]:
+        have = wanted(self._catalog, facts)
+        return [*have, (self._catalog.networks[row.network_id], row.wish)]
+
+    async def _serve(self, container_id: str, pid: int) -> None:
+        """DNS for a container that was started without: its sockets are made here, and live as long as the process."""
+        pidfd = os.pidfd_open(pid)
+        try:
+            udp, tcp = await asyncio.to_thread(live.open_resolver_sockets, pid)
+            with udp, tcp:
+                self._resolver.serve(container_id, (udp.fileno(), tcp.fileno(), pidfd))
+        finally:
+            os.close(pidfd)
+
+    async def disconnect(self, facts: ContainerFacts, network: NetworkRecord, row: Endpoint, pid: int) -> None:
+        """Take an interface out of a running container, and the ports that were published through it."""
+        self._facts[facts.id] = facts
+        entry = row.live
+        assert entry is not None
+        others = [r for r in self._catalog.of_container(facts.id).values() if r.live and r.network_id != network.id]
+        networks = [w for w in wanted(self._catalog, facts) if w[0].id != network.id]
+        try:
+            await asyncio.to_thread(live.remove_endpoint, pid, entry.interface, self._default_routes(networks, others))
+        except NotFound:
+            pass
+        ports = [p for p in self._catalog.ports.get(facts.id, []) if p.network_id == network.id]
+        if ports:
+            self._fabric.unpublish(self._catalog.drop_ports(facts.id))
+        drop_live(self._catalog, [row])
+        self.tell_resolver(facts.id)
+        embedded = entry.resolver or any(r.live and r.live.resolver for r in others)
+        self._files.rewrite(facts, networks, others, embedded=embedded)
+
+    async def restore(self, running: Sequence[tuple[ContainerFacts, int]]) -> None:
+        """Take over running containers: their names go to the resolver, which is started if one of them needs it."""
+        self._facts = {facts.id: facts for facts, _ in running}
+        self._pids = {facts.id: pid for facts, pid in running}
+        records = {facts.id: self._resolver_record(facts.id) for facts, _ in running}
+        self._resolver.replace_all({key: record for key, record in records.items() if record})
+        if any(row.live and row.live.resolver for key in self._facts for row in self._catalog.of_container(key).values()):
+            await self._resolver.ensure()
+            await self._serve_again()
+
+    async def _serve_again(self) -> None:
+        """Sockets that the engine had made are not known to a resolver that was started anew; shims see to theirs."""
+        for container_id, pid in list(self._pids.items()):
+            rows = self._catalog.of_container(container_id).values()
+            if any(row.live and row.live.handed for row in rows):
+                try:
+                    await self._serve(container_id, pid)
+                except (NotFound, OSError) as error:
+                    log.warning("container %s: 127.0.0.11 could not be set up again: %s", container_id[:12], error)
+
+    def forget(self, container_id: str) -> None:
+        """Drop what is remembered of a container that has ended."""
+        self._facts.pop(container_id, None)
+        self._pids.pop(container_id, None)
+
+
+def _host_addresses(network: NetworkRecord, entry: Live, asked: str) -> list[str]:
+    """The host addresses that a port is bound to."""
+    binding = asked or network.options.get(HOST_BINDING) or "0.0.0.0"
+    if ":" in binding:
+        if not entry.ipv6:
+            raise InvalidArgument(
+                f"cannot publish on the host address [{binding}]: network {network.name} has no IPv6; "
+                "create it with --ipv6 or publish on an IPv4 address"
+            )
+        return [str(ip_address(binding))]
+    found = [binding] if entry.ipv4 else []
+    if entry.ipv6 and not asked and binding == "0.0.0.0":
+        found.append("::")
+    return found

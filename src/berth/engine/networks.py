@@ -1,0 +1,307 @@
+"""Networks and the containers in them: the service behind `docker network` and behind the network part of every container.
+
+    attach ──> addresses ──> ports bound ──> rows ──> elements, names ──> NetworkPlan for the runtime
+    release ─> the reverse; whatever attach did before it failed is undone the same way
+
+Nothing here touches a container's namespace, except for connect and disconnect of a running one (network.live).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_address
+
+import msgspec
+
+from berth.contract.network import Attachment, ContainerFacts
+from berth.contract.usage import Usage
+from berth.engine.config import EngineConfig
+from berth.engine.events import Events
+from berth.engine.network_attachment import Attacher, drop_live
+from berth.engine.network_catalog import NetworkCatalog
+from berth.engine.network_definition import Definitions, host_lock, inspection, predefined, summary
+from berth.engine.network_view import network_settings
+from berth.engine.network_wish import check_container, check_wish, completed, mode_of, shares_namespace, wanted
+from berth.errors import BerthError, Conflict, Forbidden, NotFound
+from berth.kernel.conntrack import flush_udp
+from berth.model.filters import Filters
+from berth.network import bridge, host, parent
+from berth.network.fabric import Fabric
+from berth.network.record import BRIDGE, HOST, IPVLAN, MACVLAN, NONE, Endpoint, NetworkRecord, Published
+from berth.network.resolver_client import ResolverClient
+from berth.storage.database import Database
+from berth.wire.network import EndpointSettings, NetworkCreateRequest, NetworkInspect, NetworkSettings, NetworkSummary
+
+log = logging.getLogger(__name__)
+
+Spawn = Callable[[str, Sequence[str], Sequence[int]], Awaitable[int]]
+LIST_FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
+PRUNE_FILTERS = ("label", "label!", "until")
+
+
+class NetworkService:
+    """One per engine. Implements contract.network.ContainerNetworks."""
+
+    usage: Usage
+
+    def __init__(self, config: EngineConfig, database: Database, events: Events, spawn: Spawn) -> None:
+        self._config = config
+        self._events = events
+        self._catalog = NetworkCatalog(database)
+        self._definitions = Definitions(config, self._catalog.networks)
+        pattern = bridge.device_pattern(config.engine_id, is_default_engine=config.is_default)
+        self._fabric = Fabric(config.name, pattern)
+        self._resolver = ResolverClient(config.resolver, spawn)
+        self._attacher = Attacher(config, self._catalog, self._fabric, self._resolver)
+        self._broken = ""
+
+    async def start(self) -> None:
+        """The predefined networks, bridges, rules, elements. Idempotent. An engine whose host lacks what networks need starts
+        all the same; containers that need them are refused with the reason."""
+        with host_lock():
+            if self._catalog.by_name(BRIDGE) is None:
+                for record in predefined(self._config, host.subnets_in_use()):
+                    self._catalog.add(record)
+            try:
+                await self._fabric.start(self._catalog.networks.values(), self._all_ports())
+                self._broken = ""
+            except (BerthError, OSError) as error:
+                self._broken = str(error)
+                log.error("networks are not available: %s", error)
+
+    def _all_ports(self) -> list[Published]:
+        return [port for ports in self._catalog.ports.values() for port in ports]
+
+    async def stop(self) -> None:
+        """Let go of the host's networks; bridges, rules, resolver and containers go on."""
+        self._fabric.close()
+        self._resolver.close()
+
+    async def teardown(self) -> None:
+        """Remove bridges, rules and resolver: for an engine that is stopped with its containers. Does nothing while a
+        container is still attached."""
+        if any(row.live for rows in self._catalog.endpoints.values() for row in rows.values()):
+            log.warning("containers are still attached: bridges and firewall rules stay")
+            return
+        await self._fabric.teardown()
+        await self._resolver.quit()
+        for record in self._catalog.networks.values():
+            if record.driver in (MACVLAN, IPVLAN):
+                await asyncio.to_thread(parent.remove_own, record)
+
+    # What the routes use.
+
+    def list(self, filters: Filters) -> Sequence[NetworkSummary]:
+        """The networks that match."""
+        return [summary(record) for record in self._catalog.networks.values() if self._matches(record, filters)]
+
+    def _matches(self, record: NetworkRecord, filters: Filters) -> bool:
+        checks: dict[str, Callable[[str], bool]] = {
+            "driver": lambda value: record.driver == value,
+            "id": lambda value: record.id.startswith(value),
+            "name": lambda value: value in record.name,
+            "scope": lambda value: value == "local",
+            "type": lambda value: value == ("builtin" if record.is_predefined else "custom"),
+        }
+        for key, fits in checks.items():
+            if key in filters and not any(fits(value) for value in filters.get(key)):
+                return False
+        if "dangling" in filters and filters.flag("dangling") == (record.is_predefined or bool(self._users(record))):
+            return False
+        return filters.match_labels(record.labels)
+
+    def _users(self, record: NetworkRecord) -> bool:
+        return bool(self._catalog.live_in(record.id) or self.usage.of_network(record.id, record.name))
+
+    def inspect(self, reference: str) -> NetworkInspect:
+        """One network, with its running containers. NotFound, or Conflict when several ids begin so."""
+        record = self._catalog.find(reference)
+        return inspection(record, self._catalog.live_in(record.id))
+
+    async def create(self, request: NetworkCreateRequest) -> tuple[str, str]:
+        """Make a network; its id and a warning ("")."""
+        with host_lock():
+            record = self._definitions.record(request)
+            if not record.config_only:
+                await self._make(record)
+            try:
+                self._catalog.add(record)
+            except BaseException:
+                await self._unmake(record)
+                raise
+        self._event("create", record)
+        return record.id, ""
+
+    async def _make(self, record: NetworkRecord) -> None:
+        if record.driver == BRIDGE:
+            self._require_fabric()
+            await self._fabric.add(record)
+        else:
+            await asyncio.to_thread(parent.prepare, record)
+
+    async def _unmake(self, record: NetworkRecord) -> None:
+        if record.driver == BRIDGE:
+            await self._fabric.remove(record)
+        elif record.driver in (MACVLAN, IPVLAN):
+            await asyncio.to_thread(parent.remove_own, record)
+
+    def _require_fabric(self) -> None:
+        if self._broken:
+            raise Conflict(f"networks are not available on this host: {self._broken}")
+
+    async def remove(self, reference: str) -> None:
+        """Remove a network that no running container is in."""
+        record = self._catalog.find(reference)
+        if record.is_predefined:
+            raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+        active = self._catalog.live_in(record.id)
+        if active:
+            users = ", ".join(f'name:"{e.live.name}" id:"{e.container_id[:12]}"' for e in active if e.live)
+            raise Forbidden(
+                f"error while removing network: network {record.name} id {record.id} has active endpoints ({users}): "
+                "disconnect or stop these containers first"
+            )
+        for other in self._catalog.networks.values():
+            if other.config_from in (record.name, record.id) and other.config_from:
+                raise Forbidden(f"configuration network {record.name!r} is in use by network {other.name}")
+        self._catalog.remove(record)
+        if not record.config_only:
+            await self._unmake(record)
+        self._event("destroy", record)
+
+    async def prune(self, filters: Filters) -> Sequence[str]:
+        """Remove the networks that no container uses; their names."""
+        gone = []
+        for record in tuple(self._catalog.networks.values()):
+            if record.is_predefined or self._users(record) or not filters.match_labels(record.labels):
+                continue
+            if "label!" in filters and filters.match_labels(record.labels, "label!"):
+                continue
+            try:
+                await self.remove(record.id)
+            except (Forbidden, NotFound):
+                continue
+            gone.append(record.name)
+        return gone
+
+    # What containers use.
+
+    def check(self, facts: ContainerFacts) -> dict[str, EndpointSettings]:
+        """At create: every network exists, the options fit. The endpoints by network name."""
+        return {network.name: completed(network, wish) for network, wish in check_container(self._catalog, facts)}
+
+    async def attach(self, facts: ContainerFacts) -> Attachment:
+        """Before launch."""
+        await self.release(facts.id)
+        networks = check_container(self._catalog, facts)
+        if any(network.driver == BRIDGE for network, _ in networks):
+            self._require_fabric()
+        attachment = await self._attacher.attach(facts, networks)
+        for network, _ in networks:
+            self._event("connect", network, facts.id)
+        return attachment
+
+    async def release(self, container_id: str) -> None:
+        """Give everything back that attach took. Idempotent."""
+        gone = await self._release(container_id)
+        for network in gone:
+            self._event("disconnect", network, container_id)
+
+    async def _release(self, container_id: str) -> Sequence[NetworkRecord]:
+        rows = [row for row in self._catalog.of_container(container_id).values() if row.live]
+        ports = self._catalog.drop_ports(container_id)
+        self._fabric.unpublish(ports)
+        drop_live(self._catalog, rows)
+        self._resolver.drop(container_id)
+        self._attacher.forget(container_id)
+        await _flush(ports)
+        return [self._catalog.networks[row.network_id] for row in rows if row.network_id in self._catalog.networks]
+
+    async def connect(self, facts: ContainerFacts, network: str, settings: EndpointSettings, pid: int | None) -> None:
+        """Add a container to a network, at once when it runs."""
+        record = self._catalog.find(network)
+        self._check_changeable(facts, record, "connected to")
+        if any(have.id == record.id for have, _ in wanted(self._catalog, facts)):
+            raise Forbidden(f"endpoint with name {facts.name} already exists in network {record.name}")
+        check_wish(record, settings)
+        row = Endpoint(id="", container_id=facts.id, network_id=record.id, wish=completed(record, settings), asked=True)
+        if pid:
+            if record.driver == BRIDGE:
+                self._require_fabric()
+            await self._attacher.connect(facts, record, row, pid)
+        else:
+            self._catalog.put_endpoints([row], durable=True)
+        self._event("connect", record, facts.id)
+
+    async def disconnect(self, facts: ContainerFacts, network: str, pid: int | None, *, force: bool) -> None:
+        """Take a container out of a network, at once when it runs."""
+        record = self._catalog.find(network)
+        self._check_changeable(facts, record, "disconnected from")
+        names = {have.id for have, _ in wanted(self._catalog, facts)}
+        row = self._catalog.of_container(facts.id).get(record.id)
+        if record.id not in names and not (force and row):
+            raise Forbidden(f"container {facts.id} is not connected to network {record.name}")
+        if row and row.live and pid:
+            await self._attacher.disconnect(facts, record, row, pid)
+        elif row and row.live:
+            drop_live(self._catalog, [row])
+        gone = Endpoint(id="", container_id=facts.id, network_id=record.id, removed=True)
+        self._catalog.put_endpoints([gone], durable=True)
+        self._event("disconnect", record, facts.id)
+
+    @staticmethod
+    def _check_changeable(facts: ContainerFacts, record: NetworkRecord, what: str) -> None:
+        mode = mode_of(facts)
+        if record.name == HOST or mode == HOST:
+            raise Forbidden("container cannot be disconnected from host network or connected to host network")
+        if shares_namespace(mode):
+            raise Forbidden(
+                "container sharing network namespace with another container or host cannot be connected to any other network"
+            )
+        if record.name == NONE and what == "connected to":
+            raise Forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+
+    async def renamed(self, container_id: str, name: str) -> None:
+        """Names in DNS follow."""
+        rows = []
+        for row in self._catalog.of_container(container_id).values():
+            if row.live:
+                names = tuple(dict.fromkeys(name if n == row.live.name else n for n in row.live.names))
+                rows.append(msgspec.structs.replace(row, live=msgspec.structs.replace(row.live, name=name, names=names)))
+        self._catalog.put_endpoints(rows)
+        self._attacher.tell_resolver(container_id)
+
+    def settings(self, facts: ContainerFacts) -> NetworkSettings:
+        """NetworkSettings for inspect."""
+        return network_settings(self._catalog, facts)
+
+    def forget(self, container_id: str) -> None:
+        """The container is removed."""
+        self._catalog.drop_endpoints(container_id, list(self._catalog.of_container(container_id)))
+
+    async def restore(self, running: builtins.list[tuple[ContainerFacts, int]]) -> None:
+        """At engine start: what runs is taken over, the rest is released, and the elements are put right."""
+        alive = {facts.id for facts, _ in running}
+        attached = {key for key, rows in self._catalog.endpoints.items() if any(row.live for row in rows.values())}
+        for container_id in (attached | set(self._catalog.ports)) - alive:
+            await self._release(container_id)
+        await self._attacher.restore(running)
+
+    def _event(self, action: str, record: NetworkRecord, container_id: str = "") -> None:
+        attributes = {"name": record.name, "type": record.driver}
+        if container_id:
+            attributes["container"] = container_id
+        self._events.publish("network", action, record.id, attributes)
+
+
+async def _flush(ports: Sequence[Published]) -> None:
+    """UDP flows of ports that are gone would go on to whoever gets the address next."""
+    udp = [port for port in ports if port.protocol == "udp"]
+    if udp:
+        try:
+            await asyncio.to_thread(flush_udp, {p.port for p in udp}, {ip_address(p.target).packed for p in udp})
+        except OSError as error:
+            log.warning("connection tracking entries of removed ports could not be flushed: %s", error)

@@ -1,0 +1,138 @@
+"""The rule set of an engine: one table of family inet, written in nft's own language. Pure; the text is what is loaded.
+
+    raw         addresses of the loopback never come from outside the loopback: bridges have route_localnet, and without this a
+                container could reach what listens on the host's 127.0.0.1, or a neighbour what is published there
+    publish     from prerouting (others) and output (the host itself): the host's port becomes a container's
+    leave       per internal network: nothing goes to another link
+    enter       per bridge: what may reach its containers. Answers, neighbours, published ports; nothing else, so other
+                bridges are apart and nobody routes to container addresses from outside
+    postrouting containers appear as the host; so does a container that calls its own network through a published port (the
+                answer would bypass the translation), and the host's loopback
+
+The rules change with networks, all at once; the elements of the maps change with containers, by raw messages
+(kernel.nfnetlink), for which `element_of` gives name, key and value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+
+from msgspec import Struct
+
+from berth.network.record import Published
+
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+
+
+class BridgeRules(Struct, frozen=True, kw_only=True):
+    """What the rules need to know of a bridge. `subnets` of both families."""
+
+    name: str
+    subnets: tuple[str, ...]
+    internal: bool = False
+    icc: bool = True
+    masquerade: bool = True
+
+
+def _family(address: str) -> str:
+    return "ip6" if ":" in address else "ip"
+
+
+def _enter(bridge: BridgeRules) -> list[str]:
+    between = "accept" if bridge.icc else "drop"
+    if bridge.internal:
+        return [f'iifname "{bridge.name}" {between}', "drop"]
+    published = "ct status dnat accept"
+    neighbours = f'iifname "{bridge.name}" {between}'
+    middle = [neighbours, published] if bridge.icc else [published, neighbours]
+    return ["ct state established,related accept", *middle, "drop"]
+
+
+def _masquerade(bridge: BridgeRules) -> list[str]:
+    rules = []
+    for subnet in bridge.subnets:
+        source = f"{_family(subnet)} saddr {subnet}"
+        if bridge.masquerade and not bridge.internal:
+            rules.append(f'{source} oifname != "{bridge.name}" masquerade')
+        rules.append(f'{source} oifname "{bridge.name}" ct status dnat masquerade')
+    return rules
+
+
+def _block(kind: str, name: str, lines: Iterable[str]) -> list[str]:
+    return [f"\t{kind} {name} {{", *(f"\t\t{line}" for line in lines), "\t}"]
+
+
+def _map(name: str, kind: str, elements: Sequence[str]) -> list[str]:
+    lines = [f"type {kind}"]
+    if elements:
+        lines.append("elements = { " + ", ".join(elements) + " }")
+    return _block("map", name, lines)
+
+
+def _elements(published: Iterable[Published]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {"dnat4": [], "dnat4_any": [], "dnat6": [], "dnat6_any": []}
+    for port in published:
+        host = "" if is_any(port.address) else f" . {port.address}"
+        found[map_of(port)].append(f"{port.protocol}{host} . {port.port} : {port.target} . {port.target_port}")
+    return {name: sorted(lines) for name, lines in found.items()}
+
+
+def rule_set(table: str, bridges: Iterable[BridgeRules], published: Iterable[Published] = ()) -> str:
+    """The commands that replace the engine's table by one for these bridges and ports."""
+    ordered = sorted(bridges, key=lambda bridge: bridge.name)
+    maps = _elements(published)
+    body: list[str] = []
+    for version, family in (("4", "ipv4_addr"), ("6", "ipv6_addr")):
+        target = f"{family} . inet_service"
+        body += _map(f"dnat{version}", f"inet_proto . {family} . inet_service : {target}", maps[f"dnat{version}"])
+        body += _map(f"dnat{version}_any", f"inet_proto . inet_service : {target}", maps[f"dnat{version}_any"])
+    for bridge in ordered:
+        body += _block("chain", f"enter-{bridge.name}", _enter(bridge))
+        if bridge.internal:
+            body += _block("chain", f"leave-{bridge.name}", [f'oifname != "{bridge.name}" drop'])
+    leave = [f'"{b.name}" : jump leave-{b.name}' for b in ordered if b.internal]
+    enter = [f'"{b.name}" : jump enter-{b.name}' for b in ordered]
+    forward = ["type filter hook forward priority filter; policy accept;"]
+    forward += [f"{key} vmap {{ {', '.join(rules)} }}" for key, rules in (("iifname", leave), ("oifname", enter)) if rules]
+    body += _block("chain", "forward", forward)
+    raw = ["type filter hook prerouting priority raw; policy accept;", 'iifname != "lo" ip daddr 127.0.0.0/8 drop']
+    body += _block("chain", "raw", raw)
+    body += _block("chain", "publish", [
+        "meta nfproto ipv4 dnat ip to meta l4proto . ip daddr . th dport map @dnat4",
+        "meta nfproto ipv4 dnat ip to meta l4proto . th dport map @dnat4_any",
+        "meta nfproto ipv6 dnat ip6 to meta l4proto . ip6 daddr . th dport map @dnat6",
+        "meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @dnat6_any",
+    ])  # fmt: skip
+    local = "fib daddr type local jump publish"
+    body += _block("chain", "prerouting", ["type nat hook prerouting priority dstnat; policy accept;", local])
+    body += _block("chain", "output", ["type nat hook output priority -100; policy accept;", local])
+    masquerade = ["type nat hook postrouting priority srcnat; policy accept;"]
+    for bridge in ordered:
+        masquerade += _masquerade(bridge)
+    if ordered:
+        names = ", ".join(f'"{bridge.name}"' for bridge in ordered)
+        masquerade.append(f"oifname {{ {names} }} ip saddr 127.0.0.0/8 masquerade")
+        masquerade.append(f"oifname {{ {names} }} ip6 saddr ::1 masquerade")
+    body += _block("chain", "postrouting", masquerade)
+    return "\n".join([f"table inet {table}", f"delete table inet {table}", f"table inet {table} {{", *body, "}", ""])
+
+
+def is_any(address: str) -> bool:
+    """Whether the address stands for all of the host's."""
+    return address in ("0.0.0.0", "::")
+
+
+def map_of(port: Published) -> str:
+    """The map that a published port is in."""
+    return ("dnat6" if ":" in port.target else "dnat4") + ("_any" if is_any(port.address) else "")
+
+
+def element_of(port: Published) -> tuple[str, bytes, bytes]:
+    """The map, the key and the value of a published port, as the kernel has them: parts padded to four bytes."""
+    key = bytes([PROTOCOLS[port.protocol], 0, 0, 0])
+    if not is_any(port.address):
+        key += ip_address(port.address).packed
+    key += port.port.to_bytes(2, "big") + b"\0\0"
+    value = ip_address(port.target).packed + port.target_port.to_bytes(2, "big") + b"\0\0"
+    return map_of(port), key, value

@@ -1,0 +1,121 @@
+"""What is stored of networks, endpoints and published ports: the documents of the tables `networks`, `endpoints`, `ports`.
+
+An endpoint row has two halves. The wish is what a user asked for by `connect` (or that he asked for `disconnect`, which is
+remembered too, since the container's own configuration still names the network). `live` is there while the container runs
+with the network: it is what addresses, names and firewall elements are rebuilt from after a restart of the engine.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from berth.wire.network import EndpointSettings
+
+BRIDGE, HOST, NONE, MACVLAN, IPVLAN = "bridge", "host", "none", "macvlan", "ipvlan"
+PREDEFINED = ("bridge", "host", "none")
+
+BRIDGE_NAME = "com.docker.network.bridge.name"
+ENABLE_ICC = "com.docker.network.bridge.enable_icc"
+ENABLE_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
+DRIVER_MTU = "com.docker.network.driver.mtu"
+DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
+
+
+class Pool(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A subnet in CIDR notation, the part of it that addresses are taken from ("" for all), the gateway, and addresses
+    that are in use by others."""
+
+    subnet: str
+    ip_range: str = ""
+    gateway: str = ""
+    auxiliary: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_v6(self) -> bool:
+        """Whether it is an IPv6 subnet."""
+        return ":" in self.subnet
+
+
+class NetworkRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A network. `device` is the bridge, or the parent link of a macvlan or ipvlan network. `created` is seconds since the
+    epoch. `chosen`: the subnets were given by the user (static addresses are allowed then, as with Docker)."""
+
+    id: str
+    name: str
+    created: float
+    driver: str = BRIDGE
+    enable_ipv4: bool = True
+    enable_ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    config_from: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    ipam_driver: str = "default"
+    ipam_options: dict[str, str] | None = None
+    pools: tuple[Pool, ...] = ()
+    chosen: bool = False
+    device: str = ""
+
+    @property
+    def is_default_bridge(self) -> bool:
+        """The network that containers join when nothing is said: no names, but links."""
+        return self.name == BRIDGE
+
+    @property
+    def is_predefined(self) -> bool:
+        """Made by the engine, and not removable."""
+        return self.name in PREDEFINED
+
+    @property
+    def has_links(self) -> bool:
+        """Whether its endpoints are interfaces with addresses."""
+        return self.driver in (BRIDGE, MACVLAN, IPVLAN)
+
+    def option(self, key: str, default: bool) -> bool:
+        """A boolean driver option, read as Go's ParseBool does."""
+        value = self.options.get(key)
+        return default if value is None or value == "" else value.lower() in ("1", "t", "true")
+
+
+class Live(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The part of an endpoint that exists while the container runs. `names` are what DNS answers for in this network.
+
+    `resolver`: 127.0.0.11 answers in the container; `handed`: through sockets that the engine made, not the shim.
+    """
+
+    name: str
+    mac: str
+    ipv4: str = ""
+    ipv6: str = ""
+    interface: str = "eth0"
+    host_name: str = ""
+    names: tuple[str, ...] = ()
+    resolver: bool = False
+    handed: bool = False
+
+
+class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One container in one network."""
+
+    id: str
+    container_id: str
+    network_id: str
+    wish: EndpointSettings = field(default_factory=EndpointSettings)
+    asked: bool = False
+    removed: bool = False
+    live: Live | None = None
+
+
+class Published(Struct, frozen=True, kw_only=True):
+    """A published port. `address` is the host's, 0.0.0.0 or :: for all; `target` the container's."""
+
+    protocol: str
+    address: str
+    port: int
+    target: str
+    target_port: int
+    network_id: str
