@@ -91,6 +91,10 @@ class Layers(Protocol):
         """The uncompressed tar, whose digest is the diff id."""
         ...
 
+    def large_ids(self, chain_id: Digest) -> tuple[int, ...]:
+        """User and group ids above 65,535 that occur in the layer or its ancestors, sorted."""
+        ...
+
     def stack(self, chain_id: Digest | None) -> tuple[str, ...]:
         """The directories of the layer and its ancestors relative to the data root, top first. Empty for None."""
         ...

@@ -1,0 +1,183 @@
+"""Taking a connection over from the HTTP server: attach and exec turn it into a raw stream in both directions.
+
+    request ──> headers written by us (101 with Upgrade, else 200) ──> the socket's descriptor goes to the shim
+
+On a plain socket (unix, TCP) the descriptor is duplicated, together with the bytes that the server had already read, and
+the server's transport is closed: closing does not shut the connection down for the duplicate. From then on the engine is
+out of the data path. With TLS, or for a websocket, the shim gets one end of a socketpair and the engine pumps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+from aiohttp import web
+
+RAW = "application/vnd.docker.raw-stream"
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+_CHUNK = 65536
+
+
+class _Tail:
+    """Collects what the server reads after the request: bytes that belong to the stream."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.arrived = asyncio.Event()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """More bytes of the stream."""
+        self.data += data
+        self.arrived.set()
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """The client has closed its side: a duplicate sees that by itself, a pump is told."""
+        self.arrived.set()
+
+
+class Hijacked(web.StreamResponse):
+    """Tells the server that the answer has been given: nothing more is written by it."""
+
+    def __init__(self, pump: _Pump | None = None) -> None:
+        super().__init__()
+        self.force_close()
+        self._pump = pump
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing to write."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing to write. The server closes the connection after this: a pump has to be done by then."""
+        if self._pump is not None:
+            await self._pump.run()
+
+
+class Connection:
+    """A connection that was taken over. `fd` is the caller's; `pending` was read from the client already."""
+
+    def __init__(self, fd: int, pending: bytes, pump: _Pump | None = None) -> None:
+        self.fd = fd
+        self.pending = pending
+        self.response = Hijacked(pump)
+
+
+def headers(*, upgrade: bool, multiplexed: bool) -> bytes:
+    """The answer's head."""
+    kind = MULTIPLEXED if multiplexed else RAW
+    if upgrade:
+        return f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {kind}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode()
+    return f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n".encode()
+
+
+async def take_over(request: web.Request, *, multiplexed: bool) -> Connection:
+    """Answer the request and take its connection away from the server. Return `Connection.response` from the handler.
+
+    `multiplexed` names the content type (API 1.42 and newer tell framed streams from raw ones).
+    """
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client is gone")
+    await request.read()
+    head = headers(upgrade="upgrade" in request.headers.get("Connection", "").lower(), multiplexed=multiplexed)
+    tail = _Tail()
+    request.protocol.set_parser(tail)  # type: ignore[arg-type]
+    if transport.get_extra_info("ssl_object") is not None:
+        return _pumped(transport, tail, head)
+    transport.pause_reading()
+    fd = os.dup(transport.get_extra_info("socket").fileno())
+    try:
+        await _send(fd, head)
+    except BaseException:
+        os.close(fd)
+        raise
+    # Closing the transport closes the server's descriptor only; a shutdown would reach the duplicate, so none is made.
+    transport.close()
+    return Connection(fd, bytes(tail.data))
+
+
+async def _send(fd: int, data: bytes) -> None:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(sock, data)
+
+
+def _pumped(transport: asyncio.Transport, tail: _Tail, head: bytes) -> Connection:
+    """For TLS: the engine copies between the transport and a socketpair."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    transport.write(head)
+    return Connection(theirs.detach(), b"", _Pump(transport, ours, tail))
+
+
+class _Pump:
+    """Both directions of one connection, with the back-pressure of each."""
+
+    def __init__(self, transport: asyncio.Transport, sock: socket.socket, tail: _Tail) -> None:
+        self._transport = transport
+        self._sock = sock
+        self._tail = tail
+
+    async def run(self) -> None:
+        """Until the container's side has ended, or the client has gone."""
+        inwards = asyncio.create_task(self._in())
+        try:
+            await self._out()
+        finally:
+            inwards.cancel()
+            self._sock.close()
+
+    async def _out(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await loop.sock_recv(self._sock, _CHUNK):
+                self._transport.write(data)
+                await self._drained()
+        except OSError:
+            return
+
+    async def _drained(self) -> None:
+        """A slow client holds the container's output back. The server's own flow control waits for its own writers only."""
+        for _ in range(1 << 30):
+            if self._transport.get_write_buffer_size() <= 4 * _CHUNK or self._transport.is_closing():
+                return
+            await asyncio.sleep(0.005)
+
+    async def _in(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._tail.arrived.wait()
+            self._tail.arrived.clear()
+            data, self._tail.data = bytes(self._tail.data), bytearray()
+            if not data:
+                self._sock.shutdown(socket.SHUT_WR)
+                return
+            self._transport.pause_reading()
+            await loop.sock_sendall(self._sock, data)
+            self._transport.resume_reading()
+
+
+async def pump_websocket(socket_: web.WebSocketResponse, sock: socket.socket) -> None:
+    """Between a websocket and our end of a socketpair, until either ends."""
+    loop = asyncio.get_running_loop()
+
+    async def outwards() -> None:
+        while data := await loop.sock_recv(sock, _CHUNK):
+            await socket_.send_bytes(data)
+        await socket_.close()
+
+    async def inwards() -> None:
+        async for message in socket_:
+            if message.type in (web.WSMsgType.TEXT, web.WSMsgType.BINARY):
+                data = message.data.encode() if isinstance(message.data, str) else message.data
+                await loop.sock_sendall(sock, data)
+
+    tasks = [asyncio.create_task(outwards()), asyncio.create_task(inwards())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

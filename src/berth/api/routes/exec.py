@@ -1,0 +1,94 @@
+"""Routes of execs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from berth.api import hijack
+from berth.api.route import Handler, Route, json_response, query_int, read_body
+from berth.api.routes.container_streams import wants_multiplexed
+from berth.contract.runtime import AttachStream
+from berth.engine.containers.attaching import parse_detach_keys
+from berth.engine.containers.execution import ExecBody, Execution
+from berth.errors import BerthError
+from berth.wire.container import IDResponse
+
+if TYPE_CHECKING:
+    from berth.engine.app import Engine
+
+
+def routes(engine: Engine) -> list[Route]:
+    """Create, start, resize, inspect."""
+    return [
+        Route("POST", "/containers/{id}/exec", _create(engine)),
+        Route("POST", "/exec/{id}/start", _start(engine)),
+        Route("POST", "/exec/{id}/resize", _resize(engine)),
+        Route("GET", "/exec/{id}/json", _inspect(engine)),
+    ]
+
+
+def _create(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        identifier = engine.execs.create(request.match_info["id"], await read_body(request, ExecBody))
+        return json_response(IDResponse(id=identifier), 201)
+
+    return handle
+
+
+def _start(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        body = await read_body(request, ExecBody)
+        execution = engine.execs.claim(request.match_info["id"])
+        size = (body.console_size or execution.body.console_size or [0, 0])[:2]
+        height, width = (size[0], size[1]) if len(size) == 2 else (0, 0)
+        if body.detach:
+            await engine.execs.start(execution, [], (height, width))
+            return web.Response()
+        connection = await hijack.take_over(request, multiplexed=wants_multiplexed(request, tty=execution.tty))
+        await _run(engine, execution, connection, (height, width))
+        return connection.response
+
+    return handle
+
+
+async def _run(engine: Engine, execution: Execution, connection: hijack.Connection, size: tuple[int, int]) -> None:
+    """The head of the answer is out: what goes wrong now is written into the stream, where the client shows it."""
+    wanted = execution.body
+    stream = AttachStream(
+        fd=connection.fd,
+        stdin=bool(wanted.attach_stdin),
+        stdout=bool(wanted.attach_stdout),
+        stderr=bool(wanted.attach_stderr),
+        framed=not execution.tty,
+        pending=connection.pending,
+        detach_keys=parse_detach_keys(wanted.detach_keys) if execution.tty and wanted.attach_stdin else b"",
+    )
+    with socket.socket(fileno=os.dup(connection.fd)) as spare:
+        try:
+            await engine.execs.start(execution, [stream], size)
+        except BerthError as error:
+            text = (error.message + "\r\n").encode()
+            spare.setblocking(False)
+            head = b"" if execution.tty else struct.pack(">BxxxL", 1, len(text))
+            await asyncio.get_running_loop().sock_sendall(spare, head + text)
+
+
+def _resize(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        await engine.execs.resize(request.match_info["id"], query_int(request, "h", 0), query_int(request, "w", 0))
+        return web.Response()
+
+    return handle
+
+
+def _inspect(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        return json_response(engine.execs.inspect(request.match_info["id"]))
+
+    return handle

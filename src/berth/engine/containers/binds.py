@@ -1,0 +1,104 @@
+"""Bind sources at start: that they are there, who owns them, and whether their filesystem can be id-mapped."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import stat
+
+from berth.engine.containers.record import MountRecord
+from berth.errors import InvalidArgument
+
+# Tried: the kernel refuses MOUNT_ATTR_IDMAP on these.
+_NEVER = frozenset(
+    [
+        "overlay",
+        "proc",
+        "sysfs",
+        "devtmpfs",
+        "devpts",
+        "cgroup",
+        "cgroup2",
+        "mqueue",
+        "securityfs",
+        "debugfs",
+        "tracefs",
+        "nfs",
+        "nfs4",
+        "cifs",
+        "fuse",
+        "fuseblk",
+        "9p",
+    ]
+)
+_TMPFS_SINCE = (6, 3)
+
+
+def _kernel() -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _filesystems() -> dict[int, str]:
+    """Device number to filesystem type of all mounts in sight."""
+    found = {}
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields, _, rest = line.partition(" - ")
+            major, _, minor = fields.split(" ", 3)[2].partition(":")
+            found[os.makedev(int(major), int(minor))] = rest.split(" ", 1)[0]
+    return found
+
+
+def can_idmap(kind: str, kernel: tuple[int, int]) -> bool:
+    """Whether mounts of this filesystem type can be id-mapped."""
+    if kind in _NEVER or kind.startswith("fuse."):
+        return False
+    return kind != "tmpfs" or kernel >= _TMPFS_SINCE
+
+
+def unmappable_binds(mounts: list[MountRecord]) -> tuple[str, ...]:
+    """Sources of writable binds whose own filesystem cannot be id-mapped: they would show as nobody's inside.
+
+    Device nodes keep their own permissions and are not written as files, so they do not count; sockets do, as connecting
+    needs write permission.
+    """
+    binds = [m for m in mounts if m.type == "bind" and not m.read_only]
+    if not binds:
+        return ()
+    kinds, kernel = _filesystems(), _kernel()
+    found = []
+    for record in binds:
+        try:
+            status = os.stat(record.source)
+        except OSError:
+            continue
+        node = stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
+        if not node and not can_idmap(kinds.get(status.st_dev, ""), kernel):
+            found.append(record.source)
+    return tuple(found)
+
+
+def check_sources(mounts: list[MountRecord]) -> list[int]:
+    """At start: make what -v promises, refuse what is missing. Returns the owners' ids that may lie outside of the range."""
+    owners: list[int] = []
+    for record in mounts:
+        if record.type != "bind":
+            continue
+        if record.create_source and not os.path.lexists(record.source):
+            try:
+                os.makedirs(record.source, mode=0o755, exist_ok=True)
+            except OSError as error:
+                raise InvalidArgument(
+                    f"error while creating mount source path '{record.source}': "
+                    f"mkdir {record.source}: {(error.strerror or '').lower()}"
+                ) from error
+        try:
+            status = os.stat(record.source)
+        except OSError:
+            raise InvalidArgument(
+                f'invalid mount config for type "bind": bind source path does not exist: {record.source}'
+            ) from None
+        owners += [status.st_uid, status.st_gid]
+    return owners

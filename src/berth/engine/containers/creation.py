@@ -1,0 +1,165 @@
+"""POST /containers/create: from a request to a recorded container.
+
+Everything that can be refused is refused before anything is made; what was made by a create that fails later is undone.
+With --rm the record is not flushed to disk before the answer: a container that a power cut takes away is no loss then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+import msgspec
+from msgspec import field
+
+from berth.contract.image import Image
+from berth.contract.volume import Volume
+from berth.engine.containers import isolation, mounting, spec
+from berth.engine.containers.binds import unmappable_binds
+from berth.engine.containers.defaults import complete_host_config, merge_image
+from berth.engine.containers.isolation import Isolation
+from berth.engine.containers.parts import Parts
+from berth.engine.containers.record import Container, ContainerRecord, MountRecord
+from berth.engine.containers.security import check_sysctls, parse_security_options
+from berth.engine.containers.validation import check_config, check_host_config
+from berth.errors import BerthError, InvalidArgument, NotFound
+from berth.model.identifier import new_id, short_id
+from berth.wire.container import ContainerConfig, ContainerCreateResponse, HostConfig
+from berth.wire.network import EndpointSettings, NetworkingConfig
+
+log = logging.getLogger("berth.containers")
+
+
+class CreateBody(ContainerConfig, kw_only=True, omit_defaults=True):
+    """The body of the request. `mac_address` is where clients before API 1.44 put it."""
+
+    mac_address: str | None = field(name="MacAddress", default=None)
+    host_config: HostConfig | None = field(name="HostConfig", default=None)
+    networking_config: NetworkingConfig | None = field(name="NetworkingConfig", default=None)
+
+
+class Creation:
+    """Makes containers."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def create(self, name: str, body: CreateBody, platform: str = "") -> ContainerCreateResponse:
+        """Docker's answer: the id, and warnings."""
+        if not body.image:
+            raise InvalidArgument("Config cannot be empty in order to create a container")
+        image = self._parts.images.get(body.image)
+        _check_platform(image, body.image, platform)
+        config, host, warnings = self._complete(body, image)
+        mounts = mounting.wanted_mounts(config, host, self._mounts_of)
+        separation = self._isolation(host, mounts)
+        warnings += isolation.warnings(separation)
+        identifier = new_id()
+        config.hostname = config.hostname or self._hostname(separation, identifier)
+        record = ContainerRecord(
+            id=identifier,
+            name=self._parts.catalog.claim_name(name, identifier),
+            created=time.time(),
+            image_id=image.id,
+            image_name=body.image,
+            config=config,
+            host_config=host,
+            endpoints=_endpoints(body, host),
+            mounts=mounts,
+        )
+        record.path, *record.args = spec.command(config)
+        await self._record(record, image)
+        return ContainerCreateResponse(id=identifier, warnings=warnings)
+
+    def _complete(self, body: CreateBody, image: Image) -> tuple[ContainerConfig, HostConfig, list[str]]:
+        asked = ContainerConfig(**{f: getattr(body, f) for f in ContainerConfig.__struct_fields__})
+        config = merge_image(asked, image.document.config)
+        host = complete_host_config(body.host_config or HostConfig())
+        check_config(config)
+        warnings = check_host_config(host, config, len(os.sched_getaffinity(0)))
+        parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
+        return config, host, warnings
+
+    def _isolation(self, host: HostConfig, mounts: list[MountRecord]) -> Isolation:
+        separation = isolation.decide(host, unmappable_binds(mounts))
+        if self._parts.config.userns_fallback == "refuse":
+            isolation.refuse_fallback(separation)
+        isolation.check_partner(separation, {n: self._parts.catalog.get(n).id for n in separation.joins.values()})
+        check_sysctls(host.sysctls or {}, separation.host)
+        return separation
+
+    def _hostname(self, separation: Isolation, identifier: str) -> str:
+        if "network" in separation.joins:
+            return self._parts.catalog.get(separation.joins["network"]).record.config.hostname or ""
+        if separation.host & {"network", "uts"}:
+            return os.uname().nodename
+        return short_id(identifier)
+
+    def _mounts_of(self, reference: str) -> list[MountRecord]:
+        return self._parts.catalog.get(reference).record.mounts
+
+    async def _record(self, record: ContainerRecord, image: Image) -> None:
+        parts, container = self._parts, Container(record)
+        anonymous: list[str] = []
+        try:
+            record.endpoints = parts.networks.check(container.facts())
+            anonymous = mounting.make_volumes(record.mounts, record.host_config, parts.volumes)
+            await parts.snapshots.prepare(record.id, image.chain_id)
+            os.makedirs(parts.directory(record.id), mode=0o700, exist_ok=True)
+            await self._copy_up(record.mounts, image)
+            parts.catalog.add(container, durable=not container.auto_remove)
+        except BaseException:
+            parts.catalog.release_name(record.name)
+            await self._undo(record.id, anonymous)
+            raise
+        parts.emit(container, "create")
+
+    async def _undo(self, identifier: str, anonymous: list[str]) -> None:
+        self._parts.networks.forget(identifier)
+        try:
+            await self._parts.snapshots.remove(identifier)
+            for name in anonymous:
+                await self._parts.volumes.remove(name, force=True)
+        except BerthError as error:
+            log.warning("could not clean up after the failed create of %s: %s", short_id(identifier), error)
+
+    async def _copy_up(self, mounts: list[MountRecord], image: Image) -> None:
+        """Fill new volumes with what the image has at their destination."""
+        volumes = self._parts.volumes
+        wanted: list[tuple[MountRecord, Volume]] = []
+        for record in mounts:
+            if record.type == "volume" and "nocopy" not in record.options and not record.subpath:
+                volume = volumes.get(record.name)
+                if volumes.is_empty(volume):
+                    wanted.append((record, volume))
+        if not wanted or image.chain_id is None:
+            return
+        async with self._parts.trees.of_overlay(self._parts.snapshots.view(image.chain_id)) as tree:
+            for record, volume in wanted:
+                await tree.copy_out(record.destination, volume.mountpoint)
+
+
+def _check_platform(image: Image, reference: str, platform: str) -> None:
+    if not platform:
+        return
+    system, _, rest = platform.partition("/")
+    architecture, _, variant = rest.partition("/")
+    document = image.document
+    if document.os != system or (architecture and document.architecture != architecture):
+        raise NotFound(f"image with reference {reference} was found but does not provide the specified platform ({platform})")
+    if variant and document.variant and document.variant != variant:
+        raise NotFound(f"image with reference {reference} was found but does not provide the specified platform ({platform})")
+
+
+def _endpoints(body: CreateBody, host: HostConfig) -> dict[str, EndpointSettings]:
+    asked = dict((body.networking_config.endpoints_config if body.networking_config else None) or {})
+    mode = host.network_mode or "bridge"
+    if "default" in asked:
+        asked.setdefault("bridge", asked.pop("default"))
+    endpoints = {name: settings or EndpointSettings() for name, settings in asked.items()}
+    if mode not in endpoints and not mode.startswith("container:") and not body.network_disabled:
+        endpoints = {mode: EndpointSettings(), **endpoints}
+    if body.mac_address and mode in endpoints and not endpoints[mode].mac_address:
+        endpoints[mode] = msgspec.structs.replace(endpoints[mode], mac_address=body.mac_address)
+    return endpoints

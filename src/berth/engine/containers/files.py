@@ -1,0 +1,119 @@
+"""The filesystem of a container: copy in and out, export, changes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+from berth.contract.store import PathStat, Tree
+from berth.engine.containers.parts import Parts
+from berth.engine.containers.record import Container
+from berth.errors import BerthError, Forbidden, NotFound
+from berth.model.rootfs import Change
+
+# Mount points and files that starting a container makes in its upper directory; Docker keeps them in a layer of their own.
+MADE_AT_START = frozenset(
+    [
+        "/.dockerenv",
+        "/dev",
+        "/dev/console",
+        "/dev/mqueue",
+        "/dev/pts",
+        "/dev/shm",
+        "/etc/hostname",
+        "/etc/hosts",
+        "/etc/mtab",
+        "/etc/resolv.conf",
+        "/proc",
+        "/sys",
+    ]
+)
+
+
+def without_start(changes: list[Change], destinations: frozenset[str]) -> list[Change]:
+    """The changes without those that every start makes (mount points), and without directories that only changed by them."""
+    hidden = MADE_AT_START | destinations
+    kept = [c for c in changes if c.path not in hidden or c.kind == 2]
+    touched = {c.path.rsplit("/", 1)[0] for c in changes if c.path in hidden and c.kind != 2}
+    parents = {c.path.rsplit("/", 1)[0] for c in kept}
+    return [c for c in kept if c.kind != 0 or c.path not in touched or c.path in parents]
+
+
+class Files:
+    """Opens trees of containers."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def tree(self, container: Container) -> AbstractAsyncContextManager[Tree]:
+        """The whole filesystem: through init while it runs, mounted by the worker otherwise."""
+        task = container.live_task()
+        if task is not None:
+            return self._parts.trees.of_pid(task.pid, container.uid_base)
+        return self._parts.trees.of_overlay(self._parts.snapshots.mounts(container.id), self._binds(container))
+
+    def _binds(self, container: Container) -> tuple[tuple[str, str], ...]:
+        found = []
+        for mount in container.record.mounts:
+            source = mount.source
+            if mount.type == "volume":
+                try:
+                    source = self._parts.volumes.get(mount.name).mountpoint
+                except BerthError:
+                    continue
+                if mount.subpath:
+                    source = f"{source}/{mount.subpath}"
+            if source:
+                found.append((source, mount.destination))
+        return tuple(found)
+
+    async def stat(self, container: Container, path: str) -> PathStat:
+        """HEAD archive."""
+        async with self.tree(container) as tree:
+            return await self._stat(container, tree, path)
+
+    async def _stat(self, container: Container, tree: Tree, path: str) -> PathStat:
+        try:
+            return await tree.stat(path)
+        except NotFound:
+            raise NotFound(f"Could not find the file {path} in container {container.name}") from None
+
+    async def get(self, container: Container, path: str) -> AsyncIterator[PathStat | bytes]:
+        """GET archive: first the stat, then the tar."""
+        async with self.tree(container) as tree:
+            yield await self._stat(container, tree, path)
+            async for piece in tree.get(path):
+                yield piece
+        self._parts.emit(container, "archive-path")
+
+    async def put(
+        self, container: Container, path: str, stream: AsyncIterator[bytes], *, no_overwrite: bool, keep_owners: bool
+    ) -> None:
+        """PUT archive. Forbidden when the destination is read-only."""
+        if self._read_only(container, path):
+            raise Forbidden("container rootfs is marked read-only")
+        async with self.tree(container) as tree:
+            await self._stat(container, tree, path)
+            await tree.put(path, stream, no_overwrite_dir_non_dir=no_overwrite, copy_uid_gid=keep_owners)
+        self._parts.emit(container, "extract-to-dir")
+
+    def _read_only(self, container: Container, path: str) -> bool:
+        best, read_only = "", bool(container.record.host_config.readonly_rootfs)
+        absolute = "/" + path.strip("/")
+        for mount in container.record.mounts:
+            inside = absolute == mount.destination or absolute.startswith(mount.destination + "/")
+            if inside and len(mount.destination) > len(best):
+                best, read_only = mount.destination, mount.read_only
+        return read_only
+
+    async def export(self, container: Container) -> AsyncIterator[bytes]:
+        """The root filesystem as a tar."""
+        async with self.tree(container) as tree:
+            async for piece in tree.get("/"):
+                yield piece
+        self._parts.emit(container, "export")
+
+    async def changes(self, container: Container) -> list[Change]:
+        """What differs from the image."""
+        destinations = frozenset(m.destination for m in container.record.mounts)
+        return without_start(await self._parts.snapshots.changes(container.id), destinations)

@@ -1,0 +1,73 @@
+"""What a failed launch is called in Docker's words. Its clients derive exit codes 126 and 127 from them."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from berth.contract.runtime import LaunchFailed
+from berth.errors import BerthError, InvalidArgument
+
+_START = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
+_EXEC = "OCI runtime exec failed: exec failed: "
+_TEXT = {
+    errno.EACCES: "permission denied",
+    errno.EISDIR: "is a directory",
+    errno.ENOEXEC: "exec format error",
+    errno.ENOTDIR: "not a directory",
+}
+
+
+class StartFailed(BerthError):
+    """The container could not be started for a reason within the engine or the host. `code` is its exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CommandFailed(InvalidArgument):
+    """The command cannot be run: 127 when it does not exist, 126 when it may not be executed."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _process_error(failure: LaunchFailed, program: str) -> str:
+    number = failure.errno
+    if failure.step == "execve":
+        name = failure.path or program
+        if number == errno.ENOENT and "/" not in name:
+            return f'exec: "{name}": executable file not found in $PATH'
+        if number == errno.ENOENT:
+            return f'exec: "{name}": stat {name}: no such file or directory'
+        return f'exec: "{name}": {_TEXT.get(number) or os.strerror(number).lower()}'
+    if failure.step == "chdir":
+        reason = _TEXT.get(number) or os.strerror(number).lower()
+        return f'error during container init: chdir to cwd ("{failure.path}") set in config.json failed: {reason}'
+    return f"error during container init: {failure.message}"
+
+
+def exit_code(failure: LaunchFailed) -> int:
+    """127 for a missing executable, 126 for one that may not be run, 128 for the rest, as Docker records them."""
+    if failure.step == "execve":
+        return 127 if failure.errno == errno.ENOENT else 126
+    return 126 if failure.step == "chdir" and failure.errno in (errno.EACCES, errno.ENOTDIR) else 128
+
+
+def start_error(failure: LaunchFailed, program: str) -> StartFailed | CommandFailed:
+    """What POST start answers."""
+    code = exit_code(failure)
+    if failure.step == "user":
+        return CommandFailed(failure.message, 128)
+    text = f"{_START}unable to start container process: {_process_error(failure, program)}: unknown"
+    return CommandFailed(text, code) if failure.step in ("execve", "chdir") else StartFailed(text, code)
+
+
+def exec_error(failure: LaunchFailed, program: str) -> CommandFailed:
+    """What exec start answers, or writes into the stream when it has already begun."""
+    code = 126 if failure.step not in ("execve", "chdir") else exit_code(failure)
+    if failure.step == "user":
+        return CommandFailed(failure.message, 126)
+    return CommandFailed(f"{_EXEC}unable to start container process: {_process_error(failure, program)}: unknown", code)

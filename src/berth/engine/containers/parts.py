@@ -1,0 +1,48 @@
+"""What the concerns of the container service share: the neighbours they call, the catalog, the id ranges, the events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from berth.contract.image import Images
+from berth.contract.network import ContainerNetworks
+from berth.contract.runtime import Runtime
+from berth.contract.store import Layers, Snapshots, Trees
+from berth.contract.volume import Volumes
+from berth.engine.config import EngineConfig
+from berth.engine.containers.catalog import Catalog
+from berth.engine.containers.record import Container
+from berth.engine.events import Events
+from berth.engine.idrange import IdRanges
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Handed to each concern when the service is put together."""
+
+    config: EngineConfig
+    events: Events
+    runtime: Runtime
+    snapshots: Snapshots
+    layers: Layers
+    trees: Trees
+    images: Images
+    networks: ContainerNetworks
+    volumes: Volumes
+    catalog: Catalog
+    ranges: IdRanges
+
+    def emit(self, container: Container, action: str, extra: Mapping[str, str] | None = None) -> None:
+        """An event of a container, with Docker's attributes: its labels, image and name, and what the action adds."""
+        record = container.record
+        attributes = {**(record.config.labels or {}), "image": record.image_name, "name": record.name, **(extra or {})}
+        self.events.publish("container", action, record.id, attributes)
+
+    def directory(self, container_id: str) -> str:
+        """The container's directory on disk."""
+        return self.config.container(container_id)
+
+    def log_path(self, container_id: str) -> str:
+        """The json-file log."""
+        return f"{self.directory(container_id)}/{container_id}-json.log"

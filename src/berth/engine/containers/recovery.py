@@ -1,0 +1,129 @@
+"""What an engine does when it starts: take over what runs, record what ended meanwhile, remove what was left half-done.
+
+row says running, shim lives          the task is taken over, its watcher starts
+row says running, exit record         the end is recorded with its own code and time; restart policy; --rm removes it
+row says running, neither             the host went down: code 255
+row says restarting                   the back-off starts anew
+row says removing                     the removal is finished
+directory or shim without a row       removed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from berth.contract.runtime import Exit, Task
+from berth.engine.containers import restart
+from berth.engine.containers.lifecycle import HAS_TASK, Status
+from berth.engine.containers.parts import Parts
+from berth.engine.containers.record import Container
+from berth.engine.containers.removal import Removal
+from berth.engine.containers.running import Running
+from berth.errors import BerthError
+from berth.kernel.fs import remove_tree
+from berth.model.identifier import short_id
+
+log = logging.getLogger("berth.containers")
+_LOST = 255
+# A task that has ended answers at once; this bounds the wait for all of them together.
+_SETTLE = 0.2
+
+
+class Recovery:
+    """Run once, before the engine serves."""
+
+    def __init__(self, parts: Parts, running: Running, removal: Removal) -> None:
+        self._parts = parts
+        self._running = running
+        self._removal = removal
+
+    async def restore(self) -> None:
+        """See the module's table."""
+        containers = self._parts.catalog.load()
+        await self._remove_unknown({c.id for c in containers})
+        tasks = await self._load_tasks([c for c in containers if c.status in HAS_TASK])
+        ended = await self._ended(tasks)
+        alive = [c for c in containers if c.id in tasks and c.id not in ended]
+        for container in alive:
+            container.task = tasks[container.id]
+            if container.uid_base and not container.record.host_config.privileged:
+                self._parts.ranges.adopt(container.uid_base)
+        await self._parts.networks.restore([(c.facts(), tasks[c.id].pid) for c in alive])
+        for container in alive:
+            self._running.watch(container, tasks[container.id])
+        for container in containers:
+            if container not in alive:
+                await self._settle(container, tasks.get(container.id), ended.get(container.id))
+
+    async def _load_tasks(self, containers: list[Container]) -> dict[str, Task]:
+        found: dict[str, Task] = {}
+        for container in containers:
+            try:
+                task = await self._parts.runtime.load(container.id)
+            except BerthError as error:
+                log.error("cannot reach container %s: %s", short_id(container.id), error.message)
+                continue
+            if task is not None:
+                found[container.id] = task
+        return found
+
+    async def _ended(self, tasks: dict[str, Task]) -> dict[str, Exit]:
+        waits = {asyncio.ensure_future(task.wait()): identifier for identifier, task in tasks.items()}
+        if not waits:
+            return {}
+        done, pending = await asyncio.wait(waits, timeout=_SETTLE)
+        for waiting in pending:
+            waiting.cancel()
+        ended: dict[str, Exit] = {}
+        for waiting in done:
+            error = waiting.exception()
+            ended[waits[waiting]] = Exit(code=_LOST, at=time.time()) if error else waiting.result()
+        return ended
+
+    async def _settle(self, container: Container, task: Task | None, ended: Exit | None) -> None:
+        try:
+            if container.status in HAS_TASK:
+                container.task = task
+                async with container.lock:
+                    await self._running.ended(container, ended or Exit(code=_LOST, at=time.time()))
+                was_running = True
+            else:
+                was_running = container.status is Status.RESTARTING
+            if container.status is Status.REMOVING:
+                container.state.status = Status.DEAD
+                await self._removal.remove(container, volumes=container.auto_remove)
+            elif container.auto_remove and container.status is Status.EXITED:
+                await self._removal.remove(container, volumes=True)
+            elif container.status is Status.RESTARTING and container.restarter is None:
+                self._running.schedule(container, 0.0)
+            elif container.status is Status.EXITED and container.state.started_at:
+                self._start_at_boot(container, was_running)
+        except BerthError as error:
+            log.error("cannot recover container %s: %s", short_id(container.id), error.message)
+
+    def _start_at_boot(self, container: Container, was_running: bool) -> None:
+        state = container.state
+        if restart.should_start_at_boot(
+            container.record.host_config.restart_policy,
+            state.exit_code,
+            manual_stop=state.manual_stop,
+            was_running=was_running,
+        ):
+            container.state.status = Status.RESTARTING
+            self._running.schedule(container, 0.0)
+
+    async def _remove_unknown(self, known: set[str]) -> None:
+        async for identifier in self._parts.runtime.tasks():
+            if identifier not in known:
+                await self._parts.runtime.remove_leftovers(identifier)
+        for name in os.listdir(f"{self._parts.config.root}/containers"):
+            if name in known:
+                continue
+            try:
+                await self._parts.snapshots.remove(name)
+                remove_tree(self._parts.directory(name))
+            except (BerthError, OSError) as error:
+                log.warning("cannot remove what is left of %s: %s", name, error)

@@ -1,0 +1,178 @@
+"""From start to end: start by hand or by policy, the watch over each task, what happens when it ends.
+
+Each running container has one watcher that waits for the task's end, records it and applies the restart policy; a
+container that waits for its next start has a restarter. Whoever changes a container holds its lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from berth.contract.runtime import Exit, Task
+from berth.engine.containers import restart
+from berth.engine.containers.health import Prober
+from berth.engine.containers.lifecycle import HAS_TASK, Status
+from berth.engine.containers.parts import Parts
+from berth.engine.containers.record import Container
+from berth.engine.containers.starting import Launching, check_startable
+from berth.errors import BerthError, NotModified
+from berth.model.identifier import short_id
+
+log = logging.getLogger("berth.containers")
+Remove = Callable[[Container], Awaitable[None]]
+
+
+class Running:
+    """Starts and watches. `remove` takes away a container that was run with --rm."""
+
+    def __init__(self, parts: Parts, remove: Remove) -> None:
+        self._parts = parts
+        self._remove = remove
+        self._launching = Launching(parts)
+        self._prober = Prober(parts)
+
+    async def start(self, container: Container) -> None:
+        """By the user's hand. NotModified when it runs already; Conflict and launch errors in Docker's words."""
+        async with container.lock:
+            if container.status is Status.RESTARTING:
+                raise NotModified(f"container {short_id(container.id)} is already started")
+            check_startable(container)
+            container.state.manual_stop = False
+            container.state.restart_count = 0
+            container.backoff = 0.0
+            failure: BerthError | None = None
+            try:
+                await self._start_locked(container)
+            except BerthError as error:
+                container.close_pending()
+                failure = error
+        if failure is not None:
+            if container.auto_remove:
+                await self._remove(container)
+            raise failure
+
+    async def _start_locked(self, container: Container) -> None:
+        task = await self._launching.launch(container)
+        self._parts.emit(container, "start")
+        self._emit_volumes(container, "mount")
+        self.watch(container, task)
+
+    def watch(self, container: Container, task: Task) -> None:
+        """Begin to wait for the task's end, and to probe its health."""
+        container.task = task
+        container.watcher = asyncio.create_task(self._watch(container, task), name=f"watch {short_id(container.id)}")
+        self._prober.begin(container, task)
+
+    async def _watch(self, container: Container, task: Task) -> None:
+        try:
+            ended = await task.wait()
+        except BerthError as error:
+            log.error("lost container %s: %s", short_id(container.id), error.message)
+            ended = Exit(code=255)
+        async with container.lock:
+            if container.task is not task:
+                return
+            await self.ended(container, ended)
+        if container.auto_remove and container.status is Status.EXITED and not container.deleting:
+            await self._remove(container)
+
+    async def ended(self, container: Container, ended: Exit) -> None:
+        """Record the end, give back what the run had, decide whether to restart. The lock is held."""
+        state, parts = container.state, self._parts
+        self._prober.end(container)
+        await self._release(container)
+        state.finished_at, state.exit_code, state.oom_killed, state.pid = ended.at, ended.code, ended.oom_killed, 0
+        again = not container.deleting and restart.should_restart(
+            container.record.host_config.restart_policy, ended.code, state.restart_count, manual_stop=state.manual_stop
+        )
+        container.move(Status.RESTARTING if again else Status.EXITED)
+        parts.catalog.save(container)
+        if ended.oom_killed:
+            parts.emit(container, "oom")
+        duration = str(max(0, int(ended.at - state.started_at)))
+        parts.emit(container, "die", {"exitCode": str(ended.code), "execDuration": duration})
+        self._emit_volumes(container, "unmount")
+        container.tell_exit()
+        if again:
+            self.schedule(container, ended.at - state.started_at)
+
+    async def _release(self, container: Container) -> None:
+        task, container.task = container.task, None
+        for execution in container.execs.values():
+            execution.container_ended()
+        try:
+            if task is not None:
+                await task.delete()
+            await self._parts.networks.release(container.id)
+        except BerthError as error:
+            log.error("cannot clean up after container %s: %s", short_id(container.id), error.message)
+        if container.uid_base and not _joined(container):
+            self._parts.ranges.give_back(container.uid_base)
+        container.state.id_map = []
+
+    def schedule(self, container: Container, ran_for: float) -> None:
+        """Start it again after the back-off."""
+        container.backoff = restart.next_delay(container.backoff, ran_for)
+        container.restarter = asyncio.create_task(self._restart_later(container), name=f"restart {short_id(container.id)}")
+
+    async def _restart_later(self, container: Container) -> None:
+        await asyncio.sleep(container.backoff)
+        async with container.lock:
+            if container.status is not Status.RESTARTING or container.deleting:
+                return
+            container.restarter = None
+            container.state.restart_count += 1
+            try:
+                await self._start_locked(container)
+            except BerthError as error:
+                log.warning("cannot restart container %s: %s", short_id(container.id), error.message)
+                self._restart_failed(container)
+
+    def _restart_failed(self, container: Container) -> None:
+        state = container.state
+        policy = container.record.host_config.restart_policy
+        if restart.should_restart(policy, state.exit_code, state.restart_count, manual_stop=state.manual_stop):
+            self.schedule(container, 0.0)
+        else:
+            container.move(Status.EXITED)
+        self._parts.catalog.save(container)
+        container.tell_exit()
+
+    def cancel_restart(self, container: Container) -> None:
+        """A container that waits for its next start stays down. The lock is held."""
+        if container.restarter is not None:
+            container.restarter.cancel()
+            container.restarter = None
+        if container.status is Status.RESTARTING:
+            container.move(Status.EXITED)
+            self._parts.catalog.save(container)
+            container.tell_exit()
+
+    def _emit_volumes(self, container: Container, action: str) -> None:
+        for mount in container.record.mounts:
+            if mount.type == "volume":
+                attributes = {"container": container.id, "driver": mount.driver or "local"}
+                if action == "mount":
+                    attributes |= {
+                        "destination": mount.destination,
+                        "propagation": mount.propagation,
+                        "read/write": "false" if mount.read_only else "true",
+                    }
+                self._parts.events.publish("volume", action, mount.name, attributes)
+
+    async def let_go(self, container: Container) -> None:
+        """The engine ends: stop watching; what runs goes on."""
+        self._prober.end(container)
+        for background in (container.watcher, container.restarter):
+            if background is not None:
+                background.cancel()
+        container.close_pending()
+        if container.status in HAS_TASK:
+            self._parts.catalog.save(container)
+
+
+def _joined(container: Container) -> bool:
+    host = container.record.host_config
+    return any((mode or "").startswith("container:") for mode in (host.network_mode, host.pid_mode, host.ipc_mode))

@@ -1,0 +1,287 @@
+"""ContainerService: the face of the containers package. Each method looks a container up and hands over to one concern."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+from berth.contract.image import Images
+from berth.contract.network import ContainerFacts, ContainerNetworks
+from berth.contract.runtime import AttachStream, Runtime
+from berth.contract.store import Layers, Snapshots, Trees
+from berth.contract.usage import User
+from berth.contract.volume import Volumes
+from berth.engine import logs
+from berth.engine.config import EngineConfig
+from berth.engine.containers import processes, statistics
+from berth.engine.containers.attaching import Attaching
+from berth.engine.containers.catalog import Catalog
+from berth.engine.containers.committing import Committing
+from berth.engine.containers.creation import CreateBody, Creation
+from berth.engine.containers.files import Files
+from berth.engine.containers.inspection import Document, Inspection
+from berth.engine.containers.lifecycle import HAS_TASK, is_running
+from berth.engine.containers.listing import Listing
+from berth.engine.containers.parts import Parts
+from berth.engine.containers.record import Container, Ended
+from berth.engine.containers.recovery import Recovery
+from berth.engine.containers.removal import ContainersPruned, Removal
+from berth.engine.containers.running import Running
+from berth.engine.containers.stopping import Stopping
+from berth.engine.containers.updating import Updating
+from berth.engine.events import Events
+from berth.engine.idrange import IdRanges
+from berth.errors import BerthError, Conflict, InvalidArgument
+from berth.model.filters import Filters
+from berth.storage.database import Database
+from berth.wire.container import (
+    ContainerCreateResponse,
+    ContainerStatsResponse,
+    ContainerSummary,
+    ContainerTopResponse,
+    HostConfig,
+)
+from berth.wire.network import EndpointSettings
+
+
+class ContainerService:
+    """Containers. `committing` and `files` are used by the routes directly; everything else goes through the methods."""
+
+    def __init__(
+        self,
+        *,
+        config: EngineConfig,
+        database: Database,
+        events: Events,
+        runtime: Runtime,
+        snapshots: Snapshots,
+        layers: Layers,
+        trees: Trees,
+        images: Images,
+        networks: ContainerNetworks,
+        volumes: Volumes,
+        ranges: IdRanges | None = None,
+    ) -> None:
+        self.parts = Parts(
+            config=config,
+            events=events,
+            runtime=runtime,
+            snapshots=snapshots,
+            layers=layers,
+            trees=trees,
+            images=images,
+            networks=networks,
+            volumes=volumes,
+            catalog=Catalog(database),
+            ranges=ranges or IdRanges(config.root),
+        )
+        parts = self.parts
+        self._removal = Removal(parts)
+        self._running = Running(parts, self._remove_ended)
+        self._stopping = Stopping(parts, self._running)
+        self._creation = Creation(parts)
+        self._attaching = Attaching(parts)
+        self._inspection = Inspection(parts)
+        self._listing = Listing(parts)
+        self._updating = Updating(parts)
+        self._recovery = Recovery(parts, self._running, self._removal)
+        self.committing = Committing(parts)
+        self.files = Files(parts)
+
+    # Engine start and end
+
+    async def restore(self) -> None:
+        """At engine start: take over what an earlier engine left."""
+        await self._recovery.restore()
+
+    async def shutdown(self, stop_containers: bool) -> None:
+        """Containers go on, unless `stop_containers`."""
+        if stop_containers:
+            running = [c for c in self.parts.catalog if is_running(c.status)]
+            await asyncio.gather(*(self._stop_quietly(c) for c in running))
+        for container in self.parts.catalog:
+            await self._running.let_go(container)
+        self.parts.ranges.close()
+
+    async def _stop_quietly(self, container: Container) -> None:
+        """Like stop, but the restart policy stays in force for the next engine start."""
+        stopped_by_hand = container.state.manual_stop
+        try:
+            await self._stopping.stop(container, None)
+        except BerthError:
+            return
+        if not container.deleting:
+            container.state.manual_stop = stopped_by_hand
+            self.parts.catalog.save(container)
+
+    async def _remove_ended(self, container: Container) -> None:
+        await self._removal.remove(container, volumes=True)
+
+    # Lookup
+
+    def get(self, reference: str) -> Container:
+        """NotFound: `No such container: NAME`."""
+        return self.parts.catalog.get(reference)
+
+    def facts(self, reference: str) -> ContainerFacts:
+        """What networks need to know of it."""
+        return self.get(reference).facts()
+
+    def count_by_state(self) -> dict[str, int]:
+        """How many containers are in each state."""
+        return dict(Counter(str(c.status) for c in self.parts.catalog))
+
+    def of_image(self, image_id: str) -> list[User]:
+        """Usage: containers made from the image."""
+        return [_user(c) for c in self.parts.catalog if c.record.image_id == image_id]
+
+    def of_volume(self, name: str) -> list[User]:
+        """Usage: containers that mount the volume."""
+        return [_user(c) for c in self.parts.catalog if any(m.type == "volume" and m.name == name for m in c.record.mounts)]
+
+    def of_network(self, network_id: str, name: str) -> list[User]:
+        """Usage: containers with an endpoint in the network."""
+        found = []
+        for container in self.parts.catalog:
+            endpoints = container.record.endpoints
+            if name in endpoints or network_id in endpoints:
+                found.append(_user(container))
+        return found
+
+    # Life
+
+    async def create(self, name: str, body: CreateBody, platform: str = "") -> ContainerCreateResponse:
+        """A new container."""
+        return await self._creation.create(name, body, platform)
+
+    async def start(self, reference: str) -> None:
+        """NotModified when it runs."""
+        await self._running.start(self.get(reference))
+
+    async def stop(self, reference: str, timeout: int | None, signal: str = "") -> None:
+        """NotModified when it does not run."""
+        await self._stopping.stop(self.get(reference), timeout, signal)
+
+    async def restart(self, reference: str, timeout: int | None, signal: str = "") -> None:
+        """Stop and start."""
+        await self._stopping.restart(self.get(reference), timeout, signal)
+
+    async def kill(self, reference: str, signal: str) -> None:
+        """A signal by name or number."""
+        await self._stopping.kill(self.get(reference), signal)
+
+    async def pause(self, reference: str) -> None:
+        """Freeze."""
+        await self._stopping.pause(self.get(reference))
+
+    async def unpause(self, reference: str) -> None:
+        """Thaw."""
+        await self._stopping.unpause(self.get(reference))
+
+    async def remove(self, reference: str, *, force: bool, volumes: bool) -> None:
+        """Conflict while it runs, unless `force`."""
+        container = self.get(reference)
+        if container.deleting and not force:
+            raise Conflict(f"removal of container {reference} is already in progress")
+        if force and is_running(container.status):
+            await self._stopping.kill_for_removal(container)
+        elif not container.deleting:
+            self._removal.check(container)
+        await self._removal.remove(container, volumes=volumes or container.auto_remove)
+
+    async def prune(self, filters: Filters) -> ContainersPruned:
+        """Remove what does not run."""
+        return await self._removal.prune(filters)
+
+    async def update(self, reference: str, change: HostConfig) -> list[str]:
+        """Limits and restart policy. Returns warnings."""
+        return await self._updating.update(self.get(reference), change)
+
+    async def rename(self, reference: str, name: str) -> None:
+        """A new name."""
+        await self._updating.rename(self.get(reference), name)
+
+    # Networks of a container, for the network routes
+
+    async def connect(self, reference: str, network: str, settings: EndpointSettings) -> None:
+        """Add an endpoint, at once when it runs."""
+        container = self.get(reference)
+        async with container.lock:
+            task = container.live_task()
+            await self.parts.networks.connect(container.facts(), network, settings, task.pid if task else None)
+            container.record.endpoints = {**container.record.endpoints, network: settings}
+            self.parts.catalog.save(container, durable=not container.auto_remove)
+
+    async def disconnect(self, reference: str, network: str, *, force: bool) -> None:
+        """Take an endpoint away."""
+        container = self.get(reference)
+        async with container.lock:
+            task = container.live_task()
+            await self.parts.networks.disconnect(container.facts(), network, task.pid if task else None, force=force)
+            container.record.endpoints = {n: e for n, e in container.record.endpoints.items() if n != network}
+            self.parts.catalog.save(container, durable=not container.auto_remove)
+
+    # Looking
+
+    async def inspect(self, reference: str, *, size: bool = False) -> Document:
+        """The container as a JSON object."""
+        return await self._inspection.inspect(self.get(reference), size=size)
+
+    async def list(self, *, all: bool, limit: int, size: bool, filters: Filters) -> list[ContainerSummary]:
+        """Summaries, newest first."""
+        return await self._listing.list(all=all, limit=limit, size=size, filters=filters)
+
+    async def top(self, reference: str, arguments: str) -> ContainerTopResponse:
+        """Its processes."""
+        container = self.get(reference)
+        task = container.live_task()
+        if task is None:
+            raise Conflict(f"container {container.id} is not running")
+        titles, rows = processes.table(await task.pids(), arguments, container.uid_base)
+        self.parts.emit(container, "top")
+        return ContainerTopResponse(titles=titles, processes=rows)
+
+    def stats(self, reference: str, *, follow: bool, one_shot: bool) -> AsyncIterator[ContainerStatsResponse]:
+        """Readings of its control group."""
+        return statistics.stream(self.get(reference), follow=follow, one_shot=one_shot)
+
+    def logs(self, reference: str, query: logs.LogQuery) -> AsyncIterator[bytes]:
+        """Its log, encoded. InvalidArgument when its driver keeps none."""
+        container = self.get(reference)
+        config = container.record.host_config.log_config
+        if config is not None and config.type == "none":
+            raise InvalidArgument("configured logging driver does not support reading")
+        if not query.stdout and not query.stderr:
+            raise InvalidArgument("Bad parameters: you must choose at least one stream")
+        ended = container.next_exit() if query.follow and container.status in HAS_TASK else None
+        return logs.stream(self.parts.log_path(container.id), query, framed=not container.tty, ended=ended)
+
+    # Streams and ends
+
+    def check_attach(self, reference: str) -> Container:
+        """Before a connection is taken over: whether it can be attached to."""
+        container = self.get(reference)
+        self._attaching.check(container)
+        return container
+
+    async def attach(self, container: Container, stream: AttachStream) -> None:
+        """Hand a connection over."""
+        await self._attaching.attach(container, stream)
+
+    def wait(self, reference: str, condition: str) -> asyncio.Future[Ended]:
+        """Its end."""
+        return self._attaching.wait(self.get(reference), condition)
+
+    async def resize(self, reference: str, height: int, width: int) -> None:
+        """The terminal's size."""
+        container = self.get(reference)
+        task = container.live_task()
+        if task is None:
+            raise Conflict(f"container {container.id} is not running")
+        await task.resize(height, width)
+        self.parts.emit(container, "resize", {"height": str(height), "width": str(width)})
+
+
+def _user(container: Container) -> User:
+    return User(id=container.id, name=container.name, running=is_running(container.status))

@@ -1,0 +1,240 @@
+"""Starting a container: gather, compile, launch, record.
+
+    volumes and bind sources ── networks.attach ── id range ── /etc files ── spec ── Runtime.launch ── state running
+
+What was taken before a step that fails is given back in reverse. Attach clients that came before the start go along with
+the launch, so that they see the first byte of output.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import AsyncExitStack
+
+from berth.contract.network import Attachment
+from berth.contract.runtime import AttachStream, IOPlan, LaunchFailed, LaunchRequest, Task
+from berth.engine import idrange
+from berth.engine.containers import capability, isolation, logdriver, seccomp, spec
+from berth.engine.containers.binds import check_sources, unmappable_binds
+from berth.engine.containers.isolation import Isolation
+from berth.engine.containers.launcherror import CommandFailed, StartFailed, start_error
+from berth.engine.containers.lifecycle import HAS_TASK, Status
+from berth.engine.containers.parts import Parts
+from berth.engine.containers.record import Container, ContainerRecord
+from berth.engine.containers.security import parse_security_options
+from berth.engine.containers.signals import parse_signal
+from berth.errors import BerthError, Conflict, NotModified
+from berth.model import oci
+from berth.model.identifier import short_id
+
+ETC_FILES = (("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf"))
+
+
+def check_startable(container: Container) -> None:
+    """In Docker's words, why it cannot be started now."""
+    status = container.status
+    if status is Status.PAUSED:
+        raise Conflict("cannot start a paused container, try unpause instead")
+    if status is Status.RUNNING:
+        raise NotModified(f"container {short_id(container.id)} is already started")
+    if status in (Status.REMOVING, Status.DEAD) or container.deleting:
+        raise Conflict("container is marked for removal and cannot be started")
+
+
+class Launching:
+    """Launches containers. The caller holds the container's lock."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def launch(self, container: Container) -> Task:
+        """Start it and record that it runs. On failure the state has the error and the exit code that Docker gives."""
+        streams = container.take_pending()
+        handed = [False]
+        try:
+            async with AsyncExitStack() as undo:
+                task = await self._launch(container, streams, undo, handed)
+                undo.pop_all()
+        except BerthError as error:
+            if not handed[0]:
+                _close(streams)
+            container.state.error = error.message
+            container.state.exit_code = error.code if isinstance(error, CommandFailed | StartFailed) else 128
+            container.state.id_map = []
+            self._parts.catalog.save(container)
+            raise
+        container.task = task
+        state = container.state
+        if state.status is not Status.RUNNING:
+            container.move(Status.RUNNING)
+        state.started_at, state.pid, state.exit_code = task.started_at, task.pid, 0
+        state.error, state.oom_killed = "", False
+        self._parts.catalog.save(container)
+        return task
+
+    async def _launch(self, container: Container, streams: list[AttachStream], undo: AsyncExitStack, handed: list[bool]) -> Task:
+        parts, record = self._parts, container.record
+        separation = isolation.decide(record.host_config, unmappable_binds(record.mounts))
+        if parts.config.userns_fallback == "refuse":
+            isolation.refuse_fallback(separation)
+        partner = self._partner(container, separation)
+        owners = check_sources(record.mounts)
+        mounts = self._mounts(record)
+        undo.push_async_callback(parts.networks.release, container.id)
+        attachment = await parts.networks.attach(container.facts())
+        reserved = list(attachment.reserved)
+        undo.callback(lambda: None if handed[0] else _close_all(reserved))
+        container.state.id_map = self._id_map(record, separation, partner, owners, undo)
+        files = self._write_files(record, attachment, separation, partner)
+        request = self._request(container, separation, partner, mounts, attachment, files)
+        handed[0] = True
+        try:
+            return await parts.runtime.launch(request, streams)
+        except LaunchFailed as failure:
+            raise start_error(failure, record.path) from failure
+
+    def _partner(self, container: Container, separation: Isolation) -> Container | None:
+        if not separation.joins:
+            return None
+        for kind, name in separation.joins.items():
+            other = self._parts.catalog.get(name)
+            if other.status not in HAS_TASK:
+                raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
+            if kind == "ipc" and (other.record.host_config.ipc_mode or "private") not in ("shareable", "host"):
+                raise Conflict(
+                    f"can't join IPC of container {other.id}: non-shareable IPC "
+                    "(hint: use IpcMode:shareable for the donor container)"
+                )
+        return other
+
+    def _mounts(self, record: ContainerRecord) -> list[oci.Mount]:
+        mounts = []
+        for wanted in record.mounts:
+            if wanted.type == "bind":
+                mounts.append(spec.bind_mount(wanted))
+            elif wanted.type == "tmpfs":
+                mounts.append(spec.tmpfs_mount(wanted))
+            else:
+                volume = self._parts.volumes.get(wanted.name)
+                mounts.append(
+                    self._parts.volumes.mount(volume, wanted.destination, read_only=wanted.read_only, subpath=wanted.subpath)
+                )
+        return mounts
+
+    def _id_map(
+        self,
+        record: ContainerRecord,
+        separation: Isolation,
+        partner: Container | None,
+        owners: list[int],
+        undo: AsyncExitStack,
+    ) -> list[oci.IdMapping]:
+        if separation.host_user:
+            return []
+        if partner is not None:
+            return list(partner.state.id_map)
+        base = self._parts.ranges.take()
+        undo.callback(self._parts.ranges.give_back, base)
+        image = self._parts.images.find(record.image_id)
+        layer_ids = self._parts.layers.large_ids(image.chain_id) if image is not None and image.chain_id else ()
+        user_ids = spec.large_user_ids(record.config.user or "", record.host_config.group_add or [])
+        # The user's own ids come first in what counts: the map has room for 339 of them.
+        return idrange.mapping(base, [*user_ids, *owners, *layer_ids])
+
+    def _write_files(
+        self, record: ContainerRecord, attachment: Attachment, separation: Isolation, partner: Container | None
+    ) -> tuple[tuple[str, str], ...]:
+        """The container's /etc/hosts, hostname and resolv.conf; those of the container whose network is joined."""
+        taken = {m.destination for m in record.mounts}
+        owner = partner.id if partner is not None and "network" in separation.joins else record.id
+        directory = self._parts.directory(owner)
+        if owner == record.id:
+            contents = {"hosts": attachment.hosts, "resolv.conf": attachment.resolv_conf}
+            contents["hostname"] = (record.config.hostname or "") + "\n"
+            if not attachment.hosts and "network" in separation.host:
+                contents["hosts"] = _read_host("/etc/hosts")
+            if not attachment.resolv_conf and "network" in separation.host:
+                contents["resolv.conf"] = _read_host("/etc/resolv.conf")
+            for name, text in contents.items():
+                write_in_place(f"{directory}/{name}", text)
+        return tuple((f"{directory}/{name}", target) for name, target in ETC_FILES if target not in taken)
+
+    def _request(
+        self,
+        container: Container,
+        separation: Isolation,
+        partner: Container | None,
+        mounts: list[oci.Mount],
+        attachment: Attachment,
+        files: tuple[tuple[str, str], ...],
+    ) -> LaunchRequest:
+        record, config, host = container.record, container.record.config, container.record.host_config
+        options = parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
+        held = capability.effective(host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged))
+        around = spec.Surroundings(
+            hostname=config.hostname or "",
+            cgroups_path=f"/{(host.cgroup_parent or self._parts.config.name).strip('/')}/{record.id}",
+            id_map=container.state.id_map,
+            mounts=mounts,
+            seccomp=seccomp.filter_for(options, held),
+            partner_pid=partner.task.pid if partner is not None and partner.task is not None else 0,
+            new_network="network" not in separation.host and "network" not in separation.joins,
+        )
+        compiled = spec.compile_spec(config, host, separation, options, around)
+        size = host.console_size if config.tty and host.console_size and len(host.console_size) == 2 else [0, 0]
+        return LaunchRequest(
+            id=record.id,
+            spec=compiled,
+            rootfs=self._parts.snapshots.mounts(record.id),
+            directory=self._parts.directory(record.id),
+            user=config.user or "",
+            groups=tuple(host.group_add or ()),
+            network=attachment.plan,
+            io=IOPlan(
+                terminal=bool(config.tty),
+                open_stdin=bool(config.open_stdin),
+                stdin_once=bool(config.stdin_once),
+                height=size[0],
+                width=size[1],
+                log=logdriver.log_plan(config, host.log_config, self._parts.log_path(record.id), self._parts.config),
+            ),
+            reserved=attachment.reserved,
+            init=bool(host.init),
+            bind_files=files,
+            stop_signal=parse_signal(config.stop_signal or "TERM"),
+        )
+
+
+def write_in_place(path: str, text: str) -> None:
+    """Rewrite a file that may be bind-mounted: the mount pins the inode, so it is never replaced."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        data = text.encode()
+        os.write(fd, data)
+        os.ftruncate(fd, len(data))
+        os.fchmod(fd, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StartFailed(f"no space left on device while writing {path}: free some space on the data root", 128) from error
+        raise
+    finally:
+        os.close(fd)
+
+
+def _read_host(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _close(streams: list[AttachStream]) -> None:
+    for stream in streams:
+        os.close(stream.fd)

@@ -1,0 +1,149 @@
+"""Stop, kill, restart, pause and unpause."""
+
+from __future__ import annotations
+
+import asyncio
+
+from berth.contract.runtime import Task
+from berth.engine.containers.lifecycle import HAS_TASK, Status
+from berth.engine.containers.parts import Parts
+from berth.engine.containers.record import Container, Ended
+from berth.engine.containers.running import Running
+from berth.engine.containers.signals import parse_signal
+from berth.errors import Conflict, Internal, NotFound, NotModified
+from berth.model.identifier import short_id
+
+SIGKILL = 9
+DEFAULT_TIMEOUT = 10
+_KILL_TIMEOUT = 10.0
+
+
+class Stopping:
+    """Ends runs. Waits for the end without holding the container's lock: the watcher needs it."""
+
+    def __init__(self, parts: Parts, running: Running) -> None:
+        self._parts = parts
+        self._running = running
+
+    async def stop(self, container: Container, timeout: int | None, signal: str = "") -> None:
+        """The stop signal, then SIGKILL after `timeout` seconds (-1: never). NotModified when it does not run."""
+        number = parse_signal(signal or container.record.config.stop_signal or "TERM")
+        seconds = timeout if timeout is not None else container.record.config.stop_timeout
+        async with container.lock:
+            if container.status is Status.RESTARTING:
+                container.state.manual_stop = True
+                self._running.cancel_restart(container)
+                self._parts.emit(container, "stop")
+                return
+            if container.status not in HAS_TASK:
+                raise NotModified(f"container {short_id(container.id)} is already stopped")
+            container.state.manual_stop = True
+            self._parts.catalog.save(container)
+            ended = container.next_exit()
+            await self._signal(container, number)
+        if not await _in_time(ended, DEFAULT_TIMEOUT if seconds is None else seconds):
+            await self._kill_and_wait(container, ended)
+        self._parts.emit(container, "stop")
+
+    async def _signal(self, container: Container, number: int) -> None:
+        """The lock is held. A frozen container is thawed, so that the signal arrives."""
+        task = _task(container)
+        try:
+            await task.kill(number)
+        except NotFound:
+            return
+        self._parts.emit(container, "kill", {"signal": str(number)})
+        if container.status is Status.PAUSED:
+            await task.resume()
+            container.move(Status.RUNNING)
+            self._parts.emit(container, "unpause")
+
+    async def _kill_and_wait(self, container: Container, ended: asyncio.Future[Ended]) -> None:
+        async with container.lock:
+            if container.status in HAS_TASK and not ended.done():
+                await self._signal(container, SIGKILL)
+        if not await _in_time(ended, _KILL_TIMEOUT):
+            raise Internal(
+                f"container {short_id(container.id)} did not end within {_KILL_TIMEOUT:.0f} s of SIGKILL: "
+                "its process may be stuck in the kernel (a dead network filesystem, say)"
+            )
+
+    async def kill(self, container: Container, signal: str) -> None:
+        """One signal. SIGKILL waits for the end."""
+        number = parse_signal(signal or "KILL")
+        async with container.lock:
+            if container.status is Status.RESTARTING and number == SIGKILL:
+                container.state.manual_stop = True
+                self._running.cancel_restart(container)
+                return
+            if container.status not in HAS_TASK:
+                raise Conflict(f"cannot kill container: {container.name}: container {container.id} is not running")
+            fatal = number in (SIGKILL, parse_signal(container.record.config.stop_signal or "TERM"))
+            if fatal:
+                container.state.manual_stop = True
+                self._parts.catalog.save(container)
+            ended = container.next_exit()
+            await self._signal(container, number)
+        if number == SIGKILL:
+            await self._kill_and_wait(container, ended)
+
+    async def kill_for_removal(self, container: Container) -> None:
+        """For a forced removal: whatever it does, it ends now."""
+        async with container.lock:
+            container.state.manual_stop = True
+            self._running.cancel_restart(container)
+            if container.status not in HAS_TASK:
+                return
+            ended = container.next_exit()
+            await self._signal(container, SIGKILL)
+        await self._kill_and_wait(container, ended)
+
+    async def restart(self, container: Container, timeout: int | None, signal: str = "") -> None:
+        """Stop if it runs, then start."""
+        try:
+            await self.stop(container, timeout, signal)
+        except NotModified:
+            pass
+        if container.auto_remove and container.status is Status.EXITED:
+            raise Conflict(f"container {short_id(container.id)} was run with --rm and is removed when it stops")
+        await self._running.start(container)
+        self._parts.emit(container, "restart")
+
+    async def pause(self, container: Container) -> None:
+        """Freeze it."""
+        async with container.lock:
+            if container.status is Status.PAUSED:
+                raise Conflict(f"Container {container.id} is already paused")
+            if container.status is Status.RESTARTING:
+                raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+            if container.status is not Status.RUNNING:
+                raise Conflict(f"Container {container.id} is not running")
+            await _task(container).pause()
+            container.move(Status.PAUSED)
+            self._parts.catalog.save(container)
+        self._parts.emit(container, "pause")
+
+    async def unpause(self, container: Container) -> None:
+        """Thaw it."""
+        async with container.lock:
+            if container.status is not Status.PAUSED:
+                raise Conflict(f"Container {container.id} is not paused")
+            await _task(container).resume()
+            container.move(Status.RUNNING)
+            self._parts.catalog.save(container)
+        self._parts.emit(container, "unpause")
+
+
+def _task(container: Container) -> Task:
+    task = container.live_task()
+    if task is None:
+        raise Conflict(f"container {container.id} is not running")
+    return task
+
+
+async def _in_time(ended: asyncio.Future[Ended], seconds: float) -> bool:
+    if seconds < 0:
+        await ended
+        return True
+    done, _ = await asyncio.wait({ended}, timeout=seconds)
+    return bool(done)

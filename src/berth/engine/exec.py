@@ -1,0 +1,127 @@
+"""ExecService: further processes in running containers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Sequence
+
+from berth.contract.runtime import AttachStream, ExecTask, LaunchFailed
+from berth.engine.containers.defaults import words
+from berth.engine.containers.execution import ExecBody, ExecInspect, Execution
+from berth.engine.containers.launcherror import exec_error
+from berth.engine.containers.lifecycle import require_task
+from berth.engine.containers.service import ContainerService
+from berth.errors import BerthError, Conflict, InvalidArgument, NotFound
+from berth.model.identifier import is_id_prefix, new_id, short_id
+
+log = logging.getLogger("berth.exec")
+# Docker's clients ask for the exit code right after the end; nobody comes back minutes later.
+_KEEP_SECONDS = 300.0
+
+
+class ExecService:
+    """Execs by id. They live in memory: after an engine restart their processes go on, their ids are gone."""
+
+    def __init__(self, containers: ContainerService) -> None:
+        self._containers = containers
+        self._parts = containers.parts
+        self._execs: dict[str, Execution] = {}
+        self._watchers: set[asyncio.Task[None]] = set()
+
+    def create(self, reference: str, body: ExecBody) -> str:
+        """A new exec, not started. Conflict unless the container runs and is not frozen."""
+        container = self._containers.get(reference)
+        args = words(body.cmd)
+        if not args:
+            raise InvalidArgument("No exec command specified")
+        require_task(container.id, container.status)
+        for entry in body.env or []:
+            if not entry or entry.startswith("="):
+                raise InvalidArgument(f"invalid environment variable: {entry}")
+        if body.working_dir and not body.working_dir.startswith("/"):
+            raise InvalidArgument(f"the working directory '{body.working_dir}' is invalid, it needs to be an absolute path")
+        self._forget_old()
+        execution = Execution(new_id(), container, body, args)
+        self._execs[execution.id] = execution
+        container.execs[execution.id] = execution
+        self._emit(execution, f"exec_create: {' '.join(args)}")
+        return execution.id
+
+    def _emit(self, execution: Execution, action: str, extra: dict[str, str] | None = None) -> None:
+        self._parts.emit(execution.container, action, {"execID": execution.id, **(extra or {})})
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        for identifier, execution in list(self._execs.items()):
+            container_gone = self._parts.catalog.find(execution.container.id) is None
+            if container_gone or (execution.ended_at and now - execution.ended_at > _KEEP_SECONDS):
+                del self._execs[identifier]
+                execution.container.execs.pop(identifier, None)
+
+    def get(self, identifier: str) -> Execution:
+        """By id or unambiguous prefix; NotFound in Docker's words."""
+        found = self._execs.get(identifier)
+        if found is not None:
+            return found
+        matches = [e for i, e in self._execs.items() if i.startswith(identifier)] if is_id_prefix(identifier) else []
+        if len(matches) != 1:
+            raise NotFound(f"No such exec instance: {identifier}")
+        return matches[0]
+
+    def claim(self, identifier: str) -> Execution:
+        """Before the connection is taken over: an exec is started once, in a container that runs."""
+        execution = self.get(identifier)
+        if execution.running:
+            raise Conflict(f"exec command {execution.id} is already running")
+        if execution.claimed:
+            raise Conflict(f"exec command {execution.id} has already run")
+        require_task(execution.container.id, execution.container.status)
+        execution.claimed = True
+        return execution
+
+    async def start(self, execution: Execution, streams: Sequence[AttachStream], size: tuple[int, int] = (0, 0)) -> None:
+        """Run it. The streams' descriptors are owned by this call, also when it fails in Docker's words."""
+        async with execution.container.lock:
+            task = execution.container.live_task()
+            if task is None:
+                for stream in streams:
+                    os.close(stream.fd)
+                execution.ended(126)
+                raise Conflict(f"container {execution.container.id} is not running")
+            try:
+                process = await task.exec(execution.request(size), streams)
+            except LaunchFailed as failure:
+                error = exec_error(failure, execution.args[0])
+                execution.ended(error.code)
+                raise error from failure
+            except BerthError:
+                execution.ended(126)
+                raise
+            execution.started(process)
+        self._emit(execution, f"exec_start: {' '.join(execution.args)}")
+        watcher = asyncio.create_task(self._watch(execution, process), name=f"exec {short_id(execution.id)}")
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _watch(self, execution: Execution, process: ExecTask) -> None:
+        try:
+            code = (await process.wait()).code
+        except BerthError as error:
+            log.error("lost exec %s: %s", short_id(execution.id), error.message)
+            code = 255
+        execution.ended(code)
+        self._emit(execution, "exec_die", {"exitCode": str(execution.exit_code)})
+
+    def inspect(self, identifier: str) -> ExecInspect:
+        """Its state."""
+        return self.get(identifier).inspect()
+
+    async def resize(self, identifier: str, height: int, width: int) -> None:
+        """The terminal's size."""
+        execution = self.get(identifier)
+        if execution.task is None or not execution.running:
+            raise Conflict(f"exec process is not running: {execution.id}")
+        await execution.task.resize(height, width)

@@ -1,0 +1,262 @@
+"""Reading of container logs: the shim's json-file records, rotated files included, as Docker's clients want them.
+
+    path.2  path.1  path      oldest to newest; the shim appends to `path` and renames when it is full
+
+Files are read in large pieces of whole lines, and each piece is formatted at once. Following waits for inotify events of
+the directory and ends when the container does: by then the shim has written everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+from msgspec import Struct
+
+from berth.kernel.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, inotify_add_watch, inotify_init1
+from berth.model.instant import parse_rfc3339
+
+_PIECE = 1 << 20
+_BLOCK = 1 << 16
+_STREAMS = {"stdout": 1, "stderr": 2}
+
+
+class LogQuery(Struct, frozen=True, kw_only=True):
+    """What to show. Times in nanoseconds since the epoch; `tail` counts records from the end, -1 is all of them."""
+
+    stdout: bool = True
+    stderr: bool = True
+    since: int = 0
+    until: int = 0
+    tail: int = -1
+    timestamps: bool = False
+    details: bool = False
+    follow: bool = False
+
+
+class Record(Struct):
+    """A record of the file."""
+
+    log: str = ""
+    stream: str = "stdout"
+    time: str = ""
+    attrs: dict[str, str] | None = None
+
+
+_DECODER = msgspec.json.Decoder(Record)
+
+
+def decode(piece: bytes) -> list[Record]:
+    """The records of some whole lines. A damaged line (torn by a power cut) is left out."""
+    try:
+        return _DECODER.decode_lines(piece)
+    except msgspec.MsgspecError:
+        pass
+    found = []
+    for line in piece.splitlines():
+        try:
+            found.append(_DECODER.decode(line))
+        except msgspec.MsgspecError:
+            continue
+    return found
+
+
+def encode(records: list[Record], query: LogQuery, *, framed: bool) -> bytes:
+    """The records that match, each with Docker's 8-byte header unless the container has a terminal."""
+    parts: list[bytes] = []
+    timed = bool(query.since or query.until)
+    for record in records:
+        number = _STREAMS.get(record.stream, 1)
+        if not (query.stdout if number == 1 else query.stderr):
+            continue
+        if timed:
+            at = parse_rfc3339(record.time)
+            if at < query.since or (query.until and at > query.until):
+                continue
+        text = record.log
+        if query.details:
+            attributes = ",".join(f"{k}={v}" for k, v in sorted((record.attrs or {}).items()))
+            text = f"{attributes} {text}"
+        if query.timestamps:
+            text = f"{record.time} {text}"
+        data = text.encode("utf-8", "replace")
+        if framed:
+            parts.append(struct.pack(">BxxxL", number, len(data)))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def past(records: list[Record], until: int) -> bool:
+    """Whether the last record is later than `until`."""
+    return bool(until and records and parse_rfc3339(records[-1].time) > until)
+
+
+def files(path: str) -> list[str]:
+    """The log's files, oldest first."""
+    rotated = 0
+    while os.path.exists(f"{path}.{rotated + 1}"):
+        rotated += 1
+    return [f"{path}.{n}" for n in range(rotated, 0, -1)] + ([path] if os.path.exists(path) else [])
+
+
+def tail_position(descriptors: list[int], count: int) -> tuple[int, int]:
+    """(index of the file, offset) at which the last `count` lines begin."""
+    if not descriptors:
+        return 0, 0
+    for index in range(len(descriptors) - 1, -1, -1):
+        offset, found = _line_start(descriptors[index], count)
+        if found >= count or index == 0:
+            return index, offset
+        count -= found
+    return 0, 0
+
+
+def _line_start(fd: int, count: int) -> tuple[int, int]:
+    """The offset at which the last `count` lines of the file begin, and how many lines there are behind it."""
+    end = os.fstat(fd).st_size
+    if count <= 0:
+        return end, 0
+    position, found = end, 0
+    while position > 0:
+        start = max(0, position - _BLOCK)
+        block = os.pread(fd, position - start, start)
+        at = len(block)
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            # The newline that ends the file's last line begins no further one.
+            if start + at + 1 < end:
+                found += 1
+                if found == count:
+                    return start + at + 1, found
+        position = start
+    return 0, found + (1 if end else 0)
+
+
+class _Source:
+    """A series of files read as one stream of whole lines."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._queue = [fd for fd in (_open(name) for name in files(path)) if fd is not None]
+        self._rest = b""
+
+    def skip_to_tail(self, count: int) -> None:
+        """Leave out all but the last `count` lines."""
+        index, offset = tail_position(self._queue, count)
+        for fd in self._queue[:index]:
+            os.close(fd)
+        self._queue = self._queue[index:]
+        if self._queue:
+            os.lseek(self._queue[0], offset, os.SEEK_SET)
+
+    def read(self) -> bytes:
+        """The next whole lines; empty when there is nothing more for now."""
+        while True:
+            if not self._queue and (fd := _open(self._path)) is not None:
+                self._queue.append(fd)
+            if not self._queue:
+                return b""
+            data = os.read(self._queue[0], _PIECE)
+            if data:
+                lines, newline, rest = (self._rest + data).rpartition(b"\n")
+                self._rest = rest
+                if newline:
+                    return lines + newline
+                continue
+            if len(self._queue) > 1 or self._rotated():
+                os.close(self._queue.pop(0))
+                continue
+            return b""
+
+    def _rotated(self) -> bool:
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        mine = os.fstat(self._queue[0])
+        return (status.st_ino, status.st_dev) != (mine.st_ino, mine.st_dev)
+
+    def close(self) -> None:
+        """Close all files."""
+        for fd in self._queue:
+            os.close(fd)
+        self._queue = []
+
+
+def _open(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _changes(directory: str) -> Iterator[asyncio.Event]:
+    """An event that is set whenever something in the directory changes."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+    fd = inotify_init1()
+
+    def drain() -> None:
+        try:
+            os.read(fd, 65536)
+        except BlockingIOError:
+            return
+        changed.set()
+
+    try:
+        inotify_add_watch(fd, directory, IN_MODIFY | IN_CREATE | IN_MOVED_TO)
+        loop.add_reader(fd, drain)
+        try:
+            yield changed
+        finally:
+            loop.remove_reader(fd)
+    finally:
+        os.close(fd)
+
+
+async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[object] | None) -> AsyncIterator[bytes]:
+    """The log in pieces of encoded records. With `ended` (resolved at the container's end) it is followed until then."""
+    source = _Source(path)
+    try:
+        if query.tail >= 0:
+            source.skip_to_tail(query.tail)
+        if ended is None or not query.follow:
+            while piece := source.read():
+                records = decode(piece)
+                if data := encode(records, query, framed=framed):
+                    yield data
+                if past(records, query.until):
+                    return
+                await asyncio.sleep(0)
+            return
+        async for data in _follow(source, path, query, framed, ended):
+            yield data
+    finally:
+        source.close()
+
+
+async def _follow(source: _Source, path: str, query: LogQuery, framed: bool, ended: Awaitable[object]) -> AsyncIterator[bytes]:
+    end = asyncio.ensure_future(ended)
+    loop = asyncio.get_running_loop()
+    with _changes(os.path.dirname(path)) as changed:
+        while True:
+            over = end.done()
+            changed.clear()
+            while piece := source.read():
+                records = decode(piece)
+                if data := encode(records, query, framed=framed):
+                    yield data
+                if past(records, query.until):
+                    return
+            if over:
+                return
+            waiting = loop.create_task(changed.wait())
+            left = None if not query.until else max(0.0, query.until / 1e9 - time.time())
+            done, _ = await asyncio.wait({waiting, end}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if not done:
+                return
