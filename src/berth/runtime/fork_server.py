@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from berth.errors import Internal
+from berth.errors import Internal, Unavailable
 from berth.runtime import channel
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class ForkServer:
         self._run = run
         self._store = store
         self._launch = launch
+        self._package = package_root()
         self._sock: socket.socket | None = None
         self._pid = 0
         self._pidfd = -1
@@ -43,6 +44,7 @@ class ForkServer:
         self._sending = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
         self._closing = False
+        self._serving = False
         self.generation = 0
 
     @property
@@ -59,10 +61,16 @@ class ForkServer:
         """Send a request (to a new launcher if the old one has just died); the generation that got it. The caller keeps `fds`."""
         async with self._sending:
             while True:
-                async with asyncio.timeout(_START_SECONDS):
-                    await self._ready.wait()
-                if self._closing or self._sock is None:
+                try:
+                    await asyncio.wait_for(self._ready.wait(), _START_SECONDS)
+                except TimeoutError:
+                    raise Unavailable(f"the launcher cannot be started again: {self._last_words()}") from None
+                if self._closing:
                     raise Internal("the runtime has been closed: nothing can be started any more")
+                if self._sock is None:
+                    # It has died since it was ready.
+                    self._ready.clear()
+                    continue
                 try:
                     channel.send(self._sock, message, fds)
                     return self.generation
@@ -94,7 +102,7 @@ class ForkServer:
         source = os.dup(far.fileno()) if far.fileno() == _DESCRIPTOR else -1
         actions.append((os.POSIX_SPAWN_DUP2, source if source >= 0 else far.fileno(), _DESCRIPTOR))
         try:
-            command = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, package_root(), *arguments]
+            command = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, self._package, *arguments]
             self._pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
         except OSError as error:
             near.close()
@@ -124,13 +132,16 @@ class ForkServer:
             asyncio.get_running_loop().remove_reader(self._sock)
             return
         channel.close_all(received[1])
+        self._serving = True
         self._ready.set()
 
     def _died(self) -> None:
         os.waitpid(self._pid, 0)
         self._forget()
-        if self._ready.is_set() and not self._closing:
-            self._ready.clear()
+        self._ready.clear()
+        # One that was never ready is reported to whoever waits for it.
+        if self._serving and not self._closing:
+            self._serving = False
             self._restarting = asyncio.get_running_loop().create_task(self._restart())
 
     def _forget(self) -> None:
