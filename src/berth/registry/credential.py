@@ -59,7 +59,7 @@ def _decode(header: str | None, kind: type[T], name: str) -> T | None:
         raise InvalidArgument(f"invalid {name} header: it is too long")
     text = header.strip().replace("+", "-").replace("/", "_").rstrip("=")
     try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         return None if data.strip() in (b"", b"null") else msgspec.json.decode(data, type=kind)
     except (binascii.Error, ValueError, RecursionError) as error:
         raise InvalidArgument(f"invalid {name} header: it must be base64url-encoded JSON ({error})") from error
@@ -72,7 +72,7 @@ def credentials_of(config: AuthConfig | None) -> Credentials:
     username, password = config.username or "", config.password or ""
     if not username and config.auth:
         try:
-            username, _, password = base64.b64decode(config.auth).decode().partition(":")
+            username, _, password = base64.b64decode(config.auth, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError) as error:
             raise InvalidArgument(f"invalid credentials: the auth field must be base64 of name:password ({error})") from error
     return Credentials(

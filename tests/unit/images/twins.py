@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import tarfile
@@ -72,6 +73,8 @@ class MemoryBlobs:
 def decompress(data: bytes) -> bytes:
     if data[:2] == b"\x1f\x8b":
         return gzip.decompress(data)
+    if data[:3] == b"BZh":
+        return bz2.decompress(data)
     if data[:4] == b"\x28\xb5\x2f\xfd":
         return zstd.decompress(data)
     return data

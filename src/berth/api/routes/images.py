@@ -134,6 +134,40 @@ class ImageRoutes:
             await lines.fail(error)
         return await lines.close()
 
+    async def load(self, request: web.Request) -> web.StreamResponse:
+        """POST /images/load."""
+        lines = JsonLines(request)
+        try:
+            await self._images.load(
+                body_stream(request),
+                quiet=query_bool(request, "quiet"),
+                platform=request.query.get("platform", ""),
+                progress=lines.send,
+            )
+        except BerthError as error:
+            await lines.fail(error)
+        return await lines.close()
+
+    async def save(self, request: web.Request) -> web.StreamResponse:
+        """GET /images/get and /images/{name}/get."""
+        name = request.match_info.get("name")
+        names = [name] if name else [part for text in request.query.getall("names", []) for part in text.split(",") if part]
+        if not names:
+            raise InvalidArgument("names is needed: tell which images to save")
+        stream = self._images.save(names)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
+        await response.prepare(request)
+        try:
+            async for piece in stream:
+                await response.write(piece)
+        except BerthError:
+            # The archive cannot be finished, and only a broken connection tells so once it has begun.
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+        await response.write_eof()
+        return response
+
     async def search(self, request: web.Request) -> web.Response:
         """GET /images/search."""
         auth = decode_auth(request.headers.get("X-Registry-Auth"))
@@ -157,6 +191,9 @@ def routes(engine: Engine) -> list[Route]:
     return [
         Route("GET", "/images/json", handlers.list),
         Route("GET", "/images/search", handlers.search),
+        Route("GET", "/images/get", handlers.save),
+        Route("GET", "/images/{name:.+}/get", handlers.save),
+        Route("POST", "/images/load", handlers.load),
         Route("POST", "/images/create", handlers.create),
         Route("POST", "/images/prune", handlers.prune),
         Route("GET", "/images/{name:.+}/json", handlers.inspect),

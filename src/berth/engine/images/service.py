@@ -22,9 +22,11 @@ from berth.engine.images.distribution import distribution, search
 from berth.engine.images.document import commit_document
 from berth.engine.images.imports import Importer
 from berth.engine.images.lease import Leases
+from berth.engine.images.load import Loader
 from berth.engine.images.pull import Puller
 from berth.engine.images.push import Pusher
 from berth.engine.images.remove import Remover
+from berth.engine.images.save import Saver
 from berth.engine.images.store import ImageStore
 from berth.errors import NotFound
 from berth.model.descriptor import Platform
@@ -61,6 +63,8 @@ class ImageService:
         registries = self._registries = Registries(config.registry_mirrors, config.insecure_registries)
         self._puller = Puller(events, blobs, layers, self.store, leases, registries)
         self._pusher = Pusher(database, events, blobs, layers, self.store, leases, registries)
+        self._loader = Loader(events, blobs, layers, self.store, leases, f"{config.root}/ingest")
+        self._saver = Saver(events, blobs, layers, self.store, leases)
         self._importer = Importer(events, layers, self.store, leases)
         self._remover = Remover(database, events, blobs, layers, self.store, leases, lambda: self.usage)
 
@@ -157,6 +161,18 @@ class ImageService:
     ) -> builtins.list[dict[str, Any]]:
         """Ask a registry's index."""
         return await search(self._registries, term, limit, filters, credentials_of(auth))
+
+    # Archives
+
+    def save(self, names: Sequence[str]) -> ByteStream:
+        """Images as one tar, docker-archive and OCI layout at once. NotFound at once; the stream is made when it is read."""
+        return self._saver.save(self._saver.targets(names))
+
+    async def load(
+        self, stream: ByteStream, *, quiet: bool = False, platform: str = "", progress: Progress | None = None
+    ) -> builtins.list[Image]:
+        """Images from an archive."""
+        return await self._loader.load(stream, quiet=quiet, platform=platform, listener=progress)
 
     # Making
 
