@@ -79,6 +79,7 @@ class Response:
         self.status = int(parts[1])
         self.headers = _read_headers(wire)
         self.keep = parts[0] == b"HTTP/1.1" and self.headers.get("connection", "").lower() != "close"
+        self._interrupted = False
         self.bodiless = method == "HEAD" or self.status in (101, 204, 304)
         if self.bodiless and self.status != 101:
             self._finish()
@@ -96,7 +97,9 @@ class Response:
                 self.keep = False
                 while data := self.wire.recv():
                     yield data
-        except OSError as error:
+        except (OSError, Unavailable) as error:
+            if self._interrupted:
+                return
             raise Unavailable(f"the connection to the engine broke: {error}") from error
         else:
             self._finish()
@@ -112,6 +115,14 @@ class Response:
         if not self._done:
             self._done = True
             self.wire.close()
+
+    def interrupt(self) -> None:
+        """End the stream from another thread: whoever reads it sees its end, and no error."""
+        self._interrupted = True
+        try:
+            self.wire.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
 
     def detach(self) -> Wire:
         """The bare stream, for a hijacked connection."""

@@ -115,11 +115,11 @@ class Follower:
         thread = self._threads.get(container)
         return thread is not None and thread.is_alive()
 
-    def join(self, timeout: float = 2.0) -> None:
-        """Wait until what the containers have written has been printed."""
-        deadline = time.monotonic() + timeout
+    def join(self, timeout: float | None = 2.0) -> None:
+        """Wait until what the containers have written has been printed; without a timeout until they end."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         for thread in list(self._threads.values()):
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def _run(self, container: str, name: str, options: LogOptions) -> None:
         try:

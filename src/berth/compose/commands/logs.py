@@ -1,0 +1,84 @@
+"""logs and events: what containers write, and what happens to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from berth.compose import label
+from berth.compose.logs import Follower, LogOptions, LogPrinter, print_logs, short_name
+from berth.compose.moment import moment
+from berth.compose.session import Session
+
+
+@dataclass(frozen=True)
+class LogsOptions:
+    """Options of logs."""
+
+    services: tuple[str, ...] = ()
+    follow: bool = False
+    tail: str = "all"
+    timestamps: bool = False
+    since: str | None = None
+    until: str | None = None
+    no_color: bool = False
+    no_log_prefix: bool = False
+    index: int = 0
+
+
+def run(session: Session, options: LogsOptions) -> int:
+    """Print logs, of all containers at once when following, else one after another."""
+    name, project = session.known(options.services)
+    found = session.containers(name, project, options.services)
+    if options.index:
+        found = [container for container in found if container.number == options.index]
+    names = tuple(short_name(name, container.name) for container in found)
+    printer = LogPrinter(session.out, names, not options.no_log_prefix, session.color and not options.no_color)
+    log = LogOptions(
+        follow=options.follow,
+        tail=options.tail,
+        since=moment(options.since),
+        until=moment(options.until),
+        timestamps=options.timestamps,
+    )
+    if not options.follow:
+        for container, short in zip(found, names, strict=True):
+            print_logs(session.engine, container.id, short, log, printer)
+    else:
+        follower = Follower(session.engine, name, log, printer)
+        for container, short in zip(found, names, strict=True):
+            follower.follow(container.id, short)
+        follower.join(None)
+    return 0
+
+
+def events(
+    session: Session, services: tuple[str, ...], *, json: bool = False, since: str | None = None, until: str | None = None
+) -> int:
+    """Print the events of the project's containers until interrupted."""
+    name, _ = session.known(services)
+    filters = {"type": ["container"], "label": [f"{label.PROJECT}={name}"]}
+    for message in session.engine.events.listen(since=moment(since), until=moment(until), filters=filters):
+        attributes = (message.actor.attributes if message.actor else None) or {}
+        service = attributes.get(label.SERVICE, "")
+        if services and service not in services:
+            continue
+        own = {key: value for key, value in sorted(attributes.items()) if not key.startswith(label.PREFIX)}
+        when = datetime.fromtimestamp((message.time_nano or 0) / 1e9, UTC)
+        identity = (message.actor.id if message.actor else None) or ""
+        if json:
+            row = {
+                "action": message.action,
+                "attributes": own,
+                "id": identity,
+                "service": service,
+                "time": when.isoformat(),
+                "type": "container",
+            }
+            session.print(msgspec.json.encode(row).decode())
+        else:
+            listed = ", ".join(f"{key}={value}" for key, value in own.items())
+            session.print(f"{when:%Y-%m-%d %H:%M:%S.%f} container {message.action} {identity} ({listed})")
+    return 0
