@@ -28,19 +28,19 @@ def sleeper(engine: EngineProcess, name: str, *options: str) -> str:
 
 
 def test_stop_start_restart_kill(engine: EngineProcess) -> None:
-    engine.ok("run", "-d", "--name", "s", "busybox", "sh", "-c", "trap 'exit 5' TERM; while true; do sleep 0.1; done")
+    engine.ok("run", "-d", "--name", "ss", "busybox", "sh", "-c", "trap 'exit 5' TERM; while true; do sleep 0.1; done")
     time.sleep(0.3)
-    assert engine.ok("stop", "s") == "s"
-    assert state(engine, "s")["ExitCode"] == 5
-    assert engine.ok("start", "s") == "s"
-    before = state(engine, "s")["Pid"]
-    engine.ok("restart", "-t", "3", "s")
-    assert state(engine, "s")["Running"] is True
-    assert state(engine, "s")["Pid"] != before
-    engine.ok("kill", "s")
-    until(lambda: state(engine, "s")["Running"] is False)
-    assert state(engine, "s")["ExitCode"] == 137
-    again = engine.docker("kill", "s")
+    assert engine.ok("stop", "ss") == "s"
+    assert state(engine, "ss")["ExitCode"] == 5
+    assert engine.ok("start", "ss") == "s"
+    before = state(engine, "ss")["Pid"]
+    engine.ok("restart", "-t", "3", "ss")
+    assert state(engine, "ss")["Running"] is True
+    assert state(engine, "ss")["Pid"] != before
+    engine.ok("kill", "ss")
+    until(lambda: state(engine, "ss")["Running"] is False)
+    assert state(engine, "ss")["ExitCode"] == 137
+    again = engine.docker("kill", "ss")
     assert again.returncode == 1
     assert "is not running" in again.stderr
 
@@ -55,59 +55,59 @@ def test_stop_kills_after_its_time(engine: EngineProcess) -> None:
 
 
 def test_pause_and_unpause(engine: EngineProcess) -> None:
-    sleeper(engine, "p")
-    engine.ok("pause", "p")
-    assert state(engine, "p")["Paused"] is True
+    sleeper(engine, "pp")
+    engine.ok("pause", "pp")
+    assert state(engine, "pp")["Paused"] is True
     assert "(Paused)" in engine.ok("ps", "--format", "{{.Status}}")
-    refused = engine.docker("exec", "p", "true")
+    refused = engine.docker("exec", "pp", "true")
     assert refused.returncode == 1
     assert "is paused, unpause the container before exec" in refused.stderr
-    engine.ok("unpause", "p")
-    assert engine.ok("exec", "p", "echo", "back") == "back"
+    engine.ok("unpause", "pp")
+    assert engine.ok("exec", "pp", "echo", "back") == "back"
 
 
 def test_exec(engine: EngineProcess) -> None:
-    sleeper(engine, "e", "-e", "FROM=container")
-    assert engine.ok("exec", "-e", "A=1", "-w", "/tmp", "e", "sh", "-c", "echo $A $FROM $(pwd)") == "1 container /tmp"
-    assert engine.ok("exec", "-u", "worker", "e", "id", "-un") == "worker"
-    assert engine.docker("exec", "e", "sh", "-c", "exit 9").returncode == 9
-    assert engine.docker("exec", "e", "nosuch").returncode == 127
-    assert engine.docker("exec", "-i", "e", "cat", input="through").stdout == "through"
-    assert engine.docker("exec", "-t", "e", "tty").stdout.strip() == "/dev/pts/0"
-    engine.ok("exec", "-d", "e", "touch", "/tmp/detached")
-    until(lambda: engine.docker("exec", "e", "test", "-e", "/tmp/detached").returncode == 0)
-    engine.ok("stop", "-t", "0", "e")
-    stopped = engine.docker("exec", "e", "true")
+    sleeper(engine, "ee", "-e", "FROM=container")
+    assert engine.ok("exec", "-e", "A=1", "-w", "/tmp", "ee", "sh", "-c", "echo $A $FROM $(pwd)") == "1 container /tmp"
+    assert engine.ok("exec", "-u", "worker", "ee", "id", "-un") == "worker"
+    assert engine.docker("exec", "ee", "sh", "-c", "exit 9").returncode == 9
+    assert engine.docker("exec", "ee", "nosuch").returncode == 127
+    assert engine.docker("exec", "-i", "ee", "cat", input="through").stdout == "through"
+    assert engine.docker("exec", "-t", "ee", "tty").stdout.strip() == "/dev/pts/0"
+    engine.ok("exec", "-d", "ee", "touch", "/tmp/detached")
+    until(lambda: engine.docker("exec", "ee", "test", "-e", "/tmp/detached").returncode == 0)
+    engine.ok("stop", "-t", "0", "ee")
+    stopped = engine.docker("exec", "ee", "true")
     assert stopped.returncode == 1
     assert "is not running" in stopped.stderr
 
 
 def test_attach_gets_what_comes(engine: EngineProcess) -> None:
-    engine.ok("run", "-d", "-i", "--name", "a", "busybox", "sh", "-c", "read x; echo got $x; exit 4")
-    done = engine.docker("attach", "a", input="hello\n")
+    engine.ok("run", "-d", "-i", "--name", "aa", "busybox", "sh", "-c", "read x; echo got $x; exit 4")
+    done = engine.docker("attach", "aa", input="hello\n")
     assert done.stdout == "got hello\n"
     assert done.returncode == 4
 
 
 def test_logs_follow_tail_since(engine: EngineProcess) -> None:
-    engine.ok("run", "-d", "--name", "l", "busybox", "sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done; echo end")
-    assert engine.ok("logs", "-f", "l").split() == ["1", "2", "3", "end"]
-    assert engine.ok("logs", "-n", "2", "l").split() == ["3", "end"]
-    stamped = engine.ok("logs", "-t", "l").splitlines()
+    engine.ok("run", "-d", "--name", "ll", "busybox", "sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done; echo end")
+    assert engine.ok("logs", "-f", "ll").split() == ["1", "2", "3", "end"]
+    assert engine.ok("logs", "-n", "2", "ll").split() == ["3", "end"]
+    stamped = engine.ok("logs", "-t", "ll").splitlines()
     assert all("T" in line.split()[0] and line.split()[0].endswith("Z") for line in stamped)
-    assert engine.ok("logs", "--since", stamped[2].split()[0], "l").split() == ["3", "end"]
-    assert engine.ok("logs", "--until", stamped[0].split()[0], "l").split() in ([], ["1"])
+    assert engine.ok("logs", "--since", stamped[2].split()[0], "ll").split() == ["3", "end"]
+    assert engine.ok("logs", "--until", stamped[0].split()[0], "ll").split() in ([], ["1"])
 
 
 def test_top_stats_port_diff(engine: EngineProcess) -> None:
-    sleeper(engine, "t", "-p", "127.0.0.1::80")
-    assert "sleep 1000" in engine.ok("top", "t")
-    row = json.loads(engine.ok("stats", "--no-stream", "--format", "json", "t"))
+    sleeper(engine, "tt", "-p", "127.0.0.1::80")
+    assert "sleep 1000" in engine.ok("top", "tt")
+    row = json.loads(engine.ok("stats", "--no-stream", "--format", "json", "tt"))
     assert row["Name"] == "t"
     assert row["PIDs"] == "1"
-    assert engine.ok("port", "t").startswith("80/tcp -> 127.0.0.1:")
-    engine.ok("exec", "t", "sh", "-c", "touch /new; rm /etc/group; echo x >> /etc/passwd")
-    assert set(engine.ok("diff", "t").splitlines()) >= {"A /new", "D /etc/group", "C /etc/passwd", "C /etc"}
+    assert engine.ok("port", "tt").startswith("80/tcp -> 127.0.0.1:")
+    engine.ok("exec", "tt", "sh", "-c", "touch /new; rm /etc/group; echo x >> /etc/passwd")
+    assert set(engine.ok("diff", "tt").splitlines()) >= {"A /new", "D /etc/group", "C /etc/passwd", "C /etc"}
 
 
 def test_rename_and_lookup(engine: EngineProcess) -> None:
@@ -137,32 +137,32 @@ def test_copy_both_ways(engine: EngineProcess) -> None:
 
 
 def test_commit_export_import(engine: EngineProcess) -> None:
-    sleeper(engine, "c")
-    engine.ok("exec", "c", "sh", "-c", "echo kept > /kept; rm /etc/group")
-    engine.ok("commit", "-m", "why", "-c", "ENV A=b", "c", "committed:1")
+    sleeper(engine, "cc")
+    engine.ok("exec", "cc", "sh", "-c", "echo kept > /kept; rm /etc/group")
+    engine.ok("commit", "-m", "why", "-c", "ENV A=b", "cc", "committed:1")
     assert (
         engine.ok("run", "--rm", "committed:1", "sh", "-c", "cat /kept; echo $A; test -e /etc/group || echo gone")
         == "kept\nb\ngone"
     )
     assert "why" in engine.ok("history", "--format", "{{.Comment}}", "committed:1")
-    exported = subprocess.run(["docker", "export", "c"], capture_output=True, check=True, env=engine.environment()).stdout
+    exported = subprocess.run(["docker", "export", "cc"], capture_output=True, check=True, env=engine.environment()).stdout
     engine.ok("import", "-", "imported:1", input=exported)
     assert engine.ok("run", "--rm", "imported:1", "cat", "/kept") == "kept"
-    engine.ok("rm", "-f", "c")
+    engine.ok("rm", "-f", "cc")
     engine.ok("rmi", "committed:1", "imported:1")
 
 
 def test_restart_policy(engine: EngineProcess) -> None:
-    engine.ok("run", "-d", "--name", "r", "--restart", "on-failure:2", "busybox", "sh", "-c", "exit 1")
-    until(lambda: state(engine, "r")["Status"] == "exited")
-    assert json.loads(engine.ok("inspect", "r"))[0]["RestartCount"] == 2
+    engine.ok("run", "-d", "--name", "rr", "--restart", "on-failure:2", "busybox", "sh", "-c", "exit 1")
+    until(lambda: state(engine, "rr")["Status"] == "exited")
+    assert json.loads(engine.ok("inspect", "rr"))[0]["RestartCount"] == 2
 
 
 def test_health(engine: EngineProcess) -> None:
-    sleeper(engine, "h", "--health-cmd", "test -e /ok", "--health-interval", "200ms", "--health-retries", "2")
-    until(lambda: state(engine, "h")["Health"]["Status"] == "unhealthy")  # type: ignore[index]
-    engine.ok("exec", "h", "touch", "/ok")
-    until(lambda: state(engine, "h")["Health"]["Status"] == "healthy")  # type: ignore[index]
+    sleeper(engine, "hh", "--health-cmd", "test -e /ok", "--health-interval", "200ms", "--health-retries", "2")
+    until(lambda: state(engine, "hh")["Health"]["Status"] == "unhealthy")  # type: ignore[index]
+    engine.ok("exec", "hh", "touch", "/ok")
+    until(lambda: state(engine, "hh")["Health"]["Status"] == "healthy")  # type: ignore[index]
     assert "(healthy)" in engine.ok("ps", "--format", "{{.Status}}")
 
 

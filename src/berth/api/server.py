@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterable
 
+import msgspec
 from aiohttp import web
 
 from berth.api import versions
@@ -19,11 +20,16 @@ MAX_JSON_BODY = 64 * 1024 * 1024
 SHUTDOWN_SECONDS = 0.5
 
 
-def _versioned(handler: Handler) -> Handler:
+def _versioned(route: Route) -> Handler:
+    adapt = versions.ADAPTERS.get((route.method, route.path))
+
     async def serve(request: web.Request) -> web.StreamResponse:
         component = request.match_info.get("api")
-        request[API_VERSION] = versions.parse(component) if component else versions.NEWEST
-        return await handler(request)
+        version = request[API_VERSION] = versions.parse(component) if component else versions.NEWEST
+        response = await route.handler(request)
+        if adapt is not None and isinstance(response, web.Response) and isinstance(response.body, bytes):
+            response.body = msgspec.json.encode(adapt(msgspec.json.decode(response.body), version)) + b"\n"
+        return response
 
     return serve
 
@@ -40,7 +46,7 @@ def application(routes: Iterable[Route]) -> web.Application:
     app = web.Application(middlewares=[map_errors], client_max_size=MAX_JSON_BODY)
     app.on_response_prepare.append(_headers)
     for route in routes:
-        handler = _versioned(route.handler)
+        handler = _versioned(route)
         app.router.add_route(route.method, route.path, handler)
         app.router.add_route(route.method, r"/{api:v\d+\.\d+}" + route.path, handler)
     return app

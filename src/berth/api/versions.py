@@ -17,7 +17,8 @@ OLDEST = (1, 40)
 _VERSION = re.compile(r"v(\d+)\.(\d+)\Z")
 
 Document = dict[str, Any]
-Adapter = Callable[[Document], Document]
+Version = tuple[int, int]
+Adapter = Callable[[Document, Version], Document]
 
 
 def text(version: tuple[int, int]) -> str:
@@ -39,3 +40,19 @@ def parse(component: str) -> tuple[int, int]:
     if version > NEWEST:
         raise InvalidArgument(f"client version {text(version)} is too new. Maximum supported API version is {text(NEWEST)}")
     return version
+
+
+def _image(document: Document, version: Version) -> Document:
+    """Docker dropped an image's Container and ContainerConfig in 1.45 and VirtualSize in 1.44; clients of 1.41 read them."""
+    if version >= (1, 45):
+        for name in ("Container", "ContainerConfig"):
+            document.pop(name, None)
+    if version >= (1, 44):
+        document.pop("VirtualSize", None)
+    return document
+
+
+ADAPTERS: dict[tuple[str, str], Adapter] = {
+    ("GET", "/images/{name:.+}/json"): _image,
+}
+"""By method and path of the route."""

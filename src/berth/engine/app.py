@@ -21,11 +21,11 @@ from berth.engine.system import SystemService
 from berth.engine.volumes import VolumeService
 from berth.errors import Conflict
 from berth.runtime.native import NativeRuntime
-from berth.storage.blobs import BlobStore
+from berth.storage.blob import BlobStore
 from berth.storage.database import Database
-from berth.storage.layers import LayerStore
-from berth.storage.snapshots import SnapshotStore
-from berth.storage.trees import TreeStore
+from berth.storage.layer import LayerStore
+from berth.storage.snapshot import SnapshotStore
+from berth.storage.tree import TreeStore
 
 ROOT_DIRECTORIES = ("blobs/sha256", "ingest", "layers", "containers", "volumes", "build")
 

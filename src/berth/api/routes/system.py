@@ -75,7 +75,8 @@ async def _no_plugins(request: web.Request) -> web.Response:
 
 async def _no_swarm(request: web.Request) -> web.Response:
     raise Unavailable(
-        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.'
+        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+        "and try again."
     )
 
 
