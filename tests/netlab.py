@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import traceback
 from array import array
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -144,6 +145,7 @@ class Lab:
         self.workers: list[int] = []
         self.connections: list[socket.socket] = []
         self.sockets: dict[str, Sequence[int]] = {}
+        self.dns: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._uplink()
         self.events = Events()
         self.service = self.new_service()
@@ -171,6 +173,8 @@ class Lab:
 
             try:
                 main(arguments, fds)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(0)
         self.workers.append(pid)
@@ -238,15 +242,18 @@ class Lab:
             nfnetlink.redirect_dns(udp.getsockname()[1], tcp.getsockname()[1])
             return udp, tcp
 
-        udp, tcp = container.inside(inside)
+        self.dns[container_id] = container.inside(inside)
+        self.hand_over(container_id, path)
+
+    def hand_over(self, container_id: str, path: str) -> None:
+        """What the shim does with the sockets, at first and when the resolver has been started anew."""
+        udp, tcp = self.dns[container_id]
         shim = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         shim.connect(path)
         rights = array("i", [udp.fileno(), tcp.fileno()])
         message = b'{"v":1,"op":"serve","container":"%s"}' % container_id.encode()
         shim.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         self.connections.append(shim)
-        udp.close()
-        tcp.close()
 
     async def stop(self, name: str) -> None:
         """End a container, as after its exit."""
@@ -268,8 +275,8 @@ class Lab:
 
     def close(self) -> None:
         """End everything that was started."""
-        for connection in self.connections:
-            connection.close()
+        for sock in [*self.connections, *(sock for pair in self.dns.values() for sock in pair)]:
+            sock.close()
         for container in self.containers.values():
             container.close()
         for fds in self.sockets.values():

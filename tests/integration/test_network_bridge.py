@@ -6,10 +6,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from netlab import HOST_ADDRESS, LAN_ADDRESS, Lab, in_lab, reaches
 
 from berth.errors import ResourceExhausted
 from berth.wire.network import NetworkCreateRequest
+from netlab import HOST_ADDRESS, LAN_ADDRESS, Lab, in_lab, reaches
 
 
 def test_container_reaches_the_lan_masqueraded(tmp_path: Path) -> None:
