@@ -33,13 +33,11 @@ class Pruner:
     async def prune(self, filters: Filters, *, everything: bool, keep: int = 0) -> tuple[list[str], int]:
         """Forget what no running build uses; without `everything`, only what is in no image. At least `keep` bytes of the
         most recently used stay. The ids of the records, and the bytes that were freed."""
-        used, pinned = self._cache.in_images(), self._cache.pinned()
         now = time.time()
-        records = [
-            _layer_record(item, item.record.chain_id in pinned, item.record.chain_id in used) for item in self._cache.list()
-        ]
-        layers, mounts, kept = [], [], 0
-        for record in records + await self._mount_records():
+        layers: list[CacheRecord] = []
+        mounts: list[CacheRecord] = []
+        kept = 0
+        for record in self._layer_records() + await self._mount_records():
             if record.in_use or (record.shared and not everything) or not _matches(record, filters, now):
                 continue
             size = record.size or 0

@@ -1,0 +1,4 @@
+FROM base
+RUN a \
+  b
+CMD ["x"]

@@ -1,0 +1,6 @@
+# escape=`
+FROM base
+RUN dir c:\ `
+  && echo `$x
+COPY a `
+  b\

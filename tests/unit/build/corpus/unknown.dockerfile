@@ -1,0 +1,4 @@
+FROM base
+RUN true
+
+COPPY a b

@@ -1,0 +1,2 @@
+FROM base
+RUN --mont=type=cache,target=/x true
