@@ -6,6 +6,7 @@ redirect from https to http is refused. Cookies are not kept, netrc is not read,
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -93,6 +94,7 @@ class Transport:
         self._tls = tls
         self._scheme: str | None = endpoint.schemes[0] if len(endpoint.schemes) == 1 else None
         self._authorization: str | None = None
+        self._authenticating = asyncio.Lock()
 
     @property
     def origin(self) -> str:
@@ -118,11 +120,12 @@ class Transport:
         """One request, authenticated when the registry asks for it. `target` is a path, or a URL that the registry gave.
         `body` makes the body anew for each try. An answer with a status not in `expect` is raised as its kind."""
         for last in (False, True):
+            used = self._authorization
             response = await self._send(method, target, dict(headers or {}), body)
             try:
                 if response.status == 401 and not last and self._is_ours(str(response.url)):
                     challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-                    if await self._authenticate(challenges):
+                    if await self._authenticate(challenges, used):
                         continue
                 if response.status not in expect:
                     raise refusal(response.status, await self._error_body(response))
@@ -204,9 +207,15 @@ class Transport:
         parts = urlsplit(url)
         return f"{parts.scheme}://{parts.netloc}" == self.origin
 
-    async def _authenticate(self, challenges: list[Challenge]) -> bool:
-        """Get an Authorization header for what is asked. Whether another try makes sense."""
-        before = self._authorization
+    async def _authenticate(self, challenges: list[Challenge], used: str | None) -> bool:
+        """Get an Authorization header other than the one that was `used` in vain. Whether another try makes sense."""
+        async with self._authenticating:
+            if self._authorization is not None and self._authorization != used:
+                # Another request, at the same time, has got one.
+                return True
+            return await self._answer(challenges, used)
+
+    async def _answer(self, challenges: list[Challenge], used: str | None) -> bool:
         bearer = next((challenge for challenge in challenges if challenge.scheme == "bearer"), None)
         if bearer is not None:
             self._authorization = await self._bearer(bearer)
@@ -215,7 +224,7 @@ class Transport:
             if not self._credentials.username:
                 raise Unauthenticated(f'Get "{self.origin}/v2/": no basic auth credentials')
             self._authorization = self._credentials.basic
-            return self._authorization != before
+            return self._authorization != used
         return False
 
     async def _bearer(self, challenge: Challenge) -> str:

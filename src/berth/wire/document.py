@@ -50,7 +50,7 @@ class ImageDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ManifestDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """An image manifest."""
 
-    schema_version: int = 2
+    schema_version: int
     media_type: str | None = None
     config: Descriptor
     layers: list[Descriptor]
@@ -60,7 +60,7 @@ class ManifestDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, re
 class IndexDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """An image index, or Docker's manifest list."""
 
-    schema_version: int = 2
+    schema_version: int
     media_type: str | None = None
     manifests: list[Descriptor]
     annotations: dict[str, str] | None = None

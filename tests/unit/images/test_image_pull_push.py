@@ -173,6 +173,9 @@ def test_basic_authentication(world: World) -> None:
             with pytest.raises(NotFound, match="no basic auth credentials"):
                 await pull(world, f"{registry.host}/x:1", [])
             await pull(world, f"{registry.host}/x:1", [], auth=AuthConfig(auth="bWU6c2VjcmV0"))
+            # The first requests of a push are made at the same time: all are asked to log in at once.
+            await world.make(A, B, C, tags=(f"{registry.host}/y:1",))
+            await push(world, f"{registry.host}/y:1", [], auth=AuthConfig(username="me", password="secret"))
 
     run(work())
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.errors import BerthError, DataLoss, InvalidArgument, NotFound, NotImplementedKind
-from berth.model.descriptor import DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Platform
+from berth.model.descriptor import DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform
 from berth.model.digest import digest_of
 from berth.registry.manifest import check_layers, choose, matches, parse_config, parse_manifest, parse_platform
 from berth.wire.document import IndexDocument, ManifestDocument
@@ -123,3 +124,13 @@ def test_platforms() -> None:
     assert choose(index, Platform("amd64", "linux"), "x").size == 7
     with pytest.raises(NotFound):
         choose(index, Platform("s390x", "linux"), "x")
+
+
+def test_documents_of_our_own_say_their_schema_version() -> None:
+    blob = Descriptor(OCI_LAYER_GZIP, D, 1)
+    for document in (
+        ManifestDocument(schema_version=2, config=blob, layers=[blob]),
+        IndexDocument(schema_version=2, manifests=[]),
+    ):
+        data = msgspec.json.encode(document)
+        assert json.loads(data)["schemaVersion"] == 2 and parse_manifest(data) == document

@@ -132,6 +132,7 @@ class Pusher:
         size = len(self._store.document_bytes(image.id))
         kind = OCI_LAYER_GZIP if oci else DOCKER_LAYER_GZIP
         document = ManifestDocument(
+            schema_version=2,
             media_type=OCI_MANIFEST if oci else DOCKER_MANIFEST,
             config=Descriptor(OCI_CONFIG if oci else DOCKER_CONFIG, image.id, size),
             layers=[Descriptor(zstd if blob.media_type == zstd else kind, blob.digest, blob.size) for blob in layers],

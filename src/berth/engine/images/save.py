@@ -106,7 +106,9 @@ class Saver:
                 top = hex_of(stack[-1].diff_id if stack else image.id)
                 repositories.setdefault(reference.familiar_name, {})[reference.tag or "latest"] = top
             self._events.publish("image", "save", image.id, {"name": references[0].familiar if references else image.id})
-        yield _file("index.json", msgspec.json.encode(IndexDocument(media_type=OCI_INDEX, manifests=manifests)), 0)
+        yield _file(
+            "index.json", msgspec.json.encode(IndexDocument(schema_version=2, media_type=OCI_INDEX, manifests=manifests)), 0
+        )
         yield _file("manifest.json", msgspec.json.encode(entries), 0)
         yield _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}', 0)
         if repositories:
@@ -162,7 +164,9 @@ def _file(name: str, data: bytes, mtime: int) -> bytes:
 
 def _manifest(image: Image, config: bytes, blobs: list[Descriptor]) -> bytes:
     return msgspec.json.encode(
-        ManifestDocument(media_type=OCI_MANIFEST, config=Descriptor(OCI_CONFIG, image.id, len(config)), layers=blobs)
+        ManifestDocument(
+            schema_version=2, media_type=OCI_MANIFEST, config=Descriptor(OCI_CONFIG, image.id, len(config)), layers=blobs
+        )
     )
 
 
