@@ -10,7 +10,6 @@ import bz2
 import lzma
 import threading
 from collections.abc import Callable, Iterator
-from typing import Protocol, cast
 
 from backports import zstd
 from isal import igzip_lib, isal_zlib
@@ -18,19 +17,23 @@ from isal import igzip_lib, isal_zlib
 from berth.errors import DataLoss, InvalidArgument
 from berth.storage.channel import Abandoned, Channel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Decompressor(Protocol):
+        @property
+        def eof(self) -> bool: ...
+        @property
+        def needs_input(self) -> bool: ...
+        @property
+        def unused_data(self) -> bytes: ...
+        def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
+
+
 PIECE = 1 << 20
 _XZ_MEMORY = 256 << 20
 _ZSTD_WINDOW_LOG = 27
-
-
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
 
 
 def _gzip() -> _Decompressor:
@@ -53,7 +56,7 @@ _FORMATS: dict[str, tuple[tuple[bytes, ...], Callable[[], _Decompressor]]] = {
     "bzip2": ((b"BZh",), bz2.BZ2Decompressor),
     "xz": ((b"\xfd7zXZ\x00",), _xz),
 }
-_ISAL = cast(type[Exception], igzip_lib.IsalError)
+_ISAL: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 _DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, lzma.LZMAError, zstd.ZstdError, _ISAL)
 
 

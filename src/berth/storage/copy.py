@@ -10,7 +10,6 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from berth.errors import InvalidArgument
 from berth.kernel.fs import remove_tree_at, set_xattr_at
@@ -24,21 +23,31 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM, errno.ENOSYS, errno.ETXTBSY, errno.EBADF)
 
 
-@dataclass(slots=True)
 class Treatment:
     """How a copy differs from its source. `owner` maps ids, `mode` maps permission bits of what is no link.
 
     `layer`: whiteouts and opaque directories are copied too. `top`: the destination itself takes the source's look.
     """
 
-    owner: Callable[[int, int], tuple[int, int]] = lambda uid, gid: (uid, gid)
-    mode: Callable[[int], int] = lambda mode: mode
-    layer: bool = False
-    top: bool = True
-    enter: Callable[[Entry], bool] | None = None
-    stop: Callable[[], bool] = lambda: False
-    copied: int = 0
-    links: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    __slots__ = ("enter", "layer", "links", "mode", "owner", "stop", "top")
+
+    def __init__(
+        self,
+        *,
+        owner: Callable[[int, int], tuple[int, int]] = lambda uid, gid: (uid, gid),
+        mode: Callable[[int], int] = lambda mode: mode,
+        layer: bool = False,
+        top: bool = True,
+        enter: Callable[[Entry], bool] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.owner = owner
+        self.mode = mode
+        self.layer = layer
+        self.top = top
+        self.enter = enter
+        self.stop = stop
+        self.links: dict[tuple[int, int], bytes] = {}
 
 
 def copy_tree(source: int, start: bytes, destination: int, treatment: Treatment) -> None:
@@ -156,7 +165,6 @@ def _copy_file(entry: Entry, parent: int, name: bytes, treatment: Treatment) -> 
             os.close(fd)
     finally:
         os.close(source)
-    treatment.copied += entry.status.st_size
 
 
 def _dress(entry: Entry, fd: int, treatment: Treatment) -> None:

@@ -27,11 +27,12 @@ from berth.kernel.fs import fsync_directory, remove_tree, syncfs
 from berth.model.descriptor import Descriptor
 from berth.model.digest import Digest, digest_of, hex_of, parse_digest
 from berth.storage.blob import BlobStore
-from berth.storage.channel import Abandoned, StreamReader, run_stoppable, stream_from
+from berth.storage.channel import Abandoned
 from berth.storage.compression import PIECE, Pipeline, expand
 from berth.storage.database import Database
 from berth.storage.pack import DEFAULT_ROOT, RootLook, look, pack_layer
 from berth.storage.space import translated
+from berth.storage.stream import StreamReader, run_stoppable, stream_from
 from berth.storage.tar_reader import Source, TarReader
 from berth.storage.unpack import Unpacked, Unpacker, copy_directory_attributes
 
@@ -329,7 +330,11 @@ class LayerStore:
         """At engine start, before anything is unpacked. Returns how many directories go (in a thread)."""
         found = list(self.orphans())
         for path in found:
-            self._discard(path)
+            if os.path.basename(path).startswith(".trash-"):
+                # On its way out already, or left by an engine that ended before it was gone.
+                self.executor.submit(remove_tree, path)
+            else:
+                self._discard(path)
         return len(found)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from berth.storage import overlay
 from berth.storage.tar_reader import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARD_LINK, SYMLINK
@@ -19,13 +18,15 @@ Owner = Callable[[int, int], tuple[int, int]]
 DEFAULT_ROOT: RootLook = (0o755, 0, 0)
 
 
-@dataclass(slots=True)
 class Packed:
     """What was packed: bytes of file content, ids above 65535, and how many entries there were."""
 
-    size: int = 0
-    entries: int = 0
-    large_ids: set[int] = field(default_factory=set)
+    __slots__ = ("entries", "large_ids", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.entries = 0
+        self.large_ids: set[int] = set()
 
 
 def look(status: os.stat_result) -> RootLook:

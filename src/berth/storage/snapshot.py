@@ -21,13 +21,13 @@ from berth.errors import AlreadyExists, InvalidArgument, NotFound
 from berth.kernel.fs import remove_tree
 from berth.model.digest import Digest
 from berth.model.rootfs import Change, Overlay
-from berth.storage.channel import run_stoppable
 from berth.storage.copy import Treatment, copy_tree
 from berth.storage.database import Database
 from berth.storage.diff import changes, remove_stubs
 from berth.storage.layer import LayerStore, make_like
 from berth.storage.pack import look
 from berth.storage.space import translated
+from berth.storage.stream import run_stoppable
 from berth.storage.walk import walk
 
 _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}\Z")

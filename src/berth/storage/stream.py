@@ -1,0 +1,99 @@
+"""Byte streams between threads and the event loop, with back-pressure, and threads that end when their caller is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import CancelledError, Executor, Future
+from typing import TypeVar
+
+from berth.storage.channel import BOUND, Abandoned
+
+T = TypeVar("T")
+
+
+class StreamReader:
+    """Lets a thread read a stream of the event loop. Made in the loop."""
+
+    def __init__(self, stream: AsyncIterator[bytes]) -> None:
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._pending: Future[bytes] | None = None
+        self._cancelled = False
+
+    def read(self) -> bytes:
+        """The next chunk, empty at the end. Abandoned after `cancel`."""
+        self._pending = asyncio.run_coroutine_threadsafe(self._following(), self._loop)
+        if self._cancelled:
+            self._pending.cancel()
+        try:
+            return self._pending.result()
+        except CancelledError:
+            raise Abandoned from None
+
+    async def _following(self) -> bytes:
+        async for chunk in self._stream:
+            if chunk:
+                return chunk
+        return b""
+
+    def cancel(self) -> None:
+        """Wake the thread up: nobody wants the result any more."""
+        self._cancelled = True
+        if self._pending is not None:
+            self._pending.cancel()
+
+
+async def run_stoppable(executor: Executor, work: Callable[[Callable[[], bool]], T], reader: StreamReader | None = None) -> T:
+    """`work(stop)` in a thread. When the caller is cancelled, `stop()` becomes true and the thread's end is awaited."""
+    stop = threading.Event()
+    running = asyncio.get_running_loop().run_in_executor(executor, work, stop.is_set)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.set()
+        if reader is not None:
+            reader.cancel()
+        while not running.done():
+            await asyncio.wait([running])
+        running.exception()
+        raise
+
+
+async def stream_from(produce: Callable[[Callable[[bytes], None]], None], executor: Executor) -> AsyncIterator[bytes]:
+    """What `produce(write)` writes in a thread, chunk by chunk. Closing the stream ends the producer (its `write` raises)."""
+    loop = asyncio.get_running_loop()
+    room = threading.Semaphore(BOUND)
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+    gone = threading.Event()
+
+    def write(chunk: bytes) -> None:
+        room.acquire()
+        if gone.is_set():
+            raise Abandoned
+        loop.call_soon_threadsafe(queue.put_nowait, chunk)
+
+    def run() -> None:
+        try:
+            produce(write)
+        except Abandoned:
+            pass
+        finally:
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    running = loop.run_in_executor(executor, run)
+    try:
+        while True:
+            chunk = await queue.get()
+            if chunk is None:
+                break
+            room.release()
+            yield chunk
+    except BaseException:
+        gone.set()
+        room.release()
+        await asyncio.wait([running])
+        running.exception()
+        raise
+    await running
