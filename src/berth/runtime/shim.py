@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import _socket
 import os
-import signal
 import sys
 import time
 from binascii import a2b_base64
 
+from berth.kernel.file import write_text
 from berth.kernel.process import start_time
 from berth.runtime import channel, record
 from berth.runtime.connection import Connection
@@ -35,10 +35,14 @@ from berth.runtime.stream import Session, hang_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    # The module `signal` turns every number into an enumeration: a shim is forked too often to run that much code.
+    import signal as _signal
     from types import ModuleType
     from typing import Any
 
     from berth.runtime.channel import Message
+else:
+    import _signal
 
 # How long the end of a process waits for outputs that another process still holds open.
 GRACE = 2.0
@@ -47,7 +51,7 @@ _LAUNCH_SECONDS = 60
 # How long a shim that has been told to quit stays for clients that have not taken their output yet.
 _LINGER = 600.0
 _EXECS_REMEMBERED = 128
-_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_IGNORED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 
 
 class Refused(Exception):
@@ -121,11 +125,11 @@ class Shim:
         self._open_log(io["log"])
         listener = record.listen(self._run, self._id)
         stdio = Stdio(io["terminal"], io["open_stdin"])
-        signal.alarm(_LAUNCH_SECONDS)
+        _signal.alarm(_LAUNCH_SECONDS)
         try:
             started = self._launch.start(request["plan"], stdio.child, {})
         finally:
-            signal.alarm(0)
+            _signal.alarm(0)
             stdio.close_child()
         self._pid, self._pidfd = started.pid, started.pidfd
         self._started_at = time.time()
@@ -288,7 +292,7 @@ class Shim:
             if not message.get("kill"):
                 raise Refused("Conflict", f"container {self._id} is running: stop it before its shim is ended")
             if self._loop.watches(self._pidfd):
-                signal.pidfd_send_signal(self._pidfd, 9)
+                _signal.pidfd_send_signal(self._pidfd, 9)
                 self._init_ended(0)
         self._leave()
         return {}, []
@@ -393,8 +397,7 @@ def failure_of(failure: Any) -> Message:
 def set_oom_score(score: str) -> bool:
     """The chance of this process to be killed when memory is short; whether that was permitted."""
     try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(score)
+        write_text("/proc/self/oom_score_adj", score)
     except OSError:
         return False
     return True
@@ -407,10 +410,9 @@ def run(launch: ModuleType, request: Message, fds: list[int]) -> None:
         os.setsid()
         os.chdir("/")
         for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        with open("/proc/self/comm", "w") as file:
-            file.write("berth-shim")
+            _signal.signal(number, _signal.SIG_IGN)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        write_text("/proc/self/comm", "berth-shim")
         shim = Shim(launch, request, fds)
         if shim.start(request):
             request.clear()
