@@ -186,10 +186,10 @@ class Attacher:
         self, network: NetworkRecord, entry: Live, routes: tuple[Route, ...], *, hairpin: bool = False
     ) -> EndpointPlan:
         addresses = tuple(f"{a}/{prefix_length(network, a)}" for a in (entry.ipv4, entry.ipv6) if a)
-        sysctls = {}
+        sysctls: dict[str, str] = {}
         if self._has_ipv6:
-            key = "accept_ra" if entry.ipv6 else "disable_ipv6"
-            sysctls[f"net.ipv6.conf.{entry.interface}.{key}"] = "0" if entry.ipv6 else "1"
+            switches = {"accept_ra": "0", "accept_dad": "0"} if entry.ipv6 else {"disable_ipv6": "1"}
+            sysctls = {f"net.ipv6.conf.{entry.interface}.{key}": value for key, value in switches.items()}
         is_bridge = network.driver == BRIDGE
         return EndpointPlan(
             kind="veth" if is_bridge else network.driver,

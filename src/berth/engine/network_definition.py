@@ -169,7 +169,7 @@ class Definitions:
             if name is None:
                 return bridge.device_name(self._config.engine_id, identifier, is_default_engine=self._config.is_default)
         else:
-            # Without a parent the network gets a dummy link of its own: containers reach each other and nothing else.
+            # Without a parent the network gets a link of its own: containers reach each other and nothing else.
             name = options.get("parent") or f"dm-{identifier[:12]}"
         if not _LINK_NAME.match(name):
             raise InvalidArgument(f"invalid link name {name!r}: 1 to 15 letters, digits, dots, dashes and underscores")

@@ -112,12 +112,15 @@ def create_veth(
     hairpin: bool = False,
     isolated: bool = False,
 ) -> None:
-    """A veth pair: `host_name` here, up and in the bridge `parent` ("" for none); `peer_name` in the other namespace, down.
+    """A veth pair: `host_name` here, up and in the bridge `parent` ("" for none); `peer_name` in the other namespace (-1: in
+    this one), down.
 
     `hairpin` lets a frame leave through the port it came in by; `isolated` ports of a bridge do not reach each other.
     """
-    peer = _interface() + _name(peer_name) + attribute(_ADDRESS, mac_bytes(mac)) + attribute(_MTU, pack("I", mtu))
-    peer += attribute(_NET_NS_FD, pack("i", peer_netns_fd))
+    peer = _interface() + _name(peer_name) + (attribute(_ADDRESS, mac_bytes(mac)) if mac else b"")
+    peer += attribute(_MTU, pack("I", mtu))
+    if peer_netns_fd >= 0:
+        peer += attribute(_NET_NS_FD, pack("i", peer_netns_fd))
     info = attribute(_INFO_KIND, b"veth\0") + attribute(_INFO_DATA, attribute(_VETH_PEER, peer))
     body = _interface(0, _IFF_UP) + _name(host_name) + attribute(_MTU, pack("I", mtu)) + attribute(_LINKINFO, info)
     if parent:
@@ -205,12 +208,6 @@ def create_bridge(name: str, mac: str, mtu: int) -> None:
     info = attribute(_INFO_KIND, b"bridge\0")
     body = _interface() + _name(name) + attribute(_ADDRESS, mac_bytes(mac)) + attribute(_MTU, pack("I", mtu))
     _send(message(NEWLINK, ACK | CREATE | EXCL, body + attribute(_LINKINFO, info)), name)
-
-
-def create_dummy(name: str) -> None:
-    """A dummy link, up: the parent of a macvlan network that was given none."""
-    body = _interface(0, _IFF_UP) + _name(name) + attribute(_LINKINFO, attribute(_INFO_KIND, b"dummy\0"))
-    _send(message(NEWLINK, ACK | CREATE | EXCL, body), name)
 
 
 def set_link(name: str, up: bool, mtu: int = 0) -> None:

@@ -60,6 +60,8 @@ def _settings(name: str, *, ipv6: bool) -> None:
     try:
         # A container must not turn the host's routes with a router advertisement.
         write_sysctl(f"net.ipv6.conf.{slashed}.accept_ra", "0")
+        # The kernel would not ask for neighbours before its own link-local address has been checked, which takes a second.
+        write_sysctl(f"net.ipv6.conf.{slashed}.accept_dad", "0")
         # Without IPv6 in the network the bridge has no link-local address either: a way to the host that nobody asked for.
         write_sysctl(f"net.ipv6.conf.{slashed}.disable_ipv6", "0" if ipv6 else "1")
     except FileNotFoundError:

@@ -106,14 +106,15 @@ def rule_set(table: str, bridges: Iterable[BridgeRules], published: Iterable[Pub
     ])  # fmt: skip
     local = "fib daddr type local jump publish"
     body += _block("chain", "prerouting", ["type nat hook prerouting priority dstnat; policy accept;", local])
-    body += _block("chain", "output", ["type nat hook output priority -100; policy accept;", local])
+    # IPv6 has no route_localnet: what is sent to ::1 would be lost, so the held socket refuses it at once.
+    hooked = "type nat hook output priority -100; policy accept;"
+    body += _block("chain", "output", [hooked, "ip6 daddr ::1 return", local])
     masquerade = ["type nat hook postrouting priority srcnat; policy accept;"]
     for bridge in ordered:
         masquerade += _masquerade(bridge)
     if ordered:
         names = ", ".join(f'"{bridge.name}"' for bridge in ordered)
         masquerade.append(f"oifname {{ {names} }} ip saddr 127.0.0.0/8 masquerade")
-        masquerade.append(f"oifname {{ {names} }} ip6 saddr ::1 masquerade")
     body += _block("chain", "postrouting", masquerade)
     return "\n".join([f"table inet {table}", f"delete table inet {table}", f"table inet {table} {{", *body, "}", ""])
 

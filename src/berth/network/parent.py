@@ -6,11 +6,12 @@ import errno
 
 from berth.errors import InvalidArgument, NotFound, NotImplementedKind
 from berth.kernel import netlink
+from berth.network import host
 from berth.network.record import IPVLAN, MACVLAN, NetworkRecord
 
 _MACVLAN_MODES = {"": 4, "bridge": 4, "private": 1, "vepa": 2, "passthru": 8}
 _IPVLAN_MODES = {"": 0, "l2": 0, "l3": 1, "l3s": 2}
-_DUMMY_PREFIX = "dm-"
+_OWN_PREFIX = "dm-"
 
 
 def mode(record: NetworkRecord) -> int:
@@ -27,11 +28,14 @@ def prepare(record: NetworkRecord) -> None:
     mode(record)
     names = {str(link["name"]) for link in netlink.links()}
     if record.device not in names:
-        if not record.device.startswith(_DUMMY_PREFIX):
+        if not record.device.startswith(_OWN_PREFIX):
             if "." in record.device:
                 raise NotImplementedKind(f"there is no link {record.device}: make the VLAN link first, berth does not yet")
             raise NotFound(f"-o parent={record.device}: there is no such link on the host")
-        netlink.create_dummy(record.device)
+        # Two ends that are both up have a carrier, which macvlan needs; a bridge without ports has none.
+        other = "dp-" + record.device.removeprefix(_OWN_PREFIX)
+        netlink.create_veth(record.device, "", other, -1, "", host.default_mtu())
+        netlink.set_link(other, True)
     try:
         _probe(record)
     except BaseException:
@@ -52,7 +56,7 @@ def _probe(record: NetworkRecord) -> None:
 
 def remove_own(record: NetworkRecord) -> None:
     """Remove the parent that was made for a network. Idempotent."""
-    if record.device.startswith(_DUMMY_PREFIX):
+    if record.device.startswith(_OWN_PREFIX):
         try:
             netlink.delete_link(record.device)
         except OSError as error:
