@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import http.server
 import io
 import json
 import os
@@ -88,6 +91,18 @@ class Server:
         return done.stderr.decode().strip()
 
 
+@contextlib.contextmanager
+def web_server(directory: Path) -> Iterator[str]:
+    """Files on a free port of the loopback."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(directory))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as files:
+        thread = threading.Thread(target=files.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{files.server_port}"
+        files.shutdown()
+        thread.join()
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     made = Server(tmp_path)
@@ -139,7 +154,11 @@ def test_docker_cli_works_with_images(server: Server, tmp_path: Path) -> None:
     assert server.ok("load", data=saved) == "Loaded image: base:1"
     assert server.ok("load", "-q", data=saved) == "Loaded image: base:1"
     server.ok("rmi", "base:1")
-    server.ok("import", "-", data=tar_of("x"))
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "x.tar").write_bytes(tar_of("x"))
+    with web_server(tmp_path / "web") as address:
+        assert re.search("sha256:[0-9a-f]{64}$", server.ok("import", f"http://{address}/x.tar"))
+        assert "answered 404" in server.fails("import", f"http://{address}/y.tar")
     assert "Total reclaimed space: 100kB" in server.ok("image", "prune", "-f")
     assert server.host.content() == set()
 

@@ -69,7 +69,7 @@ def unreachable(method: str, url: str, error: BaseException) -> Unavailable:
         )
     reason = "timeout" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
     return Unavailable(
-        f'{method.capitalize()} "{url}": {reason}: the registry {host} cannot be reached from this host. Check its name and the '
+        f'{method.capitalize()} "{url}": {reason}: {host} cannot be reached from this host. Check its name and the '
         "network; without a way out, use a registry mirror, or load the image from an archive"
     )
 

@@ -352,3 +352,23 @@ def test_distribution_and_all_errors(world: World) -> None:
             assert len(found.platforms or []) == 2
 
     run(work())
+
+
+def test_a_damaged_image_is_mended_by_pulling_it_again(world: World) -> None:
+    async def work() -> None:
+        async with FakeRegistry().serve() as registry:
+            registry.put_image("x", "1", [A, B])
+            registry.put_image("y", "1", [C])
+            image = await pull(world, f"{registry.host}/x:1", [])
+            await pull(world, f"{registry.host}/y:1", [])
+            world.blobs.content.pop(image.id)
+            world.service.store.forget_cached()
+            assert [found.tags for found in world.service.list()] == [(f"{registry.host}/y:1",)]
+            messages: Messages = []
+            await pull(world, f"{registry.host}/x:1", messages)
+            assert len(world.service.list()) == 2
+            world.layers.layers.pop(chain_of(A, B))
+            await pull(world, f"{registry.host}/x:1", messages)
+            assert world.layers.get(chain_of(A, B)) is not None
+
+    run(work())

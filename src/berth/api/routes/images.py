@@ -18,6 +18,7 @@ from berth.errors import BerthError, InvalidArgument
 from berth.model.filters import Filters
 from berth.model.reference import parse
 from berth.registry.credential import decode_auth
+from berth.registry.download import download
 from berth.wire.image import AuthConfig
 
 if TYPE_CHECKING:
@@ -94,16 +95,23 @@ class ImageRoutes:
         if reference is not None and reference.digest is not None:
             raise InvalidArgument("cannot import digest reference")
         lines = JsonLines(request)
-        image = await self._images.import_tar(
-            body_stream(request),
-            reference=reference,
-            message=request.query.get("message", ""),
-            changes=request.query.getall("changes", []),
-            platform=request.query.get("platform", ""),
-            source=source,
-        )
-        await lines.send({"status": image.id})
+        try:
+            image = await self._images.import_tar(
+                body_stream(request) if source == "-" else await self._from_address(source, lines),
+                reference=reference,
+                message=request.query.get("message", ""),
+                changes=request.query.getall("changes", []),
+                platform=request.query.get("platform", ""),
+                source=source,
+            )
+            await lines.send({"status": image.id})
+        except BerthError as error:
+            await lines.fail(error)
         return await lines.close()
+
+    async def _from_address(self, source: str, lines: JsonLines) -> AsyncIterator[bytes]:
+        await lines.send({"status": f"Downloading from {source}"})
+        return download(source)
 
     async def _pull(self, request: web.Request) -> web.StreamResponse:
         name, tag = request.query["fromImage"], request.query.get("tag", "")

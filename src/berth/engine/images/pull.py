@@ -75,8 +75,13 @@ class Puller:
     def _known(self, reference: Reference, want: Platform) -> dict[Digest, Image]:
         """The image that the reference means here, by the digests that its repository knows it by."""
         image_id = self._store.by_reference(reference)
-        image = self._store.by_id(image_id) if image_id is not None else None
-        if image is None or not matches(_platform_of(image.document), want):
+        try:
+            image = self._store.by_id(image_id) if image_id is not None else None
+            if image is None or not matches(_platform_of(image.document), want):
+                return {}
+            self._store.stack(image)
+        except (NotFound, DataLoss):
+            # What is here is damaged: it is pulled again, not believed.
             return {}
         digests = self._store.names(image.id).digests
         return {name.digest: image for name in digests if name.digest is not None and name.repository == reference.repository}
@@ -113,8 +118,10 @@ class Puller:
         return image, new or before != image.id
 
     async def _config(self, client: RegistryClient, descriptor: Descriptor) -> bytes:
-        if self._blobs.has(descriptor.digest):
+        try:
             return self._blobs.read(descriptor.digest)
+        except (NotFound, DataLoss):
+            pass
         return await client.small_blob(descriptor, MAX_CONFIG, "the image's configuration")
 
     async def _layers_of(

@@ -9,6 +9,7 @@ Documents are immutable, so their bytes are cached; they are decoded anew for ea
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from functools import lru_cache
 from berth.contract.image import Image
 from berth.contract.store import Blobs, Layer, Layers
 from berth.engine.images.document import encode
-from berth.errors import Conflict, InvalidArgument, NotFound
+from berth.errors import Conflict, DataLoss, InvalidArgument, NotFound
 from berth.model.digest import Digest, chain_id, digest_of, parse_digest
 from berth.model.reference import Reference, parse
 from berth.model.timestamp import parse_rfc3339
@@ -26,6 +27,7 @@ from berth.storage.database import Database
 from berth.wire.document import ImageDocument
 
 _ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
+log = logging.getLogger(__name__)
 _COLUMNS = "id, chain_id, created, parent, size"
 
 
@@ -102,8 +104,15 @@ class ImageStore:
             for reference, image_id in self._database.rows(f"SELECT reference, image_id FROM {table} ORDER BY reference"):
                 names.setdefault(image_id, ([], []))[position].append(parse(reference))
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM images ORDER BY created DESC, id")
-        none: tuple[list[Reference], list[Reference]] = ([], [])
-        return [self._image(row, Names(*(tuple(part) for part in names.get(row[0], none)))) for row in rows]
+        images: list[Image] = []
+        for row in rows:
+            tags, digests = names.get(row[0], ([], []))
+            try:
+                images.append(self._image(row, Names(tuple(tags), tuple(digests))))
+            except (NotFound, DataLoss) as error:
+                # One damaged image must not hide the others; pulling it again mends it.
+                log.warning("the image %s is left out: %s", row[0], error.message)
+        return images
 
     def names(self, image_id: Digest) -> Names:
         """Tags and repository digests of an image, sorted."""
@@ -132,6 +141,10 @@ class ImageStore:
         """How many images there are."""
         row = self._database.row("SELECT count(*) FROM images")
         return int(row[0]) if row else 0
+
+    def forget_cached(self) -> None:
+        """Read documents from disk again."""
+        self._document_bytes.cache_clear()
 
     def document_bytes(self, image_id: Digest) -> bytes:
         """The configuration exactly as it came."""

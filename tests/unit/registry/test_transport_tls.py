@@ -1,0 +1,112 @@
+"""Row 20: nobody is fallen back to plain HTTP for, unless the operator said so."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from berth.errors import Forbidden, Unavailable
+from berth.registry.credential import Credentials
+from berth.registry.endpoint import Endpoint
+from berth.registry.transport import Transport, new_session, proxy_for
+
+ME = Credentials(username="me", password="secret")
+
+
+@asynccontextmanager
+async def served(seen: list[str], tls: ssl.SSLContext | None = None, location: str = "") -> AsyncIterator[str]:
+    async def handle(request: web.Request) -> web.Response:
+        seen.append(f"{request.scheme} {request.path} {request.headers.get('Authorization', '')}")
+        if location and request.path == "/v2/from":
+            raise web.HTTPFound(location)
+        if "Authorization" not in request.headers:
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        return web.Response(text="ok")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    server = TestServer(app, host="127.0.0.1", scheme="https" if tls else "http")
+    await server.start_server(ssl=tls)
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        await server.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    """A server's context with a certificate that nobody vouches for."""
+    directory: Path = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", str(directory / "key"), "-out", str(directory / "cert")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "cert", directory / "key")
+    return context
+
+
+async def ask(endpoint: Endpoint, target: str = "/v2/") -> None:
+    async with new_session() as session, Transport(session, endpoint, ME).request("GET", target):
+        pass
+
+
+def test_a_secure_registry_that_speaks_plain_http_is_refused() -> None:
+    async def work() -> None:
+        seen: list[str] = []
+        async with served(seen) as host:
+            with pytest.raises(Unavailable, match="insecure registry"):
+                await ask(Endpoint(host))
+            assert seen == []
+
+    asyncio.run(work())
+
+
+def test_an_untrusted_certificate_is_refused_and_an_insecure_registry_accepted(certificate: ssl.SSLContext) -> None:
+    async def work() -> None:
+        seen: list[str] = []
+        async with served(seen, certificate) as host:
+            with pytest.raises(Unavailable, match="failed to verify certificate"):
+                await ask(Endpoint(host))
+            assert seen == []
+            await ask(Endpoint(host, ("https", "http"), verify=False))
+            assert seen[-1] == f"https /v2/ {ME.basic}"
+
+    asyncio.run(work())
+
+
+def test_a_redirect_away_from_tls_is_refused(certificate: ssl.SSLContext) -> None:
+    async def work() -> None:
+        seen: list[str] = []
+        async with served(seen, certificate, "http://127.0.0.1:9/x") as host:
+            with pytest.raises(Forbidden, match="from https to http"):
+                await ask(Endpoint(host, verify=False), "/v2/from")
+
+    asyncio.run(work())
+
+
+def test_a_redirect_in_a_circle_ends() -> None:
+    async def work() -> None:
+        seen: list[str] = []
+        async with served(seen, location="/v2/from") as host:
+            with pytest.raises(Unavailable, match="circle"):
+                await ask(Endpoint(host, ("http",)), "/v2/from")
+
+    asyncio.run(work())
+
+
+def test_proxies_are_not_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "intern.example.com")
+    assert proxy_for("https://registry.example.com/v2/") == "http://proxy:3128"
+    assert proxy_for("https://127.0.0.1:5000/v2/") is None and proxy_for("https://intern.example.com/v2/") is None
