@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     State = dict[str, Any]
     Stdio = tuple[int, int, int]
 
-__all__ = ["SCRATCH", "Entered", "Failure", "Started", "cleanup", "enter", "prepare_launcher", "start"]
+__all__ = ["SCRATCH", "Entered", "Failure", "SetUp", "Started", "cleanup", "enter", "make", "prepare_launcher", "start", "undo"]
 
 SCRATCH = "mnt"
 _KILL = 9
@@ -86,7 +86,7 @@ def start(plan: Plan, stdio: Stdio | None, extra_fds: dict[str, int]) -> Started
     os.waitpid(pid, 0)
     value, fds = answer or ({"failed": ["launch", errno.ECHILD, "set-up ended"]}, [])
     if "failed" in value:
-        _undo(plan["cgroup"], value.get("pid", 0), value.get("joiner", 0), fds)
+        undo(plan["cgroup"], value.get("pid", 0), value.get("joiner", 0), fds)
         raise Failure(*value["failed"])
     if value["joiner"]:
         os.waitpid(value["joiner"], 0)
@@ -96,7 +96,21 @@ def start(plan: Plan, stdio: Stdio | None, extra_fds: dict[str, int]) -> Started
     return Started(value["pid"], pidfd, console_fd, rest, state)
 
 
-def _undo(group: dict[str, Any], pid: int, joiner: int, fds: list[int]) -> None:
+def make(plan: Plan, stdio: Stdio | None) -> tuple[SetUp, list[str | int] | None]:
+    """For a caller that is itself a fork of the shim, made for this: the container, as the caller's sibling.
+
+    With it what failed, as a record, or None. After a failure the shim calls `undo`; in both cases it reaps the joiner.
+    """
+    work = SetUp(plan, stdio)
+    try:
+        work.run()
+    except BaseException as error:
+        return work, record(work.step, error)
+    return work, None
+
+
+def undo(group: dict[str, Any], pid: int, joiner: int, fds: list[int]) -> None:
+    """In the shim, after a failure: nothing is left of the container."""
     close_all(fds)
     for child in pid, joiner:
         if child:
@@ -119,7 +133,7 @@ def cleanup(state: State) -> bool:
     return killed
 
 
-class _SetUp:
+class SetUp:
     """The setter-up's view of one launch."""
 
     def __init__(self, plan: Plan, stdio: Stdio | None) -> None:
@@ -281,7 +295,7 @@ class _SetUp:
 
 
 def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
-    work = _SetUp(plan, stdio)
+    work = SetUp(plan, stdio)
     try:
         os.setsid()
         work.run()
