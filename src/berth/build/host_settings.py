@@ -25,7 +25,6 @@ from berth.kernel.fs import replace_atomically
 from berth.model.oci import Mount
 
 MOUNT_POINT = "/dev/berth-build"
-VARIABLE = "BERTH_BUILD_HOST_NETWORK_SETTINGS"
 
 _OWN_CERTIFICATES = ("/usr/local/share/ca-certificates/*.crt", "/etc/pki/ca-trust/source/anchors/*")
 _BUNDLES = (
@@ -88,7 +87,7 @@ class HostSettingsReader:
 
     def __init__(self, directory: str, mode: str) -> None:
         self._directory = directory
-        self._mode = os.environ.get(VARIABLE, mode).lower()
+        self._mode = mode.lower()
         self._lock = asyncio.Lock()
         self._read_at = 0.0
         self._settings = NO_SETTINGS

@@ -56,8 +56,13 @@ class Pruner:
         return [record.id or "" for record in layers + mounts], freed
 
     def _layer_records(self) -> list[CacheRecord]:
+        """A step that made no layer belongs to the layer that it stands on."""
         used, pinned = self._cache.in_images(), self._cache.pinned()
-        return [_layer_record(item, item.record.chain_id in pinned, item.record.chain_id in used) for item in self._cache.list()]
+        found = []
+        for item in self._cache.list():
+            chain = item.record.chain_id or item.record.parent
+            found.append(_layer_record(item, chain in pinned, chain in used))
+        return found
 
     async def _mount_records(self) -> list[CacheRecord]:
         found = []

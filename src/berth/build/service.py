@@ -134,11 +134,21 @@ class BuildService:
                     await progress.send({"stream": f"[Warning] {warning}\n"})
             state = _labelled(await solve(job, progress), options.labels)
             tags = tuple(_tag(name) for name in options.tags)
-            image = await self._services.images.create(state.document(), state.chain_id, tags=tags, parent=state.base)
+            image = await self._create(state, tags)
         finally:
             self._cache.unpin(job.id)
         await self._report(progress, options, planned, image, tags)
         return image
+
+    async def _create(self, state: State, tags: tuple[Reference, ...]) -> Image:
+        """The image of a state. One that adds nothing to its base is the base, under further names."""
+        images = self._services.images
+        base = images.find(state.base) if state.base is not None else None
+        if base is None or len(state.history) != len(base.document.history or ()):
+            return await images.create(state.document(), state.chain_id, tags=tags, parent=state.base)
+        for reference in tags:
+            images.tag(base, reference)
+        return images.get(base.id)
 
     async def _report(
         self, progress: Progress, options: BuildOptions, planned: Plan, image: Image, tags: tuple[Reference, ...]

@@ -63,7 +63,6 @@ class StageBuilder:
         number = self._job.plan.first_step[self._stage.index]
         await self._headline(number, self._stage.base.text)
         state = await self._begin()
-        await self._arrow(state)
         state = await self._triggers(state)
         for offset, instruction in enumerate(self._stage.steps, 1):
             await self._headline(number + offset, instruction.text)
@@ -79,14 +78,19 @@ class StageBuilder:
         await self._channel.text(f" ---> {state.digest()[7:19]}\n")
 
     async def _begin(self) -> State:
+        """The state to begin with, and its line of output: of an image its id, of nothing nothing."""
         if self._planned.base is not None:
-            return await self._job.results[self._planned.base]
+            state = await self._job.results[self._planned.base]
+            await self._arrow(state)
+            return state
         if self._planned.image == SCRATCH:
+            await self._channel.text(" ---> \n")
             return from_scratch(host_architecture())
         try:
             image = await self._job.image(self._planned.image, self._planned.platform, self._channel)
         except BerthError as error:
             raise located(error, self._stage.base.location) from None
+        await self._channel.text(f" ---> {image.id[7:19]}\n")
         return from_image(image)
 
     async def _triggers(self, state: State) -> State:

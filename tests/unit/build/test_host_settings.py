@@ -52,7 +52,6 @@ def _read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, outputs: d
     bundle.write_text("CERTS")
     if own:
         (tmp_path / "own.crt").write_text("x")
-    monkeypatch.delenv(host_settings.VARIABLE, raising=False)
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setattr(host_settings, "_output", output)
     monkeypatch.setattr(host_settings, "_BUNDLES", (str(bundle),))

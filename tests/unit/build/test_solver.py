@@ -313,3 +313,12 @@ def test_pulling(bench: Any) -> None:
     assert bench.images.pulls == []
     bench.build("FROM base\n", pull=True)
     assert bench.images.pulls == ["base:latest"]
+
+
+def test_a_dockerfile_that_adds_nothing_gives_the_base_itself(bench: Any) -> None:
+    base = bench.images.get("base")
+    image = bench.build("FROM base\n", tags=("same",))
+    assert image.id == base.id
+    assert set(image.tags) == {"base:latest", "same:latest"}
+    assert f" ---> {base.id[7:19]}" in bench.output
+    assert bench.build("FROM base\n", labels={"a": "1"}).id != base.id

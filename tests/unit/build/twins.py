@@ -12,7 +12,7 @@ import posixpath
 import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -256,6 +256,8 @@ class Images:
         return found
 
     def find(self, reference: str) -> Image | None:
+        if reference in self.world.images:
+            return self.world.images[Digest(reference)]
         name = parse(reference).familiar
         return next((image for image in self.world.images.values() if name in image.tags), None)
 
@@ -295,7 +297,7 @@ class Images:
         return image
 
     def tag(self, image: Image, reference: Reference) -> None:
-        raise NotImplementedError
+        self.world.images[image.id] = msgspec.structs.replace(image, tags=(*image.tags, reference.familiar))
 
 
-__all__ = ["Images", "Layers", "Node", "Snapshots", "Steps", "Trees", "World", "replace"]
+__all__ = ["Images", "Layers", "Node", "Snapshots", "Steps", "Trees", "World"]

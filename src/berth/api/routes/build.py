@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import urllib.parse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -80,20 +80,23 @@ async def _build(builds: BuildService, request: web.Request) -> web.StreamRespon
                 log.exception("error %s in a build", number)
                 await send(error_line(BerthError(f"berth: internal error {number}; the engine's log has the details")))
 
-        await _while_connected(request, work())
-        await response.write_eof()
+        if await _while_connected(request, work()):
+            await response.write_eof()
         return response
 
 
-async def _while_connected(request: web.Request, work: Any) -> None:
-    """Run to the end, or until the client goes away; then nothing of it is left running."""
-    task = asyncio.ensure_future(work)
+async def _while_connected(request: web.Request, work: Coroutine[Any, Any, None]) -> bool:
+    """Run to the end, or until the client goes away; then nothing of it is left running. Whether the client stayed."""
+    task = asyncio.create_task(work)
     try:
         while not task.done():
             await asyncio.wait([task], timeout=_WATCH_SECONDS)
             if not task.done() and (request.transport is None or request.transport.is_closing()):
-                raise ConnectionResetError("the client of a build has gone")
+                return False
         await task
+        return True
+    except (ConnectionResetError, BrokenPipeError):
+        return False
     finally:
         if not task.done():
             task.cancel()
