@@ -1,0 +1,234 @@
+"""The volume service, and its routes as clients see them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from berth.api.routes import volumes as routes
+from berth.api.server import application
+from berth.contract.usage import User
+from berth.engine.events import Events
+from berth.engine.volumes import VolumeService
+from berth.errors import Conflict, InvalidArgument, NotFound, NotImplementedKind
+from berth.model.filters import Filters
+from berth.storage.database import Database
+
+
+@dataclass
+class Users:
+    """Who uses which volume."""
+
+    volumes: dict[str, list[User]] = field(default_factory=dict)
+
+    def of_volume(self, name: str) -> list[User]:
+        return self.volumes.get(name, [])
+
+
+@dataclass
+class World:
+    """A service and what is around it."""
+
+    root: Path
+    service: VolumeService
+    users: Users
+    events: Events
+
+    def use(self, name: str) -> None:
+        self.users.volumes[name] = [User(id="c1", name="web", running=True)]
+
+    def happened(self) -> list[str]:
+        return [f"{m.action} {m.actor.id}" for m in self.events._kept if m.actor]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    database = Database(str(tmp_path / "berth.db"))
+    events, users = Events(), Users()
+    service = VolumeService(str(tmp_path), database, events)
+    service.usage = users  # type: ignore[assignment]
+    yield World(tmp_path, service, users, events)
+    database.close()
+
+
+def test_a_volume_is_made_once(world: World) -> None:
+    volume = world.service.create("data", labels={"a": "b"})
+    assert volume.mountpoint == f"{world.root}/volumes/data/_data"
+    assert os.path.isdir(volume.mountpoint)
+    assert world.service.is_empty(volume)
+    assert world.service.create("data") == volume == world.service.get("data")
+    with pytest.raises(Conflict, match="other options"):
+        world.service.create("data", options={"type": "tmpfs", "device": "tmpfs"})
+    (world.root / "volumes/data/_data/x").touch()
+    assert not world.service.is_empty(volume)
+    assert world.happened() == ["create data"]
+
+
+def test_names_and_drivers_are_checked(world: World) -> None:
+    with pytest.raises(InvalidArgument, match="If you intended to pass a host directory, use absolute path"):
+        world.service.create("../x")
+    with pytest.raises(InvalidArgument, match="too short"):
+        world.service.create("x")
+    with pytest.raises(NotFound, match='plugin "nfs" not found'):
+        world.service.create("xx", driver="nfs")
+    with pytest.raises(NotFound, match=r"^get xx: no such volume$"):
+        world.service.get("xx")
+    assert os.listdir(world.root / "volumes") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"foo": "1"}, InvalidArgument, 'invalid option: "foo"'),
+        ({"type": "tmpfs"}, InvalidArgument, 'missing required option: "device"'),
+        ({"o": "bind"}, InvalidArgument, 'missing required option: "device"'),
+        ({"type": "nfs", "device": ":/x", "o": "addr=1.2.3.4"}, NotImplementedKind, "volumes of type nfs are not mounted"),
+        ({"type": "none", "device": "x", "o": "bind"}, InvalidArgument, "absolute path"),
+        ({"size": "1g"}, InvalidArgument, "no quota support"),
+    ],
+)
+def test_options_that_cannot_be_had(world: World, options: dict[str, str], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        world.service.create("vol", options=options)
+    assert world.service.list(Filters()) == []
+
+
+def test_mounts(world: World) -> None:
+    service = world.service
+    plain = service.mount(service.create("plain"), "/data", read_only=True)
+    assert (plain.type, plain.source, plain.options) == ("bind", f"{world.root}/volumes/plain/_data", ["rbind", "rprivate", "ro"])
+    tmpfs = service.create("tmp", options={"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=5"})
+    mount = service.mount(tmpfs, "/t", read_only=False)
+    assert (mount.type, mount.options) == ("tmpfs", ["size=1m", "uid=5", "rw"])
+    assert not service.is_empty(tmpfs)
+    bound = service.create("bound", options={"type": "none", "device": str(world.root / "host"), "o": "bind,nosuid"})
+    with pytest.raises(NotFound, match="failed to mount local volume: mount"):
+        service.mount(bound, "/b", read_only=False)
+    (world.root / "host").mkdir()
+    mount = service.mount(bound, "/b", read_only=False)
+    assert (mount.source, mount.options) == (str(world.root / "host"), ["rbind", "rprivate", "nosuid", "rw"])
+
+
+def test_a_subpath_stays_in_its_volume(world: World) -> None:
+    volume = world.service.create("data")
+    data = Path(volume.mountpoint)
+    (data / "sub").mkdir()
+    (data / "sub/inside").touch()
+    (data / "out").symlink_to("/etc")
+    mount = world.service.mount(volume, "/s", read_only=False, subpath="sub")
+    # A container that has the volume swaps the directory for a link: the path still leads to what was looked up.
+    os.rename(data / "sub", data / "moved")
+    (data / "sub").symlink_to("/etc")
+    assert mount.source is not None and os.listdir(mount.source) == ["inside"]
+    for path in ("out", "../../..", "none"):
+        try:
+            found = world.service.mount(volume, "/s", read_only=False, subpath=path)
+        except InvalidArgument as error:
+            assert "cannot access path" in error.message
+        else:
+            assert os.path.samefile(str(found.source), data)
+
+
+def test_removal(world: World) -> None:
+    world.service.create("data")
+    world.use("data")
+    for force in (False, True):
+        with pytest.raises(Conflict, match=r"^remove data: volume is in use - \[c1\]$"):
+            asyncio.run(world.service.remove("data", force=force))
+    world.users.volumes.clear()
+    asyncio.run(world.service.remove("data"))
+    assert os.listdir(world.root / "volumes") == []
+    asyncio.run(world.service.remove("data", force=True))
+    with pytest.raises(NotFound, match="no such volume"):
+        asyncio.run(world.service.remove("data"))
+    assert world.happened() == ["create data", "destroy data"]
+
+
+def test_prune_takes_anonymous_ones_only(world: World) -> None:
+    service = world.service
+    used, unused, named = service.create(), service.create(labels={"keep": "yes"}), service.create("named")
+    (Path(unused.mountpoint) / "f").write_bytes(b"12345")
+    world.use(used.name)
+    prune = lambda text, **more: asyncio.run(service.prune(Filters.parse(text, ("all", "label", "label!")), **more))  # noqa: E731
+    assert prune('{"label!": ["keep=yes"]}') == ((), 0)
+    assert prune('{"label": ["other"]}') == ((), 0)
+    assert prune("") == ((unused.name,), 5)
+    assert prune('{"all": ["true"]}') == ((named.name,), 0)
+    assert [v.name for v in service.list(Filters())] == [used.name]
+    world.users.volumes.clear()
+    service.create("other")
+    assert prune("", anonymous_only=False)[0] == tuple(sorted((used.name, "other")))
+
+
+def test_a_directory_without_a_row_is_no_volume(world: World) -> None:
+    (world.root / "volumes/lost/_data/secret").mkdir(parents=True)
+    assert world.service.is_empty(world.service.create("lost"))
+    (world.root / "volumes/other").mkdir()
+    assert asyncio.run(world.service.sweep()) == 2
+    assert os.listdir(world.root / "volumes") == ["lost"]
+
+
+Call = Callable[..., Awaitable[tuple[int, object]]]
+
+
+def calling(world: World, test: Callable[[Call], Awaitable[None]]) -> None:
+    """Run a coroutine with a function that asks the API."""
+
+    async def run() -> None:
+        engine = SimpleNamespace(volumes=world.service)
+        async with TestClient(TestServer(application(routes.routes(engine)))) as client:  # type: ignore[arg-type]
+
+            async def call(method: str, path: str, **options: object) -> tuple[int, object]:
+                async with client.request(method, path, **options) as response:  # type: ignore[arg-type]
+                    text = await response.text()
+                    return response.status, json.loads(text) if text else None
+
+            await test(call)
+
+    asyncio.run(run())
+
+
+def test_the_api(world: World) -> None:
+    async def test(call: Call) -> None:
+        status, made = await call("POST", "/v1.41/volumes/create", json={"Name": "web", "Labels": {"a": "1"}})
+        assert status == 201 and isinstance(made, dict)
+        assert made["Name"] == "web" and made["Scope"] == "local" and made["Options"] is None and made["Labels"] == {"a": "1"}
+        assert made["CreatedAt"].endswith("Z")
+        status, made = await call("POST", "/volumes/create", data=b"")
+        assert isinstance(made, dict) and len(made["Name"]) == 64
+        anonymous = made["Name"]
+        assert made["Labels"] == {"com.docker.volume.anonymous": ""}
+        world.use("web")
+
+        async def names(filters: object) -> list[str]:
+            status, found = await call("GET", "/volumes", params={"filters": json.dumps(filters)})
+            assert status == 200 and isinstance(found, dict) and found["Warnings"] is None
+            return [volume["Name"] for volume in found["Volumes"]]
+
+        assert await names({}) == sorted(["web", anonymous])
+        assert await names({"dangling": ["true"]}) == [anonymous]
+        assert await names({"dangling": ["false"]}) == ["web"]
+        assert await names({"name": {"we": True}}) == ["web"]
+        assert await names({"label": ["a=1"]}) == ["web"]
+        assert await names({"driver": ["other"]}) == []
+        assert (await call("GET", "/volumes", params={"filters": '{"x":["y"]}'}))[0] == 400
+        assert await call("GET", "/volumes/none") == (404, {"message": "get none: no such volume"})
+        assert (await call("DELETE", "/volumes/web?force=1"))[0] == 409
+        assert (await call("DELETE", "/volumes/none"))[0] == 404
+        assert await call("DELETE", "/volumes/none?force=true") == (204, None)
+        assert (await call("PUT", "/volumes/web", json={}))[0] == 501
+        await call("POST", "/volumes/create", json={"Name": "unused"})
+        status, answer = await call("POST", "/v1.42/volumes/prune")
+        assert answer == {"VolumesDeleted": [anonymous], "SpaceReclaimed": 0}
+        status, answer = await call("POST", "/v1.41/volumes/prune")
+        assert answer == {"VolumesDeleted": ["unused"], "SpaceReclaimed": 0}
+
+    calling(world, test)
