@@ -286,7 +286,7 @@ class Bench:
     def run(self, wish: Wish, layers: tuple[str, ...] = ()) -> Outcome:
         """Launch, wait, clean up."""
         request = self.request(wish, layers)
-        return in_child(self, lambda: _run(self, request))
+        return in_child(self, lambda: launch_and_wait(self, request))
 
     def shell(self, script: str, layers: tuple[str, ...] = (), **wish: Any) -> str:
         """Output of a shell script, which must succeed."""
@@ -328,7 +328,8 @@ def started(bench: Bench, request: LaunchRequest) -> Iterator[Running]:
         launch.cleanup(container.state)
 
 
-def _run(bench: Bench, request: LaunchRequest) -> Outcome:
+def launch_and_wait(bench: Bench, request: LaunchRequest) -> Outcome:
+    """In the child: a whole launch."""
     plan = bench.compiler.launch(request)
     read, write = os.pipe()
     null = os.open("/dev/null", os.O_RDONLY)
