@@ -1,0 +1,128 @@
+"""The rule set's text, and the elements' bytes."""
+
+from __future__ import annotations
+
+from berth.network.firewall import BridgeRules, element_of, rule_set
+from berth.network.foreign import ForeignChain, wanted_rules
+from berth.network.record import Published
+from berth.network.watch import concerns_rules
+
+WEB = Published(protocol="tcp", address="0.0.0.0", port=8080, target="172.17.0.2", target_port=80, network_id="n")
+LOCAL = Published(protocol="udp", address="127.0.0.1", port=53, target="172.17.0.3", target_port=5353, network_id="n")
+SIX = Published(protocol="tcp", address="::", port=8080, target="fd00::2", target_port=80, network_id="n")
+
+EXPECTED = """\
+table inet berth
+delete table inet berth
+table inet berth {
+	map dnat4 {
+		type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service
+		elements = { udp . 127.0.0.1 . 53 : 172.17.0.3 . 5353 }
+	}
+	map dnat4_any {
+		type inet_proto . inet_service : ipv4_addr . inet_service
+		elements = { tcp . 8080 : 172.17.0.2 . 80 }
+	}
+	map dnat6 {
+		type inet_proto . ipv6_addr . inet_service : ipv6_addr . inet_service
+	}
+	map dnat6_any {
+		type inet_proto . inet_service : ipv6_addr . inet_service
+		elements = { tcp . 8080 : fd00::2 . 80 }
+	}
+	chain enter-berth-1 {
+		iifname "berth-1" accept
+		drop
+	}
+	chain leave-berth-1 {
+		oifname != "berth-1" drop
+	}
+	chain enter-berth0 {
+		ct state established,related accept
+		iifname "berth0" accept
+		ct status dnat accept
+		drop
+	}
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		iifname vmap { "berth-1" : jump leave-berth-1 }
+		oifname vmap { "berth-1" : jump enter-berth-1, "berth0" : jump enter-berth0 }
+	}
+	chain raw {
+		type filter hook prerouting priority raw; policy accept;
+		iifname != "lo" ip daddr 127.0.0.0/8 drop
+	}
+	chain publish {
+		meta nfproto ipv4 dnat ip to meta l4proto . ip daddr . th dport map @dnat4
+		meta nfproto ipv4 dnat ip to meta l4proto . th dport map @dnat4_any
+		meta nfproto ipv6 dnat ip6 to meta l4proto . ip6 daddr . th dport map @dnat6
+		meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @dnat6_any
+	}
+	chain prerouting {
+		type nat hook prerouting priority dstnat; policy accept;
+		fib daddr type local jump publish
+	}
+	chain output {
+		type nat hook output priority -100; policy accept;
+		ip6 daddr ::1 return
+		fib daddr type local jump publish
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr 172.18.0.0/16 oifname "berth-1" ct status dnat masquerade
+		ip saddr 172.17.0.0/16 oifname != "berth0" masquerade
+		ip saddr 172.17.0.0/16 oifname "berth0" ct status dnat masquerade
+		ip6 saddr fd00::/64 oifname != "berth0" masquerade
+		ip6 saddr fd00::/64 oifname "berth0" ct status dnat masquerade
+		oifname { "berth-1", "berth0" } ip saddr 127.0.0.0/8 masquerade
+	}
+}
+"""
+
+
+def test_rule_set_text() -> None:
+    bridges = [
+        BridgeRules(name="berth0", subnets=("172.17.0.0/16", "fd00::/64")),
+        BridgeRules(name="berth-1", subnets=("172.18.0.0/16",), internal=True),
+    ]
+    assert rule_set("berth", bridges, [WEB, LOCAL, SIX]) == EXPECTED
+    assert rule_set("berth", reversed(bridges), [SIX, LOCAL, WEB]) == EXPECTED, "the order of what it is given does not matter"
+
+
+def test_without_icc_published_ports_come_first() -> None:
+    text = rule_set("b", [BridgeRules(name="x", subnets=("10.0.0.0/24",), icc=False, masquerade=False)])
+    chain = text.split("chain enter-x {")[1].split("}")[0].split("\n\t\t")
+    assert [line.strip() for line in chain[1:]] == [
+        "ct state established,related accept",
+        "ct status dnat accept",
+        'iifname "x" drop',
+        "drop",
+    ]
+    assert 'oifname != "x" masquerade' not in text
+
+
+def test_element_bytes_are_padded_and_in_network_order() -> None:
+    name, key, value = element_of(WEB)
+    assert (name, key.hex(), value.hex()) == ("dnat4_any", "06000000" + "1f900000", "ac110002" + "00500000")
+    name, key, value = element_of(LOCAL)
+    assert (name, key.hex()) == ("dnat4", "11000000" + "7f000001" + "00350000")
+    name, _, value = element_of(SIX)
+    assert name == "dnat6_any" and len(value) == 20
+
+
+def test_invited_rules_leave_dockers_bridges_to_docker() -> None:
+    chain = ForeignChain(family="ip", table="filter", name="DOCKER-USER", invited=True)
+    assert wanted_rules(chain, ["berth*"]) == [
+        'iifname "berth*" oifname "docker0" counter return',
+        'iifname "berth*" oifname "br-*" counter return',
+        'iifname "berth*" counter accept',
+        'oifname "berth*" counter accept',
+    ]
+
+
+def test_elements_of_sets_wake_nobody() -> None:
+    def message(kind: int) -> bytes:
+        return (20).to_bytes(4, "little") + (10 << 8 | kind).to_bytes(2, "little") + bytes(14)
+
+    assert not concerns_rules(message(12) + message(15))
+    assert concerns_rules(message(12) + message(2))
