@@ -49,9 +49,8 @@ def test_ipv6_addresses_ports_and_ways_out(tmp_path: Path) -> None:
 
 def test_static_addresses_and_ranges(tmp_path: Path) -> None:
     async def test(lab: Lab) -> None:
-        pool = IPAMConfig(
-            subnet="10.77.0.0/16", ip_range="10.77.5.0/24", gateway="10.77.0.9", auxiliary_addresses={"x": "10.77.5.1"}
-        )
+        taken = {"x": "10.77.5.1"}
+        pool = IPAMConfig(subnet="10.77.0.0/16", ip_range="10.77.5.0/24", gateway="10.77.0.9", auxiliary_addresses=taken)
         await lab.service.create(NetworkCreateRequest(name="own", ipam=IPAM(config=[pool])))
         asked = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.77.9.9"), mac_address="02:11:22:33:44:55")
         await lab.run("fixed", mode="own", endpoints={"own": asked})
@@ -188,9 +187,8 @@ def test_links_and_hosts_on_the_default_bridge(tmp_path: Path) -> None:
         with pytest.raises(Conflict, match="Cannot link to a non running container: /db AS /web/store"):
             await lab.run("web", host_config=HostConfig(links=["db:store"]))
         await lab.run("db", config=ContainerConfig(hostname="data"))
-        host = HostConfig(
-            links=["db:store"], extra_hosts=["api:198.51.100.1", "me:host-gateway"], dns=["198.51.100.9"], dns_search=["a.test"]
-        )
+        extra = ["api:198.51.100.1", "me:host-gateway"]
+        host = HostConfig(links=["db:store"], extra_hosts=extra, dns=["198.51.100.9"], dns_search=["a.test"])
         await lab.run("web", host_config=host)
         hosts = lab.read("web", "hosts")
         assert f"{lab.address('db')}\tstore {lab.facts['db'].id[:12]} db\n" in hosts
