@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from berth.compose.load.consistency import service_order
 from berth.compose.model import Project, Service
 from berth.compose.observe import Existing
 from berth.compose.operation import Plan, Remove, RemoveImage, RemoveNetwork, RemoveVolume, RunHook, Stop
@@ -32,8 +31,7 @@ def plan_stop(project: Project | None, containers: tuple[Existing, ...], timeout
         by_service.setdefault(container.service, []).append(container)
     services: Mapping[str, Service] = {**project.services, **project.disabled} if project is not None else {}
     dependants = _dependants(services, by_service)
-    order = [name for name in reversed(service_order(services)) if name in by_service]
-    order += [name for name in by_service if name not in order]
+    order = _dependants_first(list(by_service), dependants)
     stopped: dict[str, list[str]] = {}
     for name in order:
         before = [each for dependant in dependants.get(name, ()) for each in stopped.get(dependant, [])]
@@ -63,6 +61,21 @@ def plan_down(project: Project | None, down: Down) -> Plan:
     for image in down.images:
         plan.add(RemoveImage(image), removed)
     return plan
+
+
+def _dependants_first(names: list[str], dependants: Mapping[str, set[str]]) -> list[str]:
+    done: dict[str, None] = {}
+
+    def visit(name: str, chain: tuple[str, ...]) -> None:
+        if name in done or name in chain:
+            return
+        for dependant in sorted(dependants.get(name, ())):
+            visit(dependant, (*chain, name))
+        done[name] = None
+
+    for name in names:
+        visit(name, ())
+    return [name for name in done if name in names]
 
 
 def _dependants(services: Mapping[str, Service], by_service: Mapping[str, list[Existing]]) -> dict[str, set[str]]:

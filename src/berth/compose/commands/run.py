@@ -19,8 +19,8 @@ from berth.compose.load.shorthand import ports as parse_ports
 from berth.compose.load.shorthand import volumes as parse_volumes
 from berth.compose.model import Port, Project, Service, ServiceMount
 from berth.compose.observe import observe
-from berth.compose.operation import Connect, CopyIn, CreateContainer, Plan
-from berth.compose.plan import Wishes, plan_up
+from berth.compose.operation import Await, Connect, CopyIn, CreateContainer, Plan
+from berth.compose.plan import Wishes, container_name, plan_up
 from berth.compose.session import Session
 from berth.errors import NotFound, Unavailable
 
@@ -62,6 +62,7 @@ def run(session: Session, options: RunOptions) -> int:
     if not options.no_deps and original.dependencies:
         wanted = tuple(name for name in original.dependencies if name in project.services)
         plan, prepared = prepare(session, project, UpOptions(services=wanted, detach=True, quiet_pull=options.quiet_pull))
+        _await_conditions(plan, project, original)
         prepared.execute(plan)
     tty = options.tty and not options.detach and session.terminal.is_terminal()
     service = _adapted(session, original, options, tty=tty)
@@ -74,6 +75,16 @@ def run(session: Session, options: RunOptions) -> int:
         session.print(name)
         return 0
     return _attached(session, name, options, tty=tty)
+
+
+def _await_conditions(plan: Plan, project: Project, service: Service) -> None:
+    """Wait for what the service itself asks of its dependencies, after they have been started."""
+    for name, dependency in service.dependencies.items():
+        if name in project.services and dependency.condition != "service_started":
+            other = project.services[name]
+            names = tuple(container_name(project, other, number + 1) for number in range(other.replicas))
+            starts = [o.id for o in plan.operations if o.id in {f"start {n}" for n in names} | {f"restart {n}" for n in names}]
+            plan.add(Await(name, names, dependency.condition, dependency.required), starts)
 
 
 def _adapted(session: Session, service: Service, options: RunOptions, *, tty: bool) -> Service:

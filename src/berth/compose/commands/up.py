@@ -185,8 +185,8 @@ class _Attached:
         reader.start()
         try:
             with _termination():
-                prepared.execute(plan)
                 self._session.print(f"Attaching to {', '.join(self._printer.names)}")
+                prepared.execute(plan)
                 for container in self._containers():
                     if container.name in plan.unchanged and container.service in self._shown:
                         self._follower.follow(container.id, self._name(container.name), since=began)
