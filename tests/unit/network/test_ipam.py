@@ -117,7 +117,7 @@ def test_bad_subnets_are_explained(text: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("ip_range", "gateway", "auxiliary"),
-    [("10.1.0.0/24", "", {}), ("", "10.1.0.1", {}), ("", "", {"x": "10.1.0.1"}), ("", "x", {})],,
+    [("10.1.0.0/24", "", {}), ("", "10.1.0.1", {}), ("", "", {"x": "10.1.0.1"}), ("", "x", {})],
 )
 def test_what_is_outside_the_subnet_is_refused(ip_range: str, gateway: str, auxiliary: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument):
