@@ -91,7 +91,9 @@ class StepService:
     ) -> LaunchRequest:
         separation = isolation.decide(host)
         options = parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
-        held = capability.effective(host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged))
+        held = capability.effective(
+            host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged), host_user=not id_map
+        )
         contents = {"hosts": attachment.hosts, "hostname": f"{config.hostname}\n", "resolv.conf": attachment.resolv_conf}
         for name, text in contents.items():
             write_in_place(f"{directory}/{name}", text)

@@ -203,8 +203,9 @@ def _wait(engine: Engine) -> Handler:
         while not future.done():
             await asyncio.wait({future}, timeout=_POLL_SECONDS)
             if request.transport is None or request.transport.is_closing():
+                # The client has gone.
                 future.cancel()
-                raise ConnectionResetError("the client has gone")
+                return response
         ended = future.result()
         error = _WaitError(message=ended.error) if ended.error else None
         await response.write(msgspec.json.encode(_WaitResult(status_code=ended.code, error=error)) + b"\n")

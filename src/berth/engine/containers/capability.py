@@ -34,8 +34,15 @@ def parse_capabilities(names: list[str], what: str) -> list[str]:
     return result
 
 
-def effective(add: list[str], drop: list[str], *, privileged: bool) -> tuple[str, ...]:
-    """The CAP_* names in the kernel's order."""
+def of_engine() -> frozenset[str]:
+    """What this process may hand on: on some hosts (inside another container, say) root lacks capabilities."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        held = next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
+    return frozenset(name for number, name in enumerate(ALL) if held >> number & 1)
+
+
+def effective(add: list[str], drop: list[str], *, privileged: bool, host_user: bool) -> tuple[str, ...]:
+    """The CAP_* names in the kernel's order. In the host's user namespace nobody gets more than the engine has itself."""
     added, dropped = parse_capabilities(add, "CapAdd"), parse_capabilities(drop, "CapDrop")
     if privileged:
         chosen = set(ALL)
@@ -45,6 +52,8 @@ def effective(add: list[str], drop: list[str], *, privileged: bool) -> tuple[str
         chosen = set(added)
     else:
         chosen = (set(DEFAULT) - set(dropped)) | set(added)
+    if host_user:
+        chosen &= of_engine()
     return tuple(f"CAP_{name}" for name in ALL if name in chosen)
 
 

@@ -132,7 +132,9 @@ def exec_request(
     """A process with the container's environment, user, directory and confinement, unless told otherwise."""
     config, host = container.record.config, container.record.host_config
     whole = privileged or bool(host.privileged)
-    held = list(capability.effective(host.cap_add or [], host.cap_drop or [], privileged=whole))
+    held = list(
+        capability.effective(host.cap_add or [], host.cap_drop or [], privileged=whole, host_user=not container.state.id_map)
+    )
     options = parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
     extra = ["TERM=xterm", *env] if terminal else env
     chosen = user or config.user or ""

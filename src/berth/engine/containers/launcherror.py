@@ -61,8 +61,10 @@ def start_error(failure: LaunchFailed, program: str) -> StartFailed | CommandFai
     code = exit_code(failure)
     if failure.step == "user":
         return CommandFailed(failure.message, 128)
+    if failure.step not in ("execve", "chdir"):
+        return StartFailed(failure.message, code)
     text = f"{_START}unable to start container process: {_process_error(failure, program)}: unknown"
-    return CommandFailed(text, code) if failure.step in ("execve", "chdir") else StartFailed(text, code)
+    return CommandFailed(text, code)
 
 
 def exec_error(failure: LaunchFailed, program: str) -> CommandFailed:

@@ -105,6 +105,7 @@ class Container:
         self.backoff = 0.0
         self.execs: dict[str, Execution] = {}
         self.deleting = False
+        self.gone = False
         self._exit_waiters: list[asyncio.Future[Ended]] = []
         self._removal_waiters: list[asyncio.Future[Ended]] = []
 
@@ -168,7 +169,10 @@ class Container:
     def removal(self) -> asyncio.Future[Ended]:
         """Resolved when the container is gone."""
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        self._removal_waiters.append(future)
+        if self.gone:
+            future.set_result(Ended(code=self.state.exit_code))
+        else:
+            self._removal_waiters.append(future)
         return future
 
     def tell_exit(self) -> None:
@@ -176,7 +180,8 @@ class Container:
         self._exit_waiters = _wake(self._exit_waiters, Ended(code=self.state.exit_code))
 
     def tell_removed(self, error: str = "") -> None:
-        """Wake everybody: there will be no further exit either."""
+        """Wake everybody: there will be no further exit either. With an error the removal has failed."""
+        self.gone = not error
         self._removal_waiters = _wake(self._removal_waiters, Ended(code=self.state.exit_code, error=error))
         if not error:
             self._exit_waiters = _wake(self._exit_waiters, Ended(code=self.state.exit_code))

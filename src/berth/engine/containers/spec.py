@@ -160,7 +160,11 @@ def _devices(host: HostConfig) -> tuple[list[oci.Device], list[oci.DeviceRule]]:
 
 
 def _process(config: ContainerConfig, host: HostConfig, options: SecurityOptions, around: Surroundings) -> oci.Process:
-    chosen = list(capability.effective(host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged)))
+    chosen = list(
+        capability.effective(
+            host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged), host_user=not around.id_map
+        )
+    )
     size = host.console_size if host.console_size and len(host.console_size) == 2 and any(host.console_size) else None
     return oci.Process(
         terminal=bool(config.tty),

@@ -171,7 +171,9 @@ class Launching:
     ) -> LaunchRequest:
         record, config, host = container.record, container.record.config, container.record.host_config
         options = parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
-        held = capability.effective(host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged))
+        held = capability.effective(
+            host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged), host_user=not container.state.id_map
+        )
         around = spec.Surroundings(
             hostname=config.hostname or "",
             cgroups_path=f"/{(host.cgroup_parent or self._parts.config.name).strip('/')}/{record.id}",

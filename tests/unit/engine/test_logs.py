@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from berth.engine import logs
+from berth.engine.logs import LogQuery
+
+
+def line(text: str, stream: str = "stdout", second: int = 0, attrs: dict[str, str] | None = None) -> bytes:
+    record: dict[str, object] = {"log": text, "stream": stream, "time": f"2026-01-01T00:00:{second:02}.000000000Z"}
+    if attrs:
+        record["attrs"] = attrs
+    return json.dumps(record).encode() + b"\n"
+
+
+async def collect(path: Path, query: LogQuery, framed: bool = False) -> bytes:
+    return b"".join([piece async for piece in logs.stream(str(path), query, framed=framed, ended=None)])
+
+
+def read(path: Path, framed: bool = False, **options: object) -> bytes:
+    return asyncio.run(collect(path, LogQuery(**options), framed))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "c-json.log"
+    (tmp_path / "c-json.log.2").write_bytes(line("1\n", second=1) + line("2\n", second=2))
+    (tmp_path / "c-json.log.1").write_bytes(line("3\n", second=3))
+    path.write_bytes(line("4\n", "stderr", 4) + line("5\n", second=5, attrs={"k": "v", "a": "b"}))
+    return path
+
+
+def test_all_files_in_order(log: Path) -> None:
+    assert read(log) == b"1\n2\n3\n4\n5\n"
+
+
+def test_frames(log: Path) -> None:
+    assert read(log, framed=True, tail=2) == struct.pack(">BxxxL", 2, 2) + b"4\n" + struct.pack(">BxxxL", 1, 2) + b"5\n"
+
+
+@pytest.mark.parametrize(
+    ("tail", "text"), [(0, b""), (1, b"5\n"), (3, b"3\n4\n5\n"), (4, b"2\n3\n4\n5\n"), (9, b"1\n2\n3\n4\n5\n")]
+)
+def test_tail(log: Path, tail: int, text: bytes) -> None:
+    assert read(log, tail=tail) == text
+
+
+def test_streams_times_and_details(log: Path) -> None:
+    assert read(log, stdout=False) == b"4\n" and read(log, stderr=False, tail=2) == b"5\n"
+    moment = logs.parse_rfc3339("2026-01-01T00:00:03Z")
+    assert read(log, since=moment) == b"3\n4\n5\n" and read(log, until=moment) == b"1\n2\n3\n"
+    assert read(log, tail=1, timestamps=True, details=True) == b"2026-01-01T00:00:05.000000000Z a=b,k=v 5\n"
+
+
+def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    path.write_bytes(line("a\n") + b'{"log":"b\n' + line("c\n") + b'{"log":"unfinished')
+    assert read(path) == b"a\nc\n"
+
+
+def test_no_log_is_an_empty_one(tmp_path: Path) -> None:
+    assert read(tmp_path / "nothing") == b"" and read(tmp_path / "nothing", tail=3) == b""
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.text(max_size=30), max_size=8), max_size=4), st.integers(0, 40))
+def test_tail_is_the_end_of_everything(tmp_path_factory: pytest.TempPathFactory, parts: list[list[str]], count: int) -> None:
+    directory = tmp_path_factory.mktemp("logs")
+    for number, texts in enumerate(parts):
+        name = "l" if number == len(parts) - 1 else f"l.{len(parts) - 1 - number}"
+        (directory / name).write_bytes(b"".join(line(t + "\n") for t in texts))
+    everything = [t + "\n" for texts in parts for t in texts]
+    wanted = "".join(everything[len(everything) - count :] if count < len(everything) else everything) if count else ""
+    assert read(directory / "l", tail=count).decode() == wanted
+
+
+def test_tail_across_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    path.write_bytes(b"".join(line(f"{n} {'x' * 300}\n") for n in range(2000)))
+    assert [part.split()[0] for part in read(path, tail=700).splitlines()] == [b"%d" % n for n in range(1300, 2000)]
+
+
+def test_following_sees_rotation_and_ends_with_the_container(tmp_path: Path) -> None:
+    async def case() -> None:
+        path = tmp_path / "l"
+        path.write_bytes(line("0\n"))
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        seen: list[bytes] = []
+
+        async def reader() -> None:
+            async for piece in logs.stream(str(path), LogQuery(follow=True), framed=False, ended=ended):
+                seen.append(piece)
+
+        async def until(count: int) -> None:
+            while len(b"".join(seen).splitlines()) < count:
+                await asyncio.sleep(0.001)
+
+        task = asyncio.create_task(reader())
+        await until(1)
+        with path.open("ab") as file:
+            file.write(line("1\n"))
+        await until(2)
+        with path.open("ab") as file:
+            file.write(line("2\n"))
+        path.rename(tmp_path / "l.1")
+        path.write_bytes(line("3\n"))
+        await until(4)
+        with path.open("ab") as file:
+            file.write(line("4\n"))
+        ended.set_result(None)
+        await task
+        assert b"".join(seen) == b"0\n1\n2\n3\n4\n"
+
+    asyncio.run(asyncio.wait_for(case(), 10))
+
+
+def test_following_stops_at_until(tmp_path: Path) -> None:
+    async def case() -> None:
+        path = tmp_path / "l"
+        path.write_bytes(line("0\n"))
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        query = LogQuery(follow=True, until=logs.parse_rfc3339("2026-01-01T00:00:01Z"))
+        pieces = [p async for p in logs.stream(str(path), query, framed=False, ended=never)]
+        assert pieces == [b"0\n"]
+
+    asyncio.run(asyncio.wait_for(case(), 10))
