@@ -153,7 +153,9 @@ def test_namespaces_of_another_container(bench: Bench) -> None:
             for kind, file in (("user", "user"), ("network", "net"), ("pid", "pid"), ("ipc", "ipc"))
         }
         mine = {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in ("user", "net", "pid", "ipc", "uts")}
-        script = "for n in user net pid ipc uts; do readlink /proc/self/ns/$n; done; ps -o args | grep -c 'sleep 1000'; id -u; touch /x"
+        script = (
+            "for n in user net pid ipc uts; do readlink /proc/self/ns/$n; done; ps -o args | grep -c '^sleep'; id -u; touch /x"
+        )
         request = bench.request(Wish(["sh", "-c", script], joined=paths))
         from support.launching import drain
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ pytest_plugins = ["support.launch_fixture"]
 
 @pytest.fixture
 def bridge(bench: Bench) -> Iterator[str]:
-    name = "bt" + secrets.token_hex(4)
+    name = "btlb" + secrets.token_hex(4)
     netlink.create_bridge(name, "02:42:0a:df:37:01", 1450)
     netlink.add_address(name, "10.223.55.1/24")
     netlink.set_link(name, True)
@@ -29,7 +30,7 @@ def bridge(bench: Bench) -> Iterator[str]:
 def endpoint(bridge: str, number: int = 2, **more: object) -> EndpointPlan:
     return EndpointPlan(
         parent=bridge,
-        host_name="bv" + secrets.token_hex(4),
+        host_name="btl" + secrets.token_hex(4),
         name=more.pop("name", "eth0"),
         mac=f"02:42:0a:df:37:0{number}",
         addresses=(f"10.223.55.{number}/24",),
@@ -55,7 +56,7 @@ def test_veth_address_route_and_ping(bench: Bench, bridge: str) -> None:
 def test_two_links_and_sysctls_of_one(bench: Bench, bridge: str) -> None:
     second = EndpointPlan(
         parent=bridge,
-        host_name="bv" + secrets.token_hex(4),
+        host_name="btl" + secrets.token_hex(4),
         name="eth1",
         mac="02:42:0a:df:37:03",
         addresses=("10.223.56.3/24",),
@@ -76,23 +77,24 @@ def test_missing_bridge_leaves_nothing(bench: Bench) -> None:
 def test_resolver_sockets_answer_on_port_53(bench: Bench) -> None:
     def use(container: Running) -> list[object]:
         udp, tcp = (socket.socket(fileno=fd) for fd in container.started.resolver_sockets)
-        address = udp.getsockname()
-        script = "printf query | nc -u -w 1 127.0.0.11 53 > /dev/shm/answer & sleep 3 & wait; cat /dev/shm/answer"
         pid = os.fork()
         if pid == 0:
-            data, peer = udp.recvfrom(100)
-            udp.sendto(data.upper(), peer)
+            signal.alarm(20)
+            client, _ = tcp.accept()
+            client.sendall(b"by tcp")
+            client.close()
+            query, peer = udp.recvfrom(512)
+            # the question again, as an answer: NXDOMAIN
+            udp.sendto(query[:2] + b"\x81\x83" + query[4:], peer)
             os._exit(0)
-        answer = container.shell(script)
+        by_tcp = container.shell("timeout 5 nc 127.0.0.11 53")
+        by_udp = container.shell("timeout 5 nslookup -type=a some.name 127.0.0.11 2>&1; true")
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        return [
-            address[0],
-            address[1] > 1023,
-            tcp.getsockname()[0],
-            answer,
-            container.shell("nc -l -p 53 -w 1 & echo free; wait"),
-        ]
+        free = container.shell("timeout 1 nc -l -p 53; test $? = 143 && echo free")
+        return [udp.getsockname()[0], udp.getsockname()[1] > 1023, tcp.getsockname()[0], by_tcp, by_udp, free]
 
     out = bench.running(Wish(["sleep", "1000"], network=NetworkPlan(resolver="/run/none.sock")), use)
-    assert out[:4] == ["127.0.0.11", True, "127.0.0.11", "QUERY"]
-    assert out[4] == "free\n"
+    assert out[:4] == ["127.0.0.11", True, "127.0.0.11", "by tcp"]
+    assert "127.0.0.11:53" in out[4] and "NXDOMAIN" in out[4]
+    assert out[5].endswith("free\n")

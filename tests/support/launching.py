@@ -10,6 +10,7 @@ import pickle
 import secrets
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -208,10 +209,9 @@ class Bench:
     def close(self) -> None:
         """Remove everything."""
         shutil.rmtree(self.base)
-        roots, v2, _ = cgroup.layout()
-        for root in {*roots.values(), *([v2] if v2 else [])}:
-            if os.path.isdir(f"{root}/{PARENT}"):
-                os.rmdir(f"{root}/{PARENT}")
+        group = self.compiler.group("/" + PARENT)
+        cgroup.kill(group)
+        cgroup.remove(group)
 
     def layer_with(self, build: Callable[[Path], None]) -> str:
         """A further layer, made by a function; its path in the store."""
@@ -366,6 +366,9 @@ def in_child(bench: Bench, body: Callable[[], Any]) -> Any:
     pid = os.fork()
     if pid == 0:
         os.close(read)
+        # A test that hangs ends by itself, also when the test run has been killed meanwhile.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)
         try:
             launch.prepare_launcher(bench.store)
             result: tuple[bool, Any] = (True, body())
