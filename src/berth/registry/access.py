@@ -18,7 +18,7 @@ from berth.model.reference import DEFAULT_DOMAIN, Reference
 from berth.registry.client import RegistryClient
 from berth.registry.credential import NOBODY, Credentials, credentials_of, domain_of
 from berth.registry.endpoint import Endpoint, endpoint, endpoints
-from berth.registry.transport import Transport, new_session, read_limited
+from berth.registry.transport import READ_SECONDS, Transport, new_session, read_limited
 from berth.wire.image import AuthConfig
 
 SEARCH_HOST = "index.docker.io"
@@ -26,9 +26,18 @@ _MAX_SEARCH = 4 * 1024 * 1024
 
 
 class Registries:
-    """What the engine was told about registries. `delay` is the first pause between tries, in seconds."""
+    """What the engine was told about registries. `delay` is the first pause between tries, `read_seconds` how long a
+    registry may be silent."""
 
-    def __init__(self, mirrors: Sequence[str] = (), insecure: Sequence[str] = (), *, delay: float = 0.5) -> None:
+    def __init__(
+        self,
+        mirrors: Sequence[str] = (),
+        insecure: Sequence[str] = (),
+        *,
+        delay: float = 0.5,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
+        self._read_seconds = read_seconds
         self._mirrors = tuple(mirrors)
         self._insecure = tuple(insecure)
         self._delay = delay
@@ -47,7 +56,7 @@ class Registries:
         """Clients for the reference's repository, in the order in which to ask; only the last is the registry itself."""
         found = endpoints(reference.domain, self._mirrors if mirrors else (), self._insecure)
         scopes = (f"repository:{reference.path}:{actions}",)
-        async with new_session() as session:
+        async with new_session(self._read_seconds) as session:
             yield [
                 RegistryClient(
                     Transport(session, place, credentials, scopes, self._tls_for(place)), reference.path, delay=self._delay
@@ -62,7 +71,7 @@ class Registries:
         """Check credentials. The identity token, where the registry gives one. Unauthenticated, Unavailable."""
         domain = domain_of(auth.serveraddress or "")
         place = endpoints(domain, (), self._insecure)[0]
-        async with new_session() as session:
+        async with new_session(self._read_seconds) as session:
             transport = Transport(session, place, credentials_of(auth), (), self._tls_for(place))
             try:
                 async with transport.request("GET", "/v2/"):
@@ -77,7 +86,7 @@ class Registries:
         named = bool(slash) and ("." in first or ":" in first or first == "localhost")
         place = endpoint(first if named else SEARCH_HOST, self._insecure)
         query = urlencode({"q": rest if named else term, "n": limit})
-        async with new_session() as session:
+        async with new_session(self._read_seconds) as session:
             transport = Transport(session, place, credentials, (), self._tls_for(place))
             async with transport.request("GET", f"/v1/search?{query}") as response:
                 data = await read_limited(response, _MAX_SEARCH, "the result of the search")

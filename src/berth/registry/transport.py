@@ -26,20 +26,21 @@ from berth.registry.refusal import refusal
 
 Body = Callable[[], Any]
 USER_AGENT = "berth/0.1.0 (linux; docker-compatible)"
-TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=20, sock_read=90)
+CONNECT_SECONDS = 20.0
+READ_SECONDS = 90.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 8
 _MAX_ERROR_BODY = 64 * 1024
 _NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 
 
-def new_session() -> aiohttp.ClientSession:
-    """A session for one piece of work. The caller closes it."""
+def new_session(read_seconds: float = READ_SECONDS) -> aiohttp.ClientSession:
+    """A session for one piece of work. The caller closes it. A server may be silent for `read_seconds`."""
     return aiohttp.ClientSession(
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
-        timeout=TIMEOUT,
+        timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=CONNECT_SECONDS, sock_read=read_seconds),
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         connector=aiohttp.TCPConnector(limit=16, ttl_dns_cache=30),
     )

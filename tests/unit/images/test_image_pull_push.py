@@ -221,6 +221,19 @@ def test_a_failed_pull_records_nothing_and_the_next_goes_on(world: World) -> Non
     run(work())
 
 
+def test_row_37_a_registry_that_hangs_is_given_up_on(world: World) -> None:
+    async def work() -> None:
+        async with FakeRegistry(cut_after=1000, cuts=100, hang=True).serve() as registry:
+            registry.put_image("x", "1", [BIG])
+            registry.put_image("y", "1", [A])
+            world.service._puller._registries = Registries(delay=0, read_seconds=0.05)
+            registry.cut_after = 0
+            with pytest.raises(Unavailable, match=r"download of sha256:.* failed after 0 of"):
+                await asyncio.wait_for(pull(world, f"{registry.host}/x:1", []), 5)
+
+    run(work())
+
+
 def test_wrong_bytes_are_refused(world: World) -> None:
     async def work() -> None:
         async with FakeRegistry().serve() as registry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
@@ -28,6 +29,7 @@ class FakeRegistry:
     cut_after: int = 0
     cuts: int = 0
     ignore_range: bool = False
+    hang: bool = False
     redirect_blobs_to: str = ""
     uploads_location: str = ""
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -188,6 +190,8 @@ class FakeRegistry:
         response.content_length = total - start
         await response.prepare(request)
         await response.write(data)
+        if self.hang:
+            await asyncio.sleep(3)
         assert request.transport is not None
         request.transport.close()
         return response

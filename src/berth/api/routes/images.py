@@ -14,7 +14,7 @@ from berth.engine.images.distribution import SEARCH_FILTERS
 from berth.engine.images.remove import PRUNE_FILTERS
 from berth.engine.images.service import reference_from
 from berth.engine.images.view import LIST_FILTERS
-from berth.errors import BerthError, InvalidArgument
+from berth.errors import BerthError, InvalidArgument, NotImplementedKind
 from berth.model.filters import Filters
 from berth.model.reference import parse
 from berth.registry.credential import decode_auth
@@ -58,6 +58,11 @@ class ImageRoutes:
     async def history(self, request: web.Request) -> web.Response:
         """GET /images/{name}/history."""
         return json_response(self._images.history(request.match_info["name"], request.query.get("platform", "")))
+
+    async def attestations(self, request: web.Request) -> web.Response:
+        """GET /images/{name}/attestations."""
+        self._images.get(request.match_info["name"])
+        raise NotImplementedKind("attestations are not kept: this image store keeps the image of one platform only")
 
     async def tag(self, request: web.Request) -> web.Response:
         """POST /images/{name}/tag."""
@@ -206,6 +211,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("POST", "/images/prune", handlers.prune),
         Route("GET", "/images/{name:.+}/json", handlers.inspect),
         Route("GET", "/images/{name:.+}/history", handlers.history),
+        Route("GET", "/images/{name:.+}/attestations", handlers.attestations),
         Route("POST", "/images/{name:.+}/tag", handlers.tag),
         Route("POST", "/images/{name:.+}/push", handlers.push),
         Route("DELETE", "/images/{name:.+}", handlers.remove),
