@@ -57,6 +57,8 @@ class NetworkService:
         self._resolver = ResolverClient(config.resolver, spawn)
         self._attacher = Attacher(config, self._catalog, self._fabric, self._resolver)
         self._broken = ""
+        # The host's lock is a file lock of another descriptor each time: two creates at once would wait for each other for ever.
+        self._making = asyncio.Lock()
 
     async def start(self) -> None:
         """The predefined networks, bridges, rules, elements. Idempotent. An engine whose host lacks what networks need starts
@@ -123,6 +125,10 @@ class NetworkService:
 
     async def create(self, request: NetworkCreateRequest) -> tuple[str, str]:
         """Make a network; its id and a warning ("")."""
+        async with self._making:
+            return await self._create(request)
+
+    async def _create(self, request: NetworkCreateRequest) -> tuple[str, str]:
         with host_lock():
             record = self._definitions.record(request)
             if not record.config_only:
