@@ -34,20 +34,21 @@ class BlobStore:
         os.makedirs(self._ingest, mode=0o700, exist_ok=True)
         self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
 
-    def _place(self, digest: Digest) -> str:
+    def location(self, digest: Digest) -> str:
+        """Where the bytes are, or would be."""
         # The grammar is checked before a digest is ever part of a path: the caller may have read it from a manifest.
         return f"{self._blobs}/{hex_of(parse_digest(digest))}"
 
     def path(self, digest: Digest) -> str:
         """Where the bytes are. NotFound without them."""
-        place = self._place(digest)
+        place = self.location(digest)
         if not os.path.isfile(place):
             raise NotFound(f"blob {digest} is not in the store")
         return place
 
     def has(self, digest: Digest) -> bool:
         """Whether the content is here."""
-        return os.path.isfile(self._place(digest))
+        return os.path.isfile(self.location(digest))
 
     def size(self, digest: Digest) -> int:
         """Bytes of a blob. NotFound without it."""
@@ -64,7 +65,7 @@ class BlobStore:
     def write(self, data: bytes) -> Digest:
         """A small blob, durable when this returns. One that is there already is compared, not trusted."""
         digest = digest_of(data)
-        place = self._place(digest)
+        place = self.location(digest)
         try:
             with open(place, "rb") as file:
                 if file.read() == data:
@@ -102,7 +103,7 @@ class BlobStore:
         A blob that is here already is verified, and fetched again when it is damaged. What arrives after an error of the
         stream stays for the next try; what does not match is thrown away (DataLoss).
         """
-        place = self._place(expected)
+        place = self.location(expected)
         async with self._lock(expected):
             if os.path.isfile(place):
                 if await asyncio.to_thread(_digest_of_file, place) == expected:
@@ -168,7 +169,7 @@ class BlobStore:
 
     def delete(self, digest: Digest) -> None:
         """Idempotent."""
-        _unlink(self._place(digest))
+        _unlink(self.location(digest))
 
     def walk(self) -> Iterator[tuple[Digest, int, float]]:
         """Digest, bytes and time of writing (seconds since the epoch) of every blob."""
@@ -182,13 +183,20 @@ class BlobStore:
         """Whether the bytes on disk still match. Reads the whole blob."""
         return _digest_of_file(self.path(digest)) == digest
 
-    def sweep(self, keep: frozenset[Digest] = frozenset()) -> int:
-        """At engine start: remove what interrupted writes left, except parts of the digests to keep. Returns how many."""
+    def sweep(self, keep: frozenset[Digest] = frozenset(), parts_before: float = float("inf")) -> int:
+        """At engine start: remove what interrupted writes left. Parts of the digests to keep, and those that were written to
+        after `parts_before` (seconds since the epoch), stay for the next try. Returns how many files went."""
         removed = 0
-        for name in os.listdir(self._ingest):
-            stem, _, ending = name.rpartition(".")
-            if ending != "part" or f"sha256:{stem}" not in keep:
-                _unlink(f"{self._ingest}/{name}")
+        with os.scandir(self._ingest) as entries:
+            for entry in list(entries):
+                stem, _, ending = entry.name.rpartition(".")
+                if not entry.is_file(follow_symlinks=False):
+                    continue
+                if ending == "part":
+                    fresh = entry.stat(follow_symlinks=False).st_mtime >= parts_before
+                    if fresh or f"sha256:{stem}" in keep:
+                        continue
+                _unlink(entry.path)
                 removed += 1
         return removed
 
