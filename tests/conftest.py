@@ -16,15 +16,12 @@ def shared_engine() -> Iterator[EngineProcess]:
     """An engine with a busybox image."""
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces, mounts and network devices are made")
-    outside = leak.mounts() | leak.links()
     engine = EngineProcess()
-    engine.start()
-    engine.add_busybox()
-    yield engine
-    engine.shut_down()
-    with leak.nothing_left(lambda: (leak.mounts() | leak.links()) - outside):
-        pass
-    assert not ((leak.mounts() | leak.links()) - outside)
+    with leak.nothing_left(engine.snapshot):
+        engine.start()
+        engine.add_busybox()
+        yield engine
+        engine.shut_down()
 
 
 @pytest.fixture

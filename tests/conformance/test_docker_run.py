@@ -21,7 +21,7 @@ def test_output_goes_to_the_right_stream(engine: EngineProcess) -> None:
 
 def test_exit_codes(engine: EngineProcess) -> None:
     assert engine.docker("run", "--rm", "busybox", "sh", "-c", "exit 7").returncode == 7
-    assert engine.docker("run", "--rm", "busybox", "sh", "-c", "kill -9 $$").returncode == 137
+    assert engine.docker("run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -9 $$'; exit $?").returncode == 137
     missing = engine.docker("run", "--rm", "busybox", "nosuch")
     assert missing.returncode == 127
     assert "executable file not found in $PATH" in missing.stderr

@@ -164,7 +164,7 @@ class EngineProcess:
         config = self.config
         return (
             leak.mounts()
-            | leak.links()
+            | leak.links(config.engine_id)
             | leak.control_groups(config.name)
             | leak.firewall(config.name)
             | leak.processes((self.root, config.run))

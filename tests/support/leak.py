@@ -18,9 +18,17 @@ def mounts() -> set[str]:
     return {f"mount {line.split(' ')[4]} {line.split(' - ')[1].split(' ')[0]}" for line in lines}
 
 
-def links() -> set[str]:
-    """Network devices."""
-    return {f"link {name}" for name in os.listdir("/sys/class/net")}
+def links(engine_id: str) -> set[str]:
+    """Network devices of one engine: its bridges, and what is attached to them. Other engines may work at the same time."""
+    found = set()
+    for name in os.listdir("/sys/class/net"):
+        try:
+            parent = os.path.basename(os.readlink(f"/sys/class/net/{name}/master"))
+        except OSError:
+            parent = ""
+        if engine_id in name or engine_id in parent:
+            found.add(f"link {name}")
+    return found
 
 
 def control_groups(name: str) -> set[str]:
