@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -210,5 +211,16 @@ def test_no_icc_keeps_neighbours_apart(tmp_path: Path) -> None:
             assert two.reaches(server, lab.address("one", "apart"), 80, 0.3) is None
             assert two.reaches(server, HOST_ADDRESS, 8080)
             assert two.reaches(outside, LAN_ADDRESS, 81)
+
+    in_lab(tmp_path, test)
+
+
+def test_networks_created_at_the_same_time_get_different_subnets(tmp_path: Path) -> None:
+    async def test(lab: Lab) -> None:
+        await asyncio.gather(*(lab.service.create(request(f"net{n}")) for n in range(5)))
+        subnets = [config.subnet for n in range(5) for config in (lab.service.inspect(f"net{n}").ipam or IPAM()).config or []]
+        assert len(set(subnets)) == 5
+        answers = await asyncio.gather(*(lab.service.create(request("same")) for _ in range(2)), return_exceptions=True)
+        assert sorted(isinstance(answer, AlreadyExists) for answer in answers) == [False, True]
 
     in_lab(tmp_path, test)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from ipaddress import ip_network
 
@@ -21,7 +22,6 @@ from berth.network.record import (
     BRIDGE,
     BRIDGE_NAME,
     DEFAULT_BRIDGE,
-    DRIVER_MTU,
     ENABLE_ICC,
     ENABLE_MASQUERADE,
     HOST,
@@ -49,15 +49,17 @@ _OPTION_PREFIX = "com.docker.network.bridge."
 _UNSUPPORTED = ("gateway_mode_ipv4", "gateway_mode_ipv6", "inhibit_ipv4", "trusted_host_interfaces")
 
 
-@contextmanager
-def host_lock() -> Iterator[None]:
-    """Held while subnets are chosen and their bridges made, so that engines on one host do not choose the same."""
-    fd = os.open(HOST_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+@asynccontextmanager
+async def host_lock(own: asyncio.Lock) -> AsyncIterator[None]:
+    """Held while subnets are chosen and their bridges made, so that engines on one host do not choose the same. `own` keeps
+    this engine's requests apart."""
+    async with own:
+        fd = os.open(HOST_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            await asyncio.to_thread(fcntl.flock, fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
 
 def predefined(config: EngineConfig, taken: Iterable[ipam.Subnet]) -> list[NetworkRecord]:
@@ -70,7 +72,6 @@ def predefined(config: EngineConfig, taken: Iterable[ipam.Subnet]) -> list[Netwo
         ENABLE_MASQUERADE: "true",
         HOST_BINDING: "0.0.0.0",
         BRIDGE_NAME: device,
-        DRIVER_MTU: str(host.default_mtu()),
     }
     pool = ipam.complete_pool(subnet, "", "", {}, with_gateway=True)
     now = time.time()

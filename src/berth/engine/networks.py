@@ -57,13 +57,14 @@ class NetworkService:
         self._resolver = ResolverClient(config.resolver, spawn)
         self._attacher = Attacher(config, self._catalog, self._fabric, self._resolver)
         self._broken = ""
+        self._defining = asyncio.Lock()
         # The host's lock is a file lock of another descriptor each time: two creates at once would wait for each other for ever.
         self._making = asyncio.Lock()
 
     async def start(self) -> None:
         """The predefined networks, bridges, rules, elements. Idempotent. An engine whose host lacks what networks need starts
         all the same; containers that need them are refused with the reason."""
-        with host_lock():
+        async with host_lock(self._defining):
             if self._catalog.by_name(BRIDGE) is None:
                 for record in predefined(self._config, host.subnets_in_use()):
                     self._catalog.add(record)
@@ -129,7 +130,7 @@ class NetworkService:
             return await self._create(request)
 
     async def _create(self, request: NetworkCreateRequest) -> tuple[str, str]:
-        with host_lock():
+        async with host_lock(self._defining):
             record = self._definitions.record(request)
             if not record.config_only:
                 await self._make(record)
