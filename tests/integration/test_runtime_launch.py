@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from berth.model.oci import Device, DeviceRule, Memory, Mount, Pids, Resources, Rlimit
-from support.launching import BASE, Bench, Wish, in_child, launch_and_wait
+from support.launching import BASE, Bench, Running, Wish, in_child, launch_and_wait, read_until
 
 pytest_plugins = ["support.launch_fixture"]
 
@@ -312,3 +312,41 @@ def test_one_layer_without_upper(bench: Bench) -> None:
 def test_hundred_layers(bench: Bench) -> None:
     layers = tuple(bench.layer_with(lambda path, n=n: (path / f"file{n}").write_text(str(n))) for n in range(100))
     assert bench.shell("ls / | grep -c ^file", layers=layers) == "100\n"
+
+
+def test_init_reaps_and_passes_signals_and_codes_on(bench: Bench) -> None:
+    script = "sh -c 'sleep 0.1 & :'; cat /proc/1/comm; echo $$; sleep 0.3; ps -o stat | grep -c Z; exit 9"
+    outcome = bench.run(Wish(["sh", "-c", script], init=True))
+    assert outcome.code == 9
+    assert outcome.output.split()[1:] == ["2", "0"], outcome
+    assert "python" not in outcome.output
+
+    def use(container: Running) -> tuple[int, int]:
+        read_until(container.read, b"ready")
+        os.kill(container.started.pid, 15)
+        code = os.waitstatus_to_exitcode(os.waitpid(container.started.pid, 0)[1])
+        return code, len(os.listdir("/proc/self/task"))
+
+    trap = ["sh", "-c", "trap 'exit 42' TERM; echo ready; while :; do sleep 0.05; done"]
+    assert bench.running(Wish(trap, init=True), use)[0] == 42
+    assert bench.run(Wish(["sh", "-c", "kill -11 $$"], init=True)).code == 139
+
+
+def test_init_memory(bench: Bench) -> None:
+    def use(container: Running) -> str:
+        return Path(f"/proc/{container.started.pid}/smaps_rollup").read_text()
+
+    rollup = bench.running(Wish(["sleep", "1000"], init=True), use)
+    pss = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    assert pss < 32, "kB: process 1 is not an interpreter"
+
+
+def test_init_with_terminal_and_missing_program(bench: Bench) -> None:
+    outcome = bench.run(Wish(["sh", "-c", "tty; test -t 0 && echo yes; read line; echo got $line"], init=True, terminal=False))
+    assert outcome.output.endswith("got\n")
+    outcome = bench.run(
+        Wish(["sh", "-c", "test -t 0 && echo yes; ps -o pgid,tty,args > /dev/null; echo > /dev/tty"], init=True, terminal=True)
+    )
+    assert outcome.code == 0 and outcome.output.startswith("yes")
+    assert bench.run(Wish(["nothing"], init=True)).failure == ("execve", 2, "nothing")
+    assert bench.run(Wish(["/etc/passwd"], init=True)).failure == ("execve", 13, "/etc/passwd")

@@ -185,6 +185,17 @@ def drain(fd: int, seconds: float = 20.0) -> str:
     return b"".join(parts).decode(errors="replace")
 
 
+def read_until(fd: int, mark: bytes) -> bytes:
+    """Output up to a mark."""
+    data = b""
+    while mark not in data:
+        ready, _, _ = select.select([fd], [], [], 20)
+        part = os.read(fd, 65536) if ready else b""
+        assert part, f"no {mark!r} in {data!r}"
+        data += part
+    return data
+
+
 class Bench:
     """Directories, a busybox layer, a compiler."""
 
@@ -324,7 +335,10 @@ def started(bench: Bench, request: LaunchRequest) -> Iterator[Running]:
             os.kill(container.pid, 9)
         except ProcessLookupError:
             pass
-        os.waitpid(container.pid, 0)
+        try:
+            os.waitpid(container.pid, 0)
+        except ChildProcessError:
+            pass
         launch.cleanup(container.state)
 
 

@@ -19,6 +19,7 @@ from _socket import socket as Socket
 from berth.kernel import capability, mount, namespace, netlink, nfnetlink, process, seccomp, terminal
 from berth.kernel.file import write_text
 from berth.kernel.paths import make_directories_in_root, open_in_root
+from berth.runtime import reaper
 from berth.runtime.account import UnknownAccount, resolve
 from berth.runtime.failure import Failure, record
 from berth.runtime.message import send
@@ -48,6 +49,7 @@ class Init:
         self.null = -1
         self.devpts = -1
         self.slave = -1
+        self.reaper = -1
         self.cwd = -1
         self.environment: dict[str, str] = {}
 
@@ -401,17 +403,37 @@ def capabilities(state: Init, *, effective: int, permitted: int, inheritable: in
         capability.set_ambient(ambient)
 
 
-def execute(state: Init, *, args: list[str], death_signal: int) -> None:
+def reaper_image(state: Init) -> None:
+    """Prepare for a process 1 of ours (see runtime.reaper)."""
+    state.reaper = reaper.reserve()
+
+
+def execute(state: Init, *, args: list[str], death_signal: int, init: bool) -> None:
     """execve, searched in the container's PATH; the connection closes by itself when it works."""
-    process.reset_signals()
     path = _find(args[0], state.environment)
     process.close_on_exec_from(3)
     process.prctl(process.PR_SET_PDEATHSIG, death_signal)
+    if init:
+        _leave_reaper(state)
+    process.reset_signals()
     send(state.sock, {"exec": True})
     try:
         os.execve(path, args, state.environment)
     except OSError as error:
         raise Failure("execve", error.errno or 0, args[0]) from None
+
+
+def _leave_reaper(state: Init) -> None:
+    """Go on in a child; this process becomes the reaper."""
+    process.block_signals()
+    child = os.fork()
+    if child:
+        state.sock.close()
+        reaper.serve(child, state.reaper)
+    # A group of its own, in the foreground: a key like ^C then reaches the program once, not through process 1 as well.
+    os.setpgid(0, 0)
+    if os.isatty(0):
+        os.tcsetpgrp(0, os.getpid())
 
 
 def _find(name: str, environment: dict[str, str]) -> str:
@@ -454,5 +476,6 @@ STEPS: dict[str, Callable[..., None]] = {
     "no-new-privileges": no_new_privileges,
     "seccomp": filter_calls,
     "capabilities": capabilities,
+    "reaper": reaper_image,
     "execve": execute,
 }

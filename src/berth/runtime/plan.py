@@ -67,7 +67,7 @@ class Compiler:
         before = [["identity", _identity(spec)], *_network(spec, request.network)]
         steps = before + work.compile(request.bind_files, request.io.terminal, request.io.height, request.io.width)
         steps += _names(spec)
-        steps += _process(spec.process, request.user, list(request.groups), bool(filter_path), flags)
+        steps += _process(spec.process, request.user, list(request.groups), bool(filter_path), flags, init=request.init)
         return {
             "v": 1,
             "id": request.id,
@@ -86,7 +86,6 @@ class Compiler:
             "steps": steps,
             "state": self._state(request, group, filter_path, flags),
             "terminal": request.io.terminal,
-            "init": request.init,
         }
 
     def exec(self, request: ExecRequest) -> Plan:
@@ -295,6 +294,7 @@ def _process(
     caps: Capabilities | None = None,
     *,
     make: bool = True,
+    init: bool = False,
 ) -> list[Step]:
     caps = caps or process.capabilities or Capabilities()
     name, more = _user(user, groups, process)
@@ -308,6 +308,8 @@ def _process(
     steps.append(["chdir", {"path": process.cwd, "make": make}])
     steps.append(["bound", {"bounding": _mask(caps.bounding)}])
     steps.append(["user", {"name": name, "groups": more, "environment": process.env}])
+    if init:
+        steps.append(["reaper", {}])
     if process.no_new_privileges:
         steps.append(["no-new-privileges", {}])
     if filtered:
@@ -323,7 +325,7 @@ def _process(
             },
         ]
     )
-    steps.append(["execve", {"args": process.args, "death_signal": _DEATH_SIGNAL}])
+    steps.append(["execve", {"args": process.args, "death_signal": _DEATH_SIGNAL, "init": init}])
     return steps
 
 
