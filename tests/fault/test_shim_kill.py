@@ -326,3 +326,13 @@ def test_two_engines_on_one_place_see_the_same_container():
             assert (await found.wait()).code == (await task.wait()).code == 137
 
     with_place(test)
+
+
+def test_the_process_that_makes_the_container_is_killed():
+    async def test(place, engine):
+        place.planner.extra = {"kill_birth": True}
+        with pytest.raises(Internal, match="cannot be started"):
+            await engine.launch(place.request("true"))
+        assert [id async for id in engine.tasks()] == []
+
+    with_place(test)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 
 import pytest
+from msgspec.structs import replace
 
 from berth.contract.runtime import LaunchFailed
 from berth.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
@@ -292,6 +294,9 @@ def test_a_shim_keeps_no_descriptor_of_clients_and_execs_that_have_gone():
     async def test(place, engine):
         task = await engine.launch(place.request("cat", open_stdin=True))
         shim = f"/proc/{parent(task.pid)}/fd"
+        # A shim that has slept so far opens what it needs.
+        with pytest.raises(InvalidArgument):
+            await task.resize(1, 1)
         before = len(os.listdir(shim))
         for number in range(5):
             peer = Peer(stdin=True, stdout=True)
@@ -322,5 +327,67 @@ def test_a_container_that_runs_is_not_launched_again_nor_deleted():
         again = await engine.launch(request)
         assert again.pid != task.pid
         assert again.exit is None
+
+    with_place(test)
+
+
+def private_dirty(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
+
+
+def test_a_shim_sleeps_and_stays_small_until_something_happens_to_it():
+    async def test(place, engine):
+        request = place.request("sh", "-c", "sleep 1; echo woken; exec sleep 60")
+        task = await engine.launch(request)
+        shim = parent(task.pid)
+        asleep = private_dirty(shim)
+        assert asleep < 1000, f"{asleep} kB of its own"
+        # As if the engine had gone, but not the launcher, whose memory the shim shares.
+        task.let_go()
+        engine._deleted(request.id)
+        await asyncio.sleep(0.2)
+        assert private_dirty(shim) < asleep + 100, "an engine that goes is no reason to wake up"
+        await eventually(lambda: "woken" in texts(place.log(request)))
+        assert private_dirty(shim) > asleep
+        found = await engine.load(request.id)
+        await found.kill(9)
+        assert (await found.wait()).code == 137
+
+    with_place(test)
+
+
+def test_a_launch_that_is_cancelled_leaves_nothing():
+    async def test(place, engine):
+        request = place.request("sleep", "60")
+        work = asyncio.create_task(engine.launch(request))
+        await asyncio.sleep(0.003)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        for _ in range(500):
+            if not engine._abandoned:
+                break
+            await asyncio.sleep(0.02)
+        assert [id async for id in engine.tasks()] == []
+
+    with_place(test)
+
+
+def test_hundreds_of_reserved_sockets_are_held_until_the_task_is_deleted():
+    async def test(place, engine):
+        sockets = [socket.socket() for _ in range(400)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+        request = replace(place.request("sleep", "60"), reserved=tuple(one.detach() for one in sockets))
+        task = await engine.launch(request)
+        with socket.socket() as probe, pytest.raises(OSError, match="Address already in use"):
+            probe.bind(("127.0.0.1", ports[-1]))
+        await task.kill(9)
+        await task.wait()
+        await task.delete()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", ports[-1]))
 
     with_place(test)

@@ -8,6 +8,8 @@ import signal
 import struct
 import sys
 
+from berth.kernel import process
+
 
 class Failure(Exception):
     def __init__(self, step, errno, path):
@@ -17,23 +19,55 @@ class Failure(Exception):
         self.path = path
 
 
-class Started:
-    def __init__(self, pid, console):
-        self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
-        self.console = console
-        self.resolver_sockets = []
-        self.state = {"pid": pid}
-        self.cgroup = {"path": "/none", "roots": {}, "v2": None, "enabled": []}
+class Process:
+    def __init__(self):
+        self.pid = 0
+        self.pidfd = -1
+        self.joiner = 0
+        self.console = []
+        self.resolver = []
+
+
+class Entered:
+    def __init__(self, process):
+        self.pid = process.pid
+        self.pidfd = process.pidfd
+        self.console = process.console[0] if process.console else None
 
 
 def prepare_launcher(store):
     pass
 
 
-def start(plan, stdio, extra_fds):
+def make(plan, stdio):
+    """The process becomes the caller's sibling: a child of the shim."""
     if plan.get("kill_shim"):
+        os.kill(os.getppid(), signal.SIGKILL)
+    if plan.get("kill_birth"):
         os.kill(os.getpid(), signal.SIGKILL)
+    work = Process()
+    if plan.get("resolver_fds"):
+        work.resolver = [os.open("/dev/null", os.O_RDONLY) for _ in range(2)]
+    return work, _begin(plan, stdio, work, process.CLONE_PARENT)
+
+
+def undo(group, pid, joiner, fds):
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def enter(state, plan, stdio):
+    work = Process()
+    failed = _begin(plan, stdio, work, 0)
+    if failed:
+        undo({}, work.pid, 0, [])
+        os.close(work.pidfd)
+        raise Failure(*failed)
+    return Entered(work)
+
+
+def _begin(plan, stdio, work, flags):
     console = None
     if stdio is None:
         console, slave = os.openpty()
@@ -42,8 +76,8 @@ def start(plan, stdio, extra_fds):
         fcntl.ioctl(console, 0x5414, struct.pack("4H", height, width, 0, 0))
         stdio = (slave, slave, slave)
     ours, theirs = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+    work.pid, work.pidfd = process.clone3(flags)
+    if work.pid == 0:
         _child(plan, stdio, console, theirs)
     os.close(theirs)
     if console is not None:
@@ -51,12 +85,11 @@ def start(plan, stdio, extra_fds):
     answer = os.read(ours, 64)
     os.close(ours)
     if answer:
-        os.waitpid(pid, 0)
-        raise Failure("execve", int(answer), plan["args"][0])
-    started = Started(pid, console)
-    if plan.get("resolver_fds"):
-        started.resolver_sockets = [os.open("/dev/null", os.O_RDONLY) for _ in range(2)]
-    return started
+        if console is not None:
+            os.close(console)
+        return ["execve", int(answer), plan["args"][0]]
+    work.console = [] if console is None else [console]
+    return None
 
 
 def _child(plan, stdio, console, theirs):
@@ -75,10 +108,6 @@ def _child(plan, stdio, console, theirs):
     except BaseException:
         sys.excepthook(*sys.exc_info())
     os._exit(127)
-
-
-def enter(state, plan, stdio):
-    return start(plan, stdio, {})
 
 
 def cleanup(state):

@@ -17,6 +17,8 @@ from berth.model.rootfs import Overlay
 from berth.runtime import fork_server
 from berth.runtime.native import NativeRuntime
 
+FAKE = {"cgroup": {"path": "/none", "roots": {}, "v2": None, "enabled": []}, "state": {}}
+
 
 class FakePlanner:
     """Only arguments and environment matter to the fake launch module."""
@@ -25,7 +27,7 @@ class FakePlanner:
         self.extra = {}
 
     def launch_plan(self, request):
-        return {"args": request.spec.process.args, "size": [request.io.height, request.io.width], **self.extra}
+        return {"args": request.spec.process.args, "size": [request.io.height, request.io.width], **FAKE, **self.extra}
 
     def exec_plan(self, request):
         return {"args": request.process.args, "size": [request.height, request.width]}

@@ -196,6 +196,10 @@ class Task(Protocol):
         """Run a further process. LaunchFailed when it cannot be started."""
         ...
 
+    def find_exec(self, id: str) -> ExecTask | None:
+        """An exec that runs or has lately ended, also one that an earlier engine started."""
+        ...
+
     async def pause(self) -> None:
         """Freeze all processes of the container."""
         ...

@@ -44,6 +44,18 @@ def close_all(fds: Sequence[int]) -> None:
                 raise
 
 
+def memory_file(data: bytes) -> int:
+    """A memfd with the data."""
+    fd = os.memfd_create("message", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as stream:
+            stream.write(data)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def _send_packet(sock: _socket.socket, payload: bytes, fds: Sequence[int]) -> None:
     ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pack(f"{len(fds)}i", *fds))] if fds else []
     sock.sendmsg([payload], ancillary)
@@ -84,10 +96,7 @@ def send(sock: _socket.socket, message: Message, fds: Sequence[int] = ()) -> Non
     passed = fds
     try:
         if len(payload) > INLINE:
-            memory = os.memfd_create("message", os.MFD_CLOEXEC)
-            extra.append(memory)
-            with os.fdopen(memory, "wb", closefd=False) as stream:
-                stream.write(payload)
+            extra.append(memory_file(payload))
             head["memfd"] = True
         if len(fds) > PER_PACKET:
             extra.append(_bundle(fds))

@@ -1,9 +1,11 @@
 """The launcher: a fork server. A fork of a small, ready process takes a millisecond; starting an interpreter takes many.
 
-    engine -> launcher   {"v":1,"op":"launch", ...}                  + answer socket, stream sockets, reserved sockets
+    engine -> launcher   {"v":1,"op":"launch"}                       + answer socket, request (a memfd), streams, reserved sockets
                          {"v":1,"op":"spawn","module","arguments"}   + answer socket, the worker's descriptors
-    the answer comes on the socket that came with the request: from the shim itself (and that socket stays the engine's
-    connection to it), for a spawn from the launcher: {"v":1,"id":0,"result":{"pid":n}}
+    the answer comes on the socket that came with the request: from the launch (and that socket stays the engine's
+    connection to the shim), for a spawn from the launcher: {"v":1,"id":0,"result":{"pid":n}}
+
+The launcher does not read the request of a launch: what it has in memory, every shim would have.
 
 One request is one fork, so any number of launches go on at the same time. The kernel reaps the children (SIGCHLD is ignored).
 It ends when the engine's socket closes; shims and workers go on. Started as `python -I -S -c ... <arguments>`. Lean code.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import _socket
 import gc
 import os
+import resource
 import signal
 import sys
 
@@ -38,6 +41,9 @@ def main(arguments: list[str]) -> None:
     _redirect(run)
     os.chdir("/")
     os.umask(0o022)
+    # Published ports are one descriptor each. Containers without a limit of their own inherit it, as they do from dockerd.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     __import__(launch_name)
     launch = sys.modules[launch_name]
     launch.prepare_launcher(store)
@@ -74,7 +80,7 @@ def _serve(control: _socket.socket, launch: ModuleType, worker_path: list[str], 
             control.close()
             if message["op"] == "launch":
                 answer.detach()
-                shim.run(launch, message, fds)
+                shim.run(launch, fds)
             answer.close()
             _work(message, fds[1:], worker_path)
         if message["op"] == "spawn":

@@ -16,7 +16,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import to_builtins
+from msgspec import json, to_builtins
 
 from berth.contract.runtime import AttachStream, LaunchRequest
 from berth.errors import AlreadyExists, BerthError, Internal
@@ -29,7 +29,9 @@ from berth.runtime.task import NativeTask, Planner, stream_message
 if TYPE_CHECKING:
     from berth.runtime.channel import Message
 
-_STATE_SECONDS = 10.0
+# A shim that does not answer for so long hangs: it is ended, and its container with it.
+_STATE_SECONDS = 60.0
+_QUIT_SECONDS = 10.0
 
 
 class NativeRuntime:
@@ -43,6 +45,7 @@ class NativeRuntime:
         self._server = server
         self._tasks: dict[str, NativeTask] = {}
         self._loading: dict[str, asyncio.Lock] = {}
+        self._abandoned: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def start(
@@ -61,11 +64,11 @@ class NativeRuntime:
         fds = [*(stream.fd for stream in streams), *request.reserved]
         try:
             await self._make_room(request.id)
-            message = self._message(request, streams)
+            document = self._document(request, streams)
             for _ in range(2):
                 task = self._task(request.id, request.directory)
                 try:
-                    return await self._launch(task, message, fds)
+                    return await self._launch(task, document, fds)
                 except Disconnected:
                     # Killed half-way, or lost together with the launcher before it was forked.
                     await asyncio.to_thread(remains.remove, self._run, self._name, request.id)
@@ -120,6 +123,8 @@ class NativeRuntime:
 
     async def close(self) -> None:
         """Let go of launcher and shims; containers go on."""
+        if self._abandoned:
+            await asyncio.wait(self._abandoned)
         for task in self._tasks.values():
             task.let_go()
         self._tasks.clear()
@@ -134,17 +139,17 @@ class NativeRuntime:
             raise AlreadyExists(f"container {id} is running already")
         await known.delete()
 
-    def _message(self, request: LaunchRequest, streams: Sequence[AttachStream]) -> Message:
-        return {
-            "op": "launch",
+    def _document(self, request: LaunchRequest, streams: Sequence[AttachStream]) -> bytes:
+        """Two lines: about the shim, and the plan (see runtime.birth)."""
+        head = {
             "id": request.id,
             "run": self._run,
             "directory": request.directory,
-            "plan": self._planner.launch_plan(request),
             "io": to_builtins(request.io),
             "streams": [stream_message(stream) for stream in streams],
             "resolver": request.network.resolver if request.network else None,
         }
+        return json.encode(head) + b"\n" + json.encode(self._planner.launch_plan(request))
 
     def _task(self, id: str, directory: str) -> NativeTask:
         return NativeTask(id, self._run, self._name, directory, self._planner, self._deleted)
@@ -153,25 +158,44 @@ class NativeRuntime:
         self._tasks.pop(id, None)
         self._loading.pop(id, None)
 
-    async def _launch(self, task: NativeTask, message: Message, fds: Sequence[int]) -> NativeTask:
+    async def _launch(self, task: NativeTask, document: bytes, fds: Sequence[int]) -> NativeTask:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link = Link(near, task.heard, task.lost)
         answer = link.expect()
         try:
+            memory = channel.memory_file(document)
             try:
-                await self._server.send(message, [far.fileno(), *fds])
+                await self._server.send({"op": "launch"}, [far.fileno(), memory, *fds])
             finally:
                 far.close()
-            summary, passed = await answer
+                os.close(memory)
+            summary, passed = await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            # Nobody waits for it any more, but it may be about to run.
+            self._abandon(task.id, link)
+            raise
         except BaseException:
-            # A launch that nobody waits for any more is noticed by the shim: it is told to go by `remove_leftovers`.
-            answer.cancel()
             link.close()
             raise
         task.link_over(link)
         task.adopt(summary, passed)
         self._tasks[task.id] = task
         return task
+
+    def _abandon(self, id: str, link: Link) -> None:
+        async def end() -> None:
+            try:
+                async with asyncio.timeout(_STATE_SECONDS):
+                    await link.request("quit", {"kill": True})
+            except (TimeoutError, BerthError):
+                # It failed by itself, or hangs.
+                pass
+            link.close()
+            await asyncio.to_thread(remains.remove, self._run, self._name, id)
+
+        work = asyncio.get_running_loop().create_task(end())
+        self._abandoned.add(work)
+        work.add_done_callback(self._abandoned.discard)
 
     async def _connect(self, id: str) -> NativeTask | None:
         """The task of a shim that answers."""
@@ -219,7 +243,7 @@ class NativeRuntime:
             return
         link = Link(sock, lambda _message: None, lambda: None)
         try:
-            async with asyncio.timeout(_STATE_SECONDS):
+            async with asyncio.timeout(_QUIT_SECONDS):
                 await link.request("quit", {"kill": True})
         except (TimeoutError, BerthError):
             # `remains.remove` kills it.

@@ -78,13 +78,15 @@ def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document
     How init would have ended nobody knows: it counts as killed.
     """
     found = record.read_exit(run, id, directory)
+    if found is not None:
+        # The shim may still be there, for a client that has not taken all of its output yet.
+        empty(group)
+        return exit_of(found)
     if state is not None:
         end_process(state["shim"], state["shim_start"])
         end_process(state["pid"], state["pid_start"])
     oom = cgroup.oom_kills(group) > 0
     empty(group)
-    if found is not None:
-        return exit_of(found)
     document: Document = {"v": 1, "code": 137, "signal": 9, "at": time.time(), "oom_killed": oom}
     if state is not None:
         document |= {"pid": state["pid"], "started_at": state["started_at"]}

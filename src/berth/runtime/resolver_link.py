@@ -19,10 +19,22 @@ _FIRST_DELAY = 1.0
 _LONGEST_DELAY = 5.0
 
 
-class ResolverLink:
-    """Keeps the sockets served as long as it is open."""
+def connect(path: str, container: str, fds: list[int]) -> _socket.socket | None:
+    """Hand the sockets over; the connection to keep, or None when there is no resolver."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(path)
+        channel.send(sock, {"op": "serve", "container": container}, fds)
+    except OSError:
+        sock.close()
+        return None
+    return sock
 
-    def __init__(self, loop: Loop, path: str, container: str, fds: list[int]) -> None:
+
+class ResolverLink:
+    """Keeps the sockets served as long as it is open. `link` is a connection on which they have been handed over, or -1."""
+
+    def __init__(self, loop: Loop, path: str, container: str, fds: list[int], link: int = -1) -> None:
         self._loop = loop
         self._path = path
         self._container = container
@@ -30,7 +42,10 @@ class ResolverLink:
         self._sock: _socket.socket | None = None
         self._delay = _FIRST_DELAY
         self._open = True
-        self._connect()
+        if link >= 0:
+            self._keep(_socket.socket(fileno=link))
+        else:
+            self._connect()
 
     def close(self) -> None:
         """The container has ended."""
@@ -42,17 +57,19 @@ class ResolverLink:
     def _connect(self) -> None:
         if not self._open:
             return
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
-        try:
-            sock.connect(self._path)
-            channel.send(sock, {"op": "serve", "container": self._container}, self._fds)
-        except OSError:
-            sock.close()
-            self._loop.after(self._delay, self._connect)
-            self._delay = min(self._delay * 2, _LONGEST_DELAY)
-            return
+        sock = connect(self._path, self._container, self._fds)
+        if sock is None:
+            self._retry()
+        else:
+            self._keep(sock)
+
+    def _keep(self, sock: _socket.socket) -> None:
         self._sock = sock
         self._loop.watch(sock.fileno(), READ, self._on_event)
+
+    def _retry(self) -> None:
+        self._loop.after(self._delay, self._connect)
+        self._delay = min(self._delay * 2, _LONGEST_DELAY)
 
     def _on_event(self, _mask: int) -> None:
         if self._sock is None:
@@ -67,8 +84,7 @@ class ResolverLink:
         except OSError:
             pass
         self._drop()
-        self._loop.after(self._delay, self._connect)
-        self._delay = min(self._delay * 2, _LONGEST_DELAY)
+        self._retry()
 
     def _drop(self) -> None:
         if self._sock is not None:

@@ -1,424 +1,110 @@
-"""The shim: one small process per container, between init and the engine, that survives the engine.
+"""The shim: one small process per container, between init and the engine, that survives both engine and launcher.
 
-It owns init (as its parent), the pipes or the terminal, the log, the attached clients, the execs and the sockets that hold
-published ports. Forked by the launcher; one event loop, no threads. Lean code.
+    launcher ──fork──> shim ──fork──> birth (makes the container, tells engine and shim, ends)
+                        └── parent of init, asleep until something happens; then runtime.keeper
 
-    engine -> shim   {"v":1,"id":n,"op":...}      shim -> engine   {"v":1,"id":n,"result":{...}} or {"v":1,"id":n,"error":{...}}
-    attach   {stream} +1 fd                                            {}
-    exec     {exec,plan,terminal,height,width,streams} +fds            {pid} + pidfd
-    resize   {height,width[,exec]}                                     {}
-    state    {}                                                        {pid,started_at,exit|null,execs,...} + pidfd unless ended
-    quit     {kill}                                                    {}
-    events   {"v":1,"event":"exit"|"exec-exit"|"detach",...} to every connection
-
-The first connection comes with the launch request, later engines connect to <run>/shims/<id>.sock. A shim whose container
-has ended and that no engine is connected to leaves by itself: the exit record tells the rest.
+What a process executes it makes its own: every object that it touches is a page that it no longer shares with the
+launcher. So the shim does next to nothing until its container writes, ends, or the engine asks for something; a container
+that idles costs hardly more than a bare fork. Lean code.
 """
 
 from __future__ import annotations
 
 import _socket
 import os
+import select
 import sys
-import time
-from binascii import a2b_base64
+from _struct import unpack_from
+from marshal import loads
 
-from berth.kernel.file import write_text
-from berth.kernel.process import start_time
-from berth.runtime import channel, record
-from berth.runtime.connection import Connection
-from berth.runtime.logfile import LogFile
-from berth.runtime.loop import READ, Loop
-from berth.runtime.resolver_link import ResolverLink
-from berth.runtime.stdio import Stdio
-from berth.runtime.stream import Session, hang_up
+from berth.runtime import birth
+from berth.runtime.keeper import Keeper
+from berth.runtime.stream import hang_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # The module `signal` turns every number into an enumeration: a shim is forked too often to run that much code.
     import signal as _signal
+    from collections.abc import Sequence
     from types import ModuleType
     from typing import Any
-
-    from berth.runtime.channel import Message
 else:
+    # The module `signal` turns every number into an enumeration, which is more code than all the rest here.
     import _signal
 
-# How long the end of a process waits for outputs that another process still holds open.
-GRACE = 2.0
-# A launch that takes longer has hung: the shim is killed by its own alarm, and the engine cleans up.
-_LAUNCH_SECONDS = 60
-# How long a shim that has been told to quit stays for clients that have not taken their output yet.
-_LINGER = 600.0
-_EXECS_REMEMBERED = 128
 _IGNORED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
+_ROOM = 1 << 18
+_GONE = select.POLLIN | select.POLLHUP
+_DESCRIPTORS = _socket.CMSG_SPACE(4 * birth.MOST_DESCRIPTORS)
 
 
-class Refused(Exception):
-    """A request that makes no sense at present: `kind` is an error kind's name."""
+def run(launch: ModuleType, fds: list[int]) -> None:
+    """The life of a shim, in a fresh fork of the launcher. Never returns. `fds`: answer, request, streams, reserved sockets.
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class Exec:
-    """A further process."""
-
-    def __init__(self, pid: int, pidfd: int, session: Session) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self.session = session
-        self.exit: Message | None = None
-
-
-class Shim:
-    """One container's shim. `launch` is the module that makes containers (runtime.launch, or a test's)."""
-
-    def __init__(self, launch: ModuleType, request: Message, fds: list[int]) -> None:
-        self._launch = launch
-        self._id: str = request["id"]
-        self._run: str = request["run"]
-        self._directory: str = request["directory"]
-        self._loop = Loop()
-        self._connections: list[Connection] = []
-        self._execs: dict[str, Exec] = {}
-        self._exit: Message | None = None
-        self._leaving = 0.0
-        self._engine = _socket.socket(fileno=fds[0])
-        self._streams = fds[1 : 1 + len(request["streams"])]
-        self._reserved = fds[1 + len(request["streams"]) :]
-        self._log: LogFile | None = None
-        self._resolver: ResolverLink | None = None
-        self._lowered = False
-
-    def start(self, request: Message) -> bool:
-        """Make the container and answer the engine; whether it runs."""
-        try:
-            self._start(request)
-        except self._launch.Failure as failure:
-            self._fail(failure_of(failure))
-            return False
-        except OSError as error:
-            self._fail({"kind": "launch", "step": "shim", "errno": error.errno or 0, "path": str(error.filename or error)})
-            return False
-        return True
-
-    def serve(self) -> None:
-        """Until the container has ended and everything has been said and sent."""
-        self._loop.run()
-
-    def _fail(self, error: Message) -> None:
-        record.remove(record.socket_path(self._run, self._id))
-        for fd in self._streams:
-            hang_up(_socket.socket(fileno=fd))
-        try:
-            channel.send(self._engine, {"id": 0, "error": error})
-        except OSError:
-            # The engine has gone, and nothing was started: there is nobody to tell.
-            pass
-
-    def _start(self, request: Message) -> None:
-        io = request["io"]
-        for path in record.exit_paths(self._run, self._id, self._directory):
-            record.remove(path)
-        self._open_log(io["log"])
-        listener = record.listen(self._run, self._id)
-        stdio = Stdio(io["terminal"], io["open_stdin"])
-        _signal.alarm(_LAUNCH_SECONDS)
-        try:
-            started = self._launch.start(request["plan"], stdio.child, {})
-        finally:
-            _signal.alarm(0)
-            stdio.close_child()
-        self._pid, self._pidfd = started.pid, started.pidfd
-        self._started_at = time.time()
-        self._state: Message = started.state
-        self._cgroup: Message = started.cgroup
-        try:
-            self._write_state(request)
-        except OSError:
-            os.kill(self._pid, 9)
-            os.waitpid(self._pid, 0)
-            self._launch.cleanup(self._state)
-            raise
-        self._session = stdio.session(
-            self._loop, started.console, log=self._log, stdin_once=io["stdin_once"], on_detach=lambda: self._event("detach")
-        )
-        self._attach_all(self._session, request["streams"], self._streams)
-        self._streams = []
-        self._loop.watch(self._pidfd, READ, self._init_ended)
-        self._loop.watch(listener.fileno(), READ, lambda _mask: self._accept(listener))
-        self._listener = listener
-        self._connect(self._engine).send({"id": 0, "result": self._summary()}, [self._pidfd])
-        if request.get("resolver") and started.resolver_sockets:
-            self._resolver = ResolverLink(self._loop, request["resolver"], self._id, list(started.resolver_sockets))
-        self._lowered = set_oom_score("-999")
-
-    def _open_log(self, plan: Message) -> None:
-        if plan["driver"] != "none" and plan["path"]:
-            self._log = LogFile(plan["path"], plan["max_size"], plan["max_files"], plan["attributes"])
-
-    def _write_state(self, request: Message) -> None:
-        document = {
-            "v": 1,
-            "id": self._id,
-            "shim": os.getpid(),
-            "shim_start": start_time(os.getpid()),
-            "pid": self._pid,
-            "pid_start": start_time(self._pid),
-            "started_at": self._started_at,
-            "cgroup": self._cgroup,
-            "state": self._state,
-            "directory": self._directory,
-            "resolver": request.get("resolver"),
-        }
-        record.write(record.state_path(self._run, self._id), document)
-
-    # Connections
-
-    def _accept(self, listener: _socket.socket) -> None:
-        try:
-            fd, _ = listener._accept()  # type: ignore[attr-defined]
-        except OSError:
-            return
-        sock = _socket.socket(fileno=fd)
-        if channel.peer_is_root(sock):
-            self._connect(sock)
-        else:
-            sock.close()
-
-    def _connect(self, sock: _socket.socket) -> Connection:
-        connection = Connection(self._loop, sock, self._serve_request, self._disconnected)
-        self._connections.append(connection)
-        return connection
-
-    def _disconnected(self, connection: Connection) -> None:
-        self._connections.remove(connection)
-        self._leave_if_done()
-
-    def _event(self, name: str, **values: object) -> None:
-        for connection in list(self._connections):
-            connection.send({"event": name, **values})
-
-    def _serve_request(self, connection: Connection, message: Message, fds: list[int]) -> None:
-        answer: Message = {"id": message.get("id")}
-        passed: list[int] = []
-        try:
-            answer["result"], passed = _OPERATIONS[message["op"]](self, message, fds)
-        except self._launch.Failure as failure:
-            answer["error"] = failure_of(failure)
-        except Refused as refusal:
-            answer["error"] = {"kind": refusal.kind, "message": str(refusal)}
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            sys.excepthook(*sys.exc_info())
-            text = f"the shim of {self._id[:12]} cannot {message.get('op')}: {error!r}"
-            answer["error"] = {"kind": "Internal", "message": text}
-        channel.close_all(fds)
-        connection.send(answer, passed)
-
-    def _summary(self) -> Message:
-        execs = {id: {"pid": exec.pid, "exit": exec.exit} for id, exec in self._execs.items()}
-        return {
-            "pid": self._pid,
-            "started_at": self._started_at,
-            "exit": self._exit,
-            "execs": execs,
-            "cgroup": self._cgroup,
-            "directory": self._directory,
-            "log_bytes_lost": self._log.lost if self._log else 0,
-        }
-
-    # Operations: each returns its result and descriptors to send along. Descriptors that it takes are removed from `fds`.
-
-    def _op_state(self, _message: Message, _fds: list[int]) -> tuple[Message, list[int]]:
-        running = [exec.pidfd for exec in self._execs.values() if exec.exit is None]
-        return self._summary(), [self._pidfd, *running] if self._exit is None else []
-
-    def _op_attach(self, message: Message, fds: list[int]) -> tuple[Message, list[int]]:
-        self._attach_all(self._session, [message["stream"]], fds)
-        return {}, []
-
-    def _attach_all(self, session: Session, streams: list[Message], fds: list[int]) -> None:
-        for stream in streams:
-            session.attach(
-                fds.pop(0),
-                stdin=stream["stdin"],
-                stdout=stream["stdout"],
-                stderr=stream["stderr"],
-                framed=stream["framed"],
-                pending=a2b_base64(stream["pending"]),
-                keys=a2b_base64(stream["keys"]),
-            )
-
-    def _op_exec(self, message: Message, fds: list[int]) -> tuple[Message, list[int]]:
-        id: str = message["exec"]
-        if self._exit is not None or not self._loop.watches(self._pidfd):
-            raise Refused("Conflict", f"Container {self._id} is not running")
-        if id in self._execs:
-            raise Refused("AlreadyExists", f"exec {id} runs already")
-        stdio = Stdio(message["terminal"], any(stream["stdin"] for stream in message["streams"]))
-        try:
-            # What is run must not inherit the shim's own protection from the out-of-memory killer.
-            if self._lowered:
-                set_oom_score("0")
-            entered = self._launch.enter(self._state, message["plan"], stdio.child)
-        except BaseException:
-            stdio.close()
-            raise
-        finally:
-            stdio.close_child()
-            if self._lowered:
-                set_oom_score("-999")
-        session = stdio.session(self._loop, entered.console, stdin_once=True, on_detach=lambda: self._event("detach", exec=id))
-        exec = self._execs[id] = Exec(entered.pid, entered.pidfd, session)
-        self._attach_all(session, message["streams"], fds)
-        self._loop.watch(exec.pidfd, READ, lambda _mask: self._exec_ended(id, exec))
-        return {"pid": exec.pid}, [exec.pidfd]
-
-    def _op_resize(self, message: Message, _fds: list[int]) -> tuple[Message, list[int]]:
-        session = self._session
-        if message.get("exec"):
-            exec = self._execs.get(message["exec"])
-            if exec is None or exec.exit is not None:
-                raise Refused("NotFound", f"No such exec instance: {message['exec']}")
-            session = exec.session
-        if not session.resize(message["height"], message["width"]):
-            raise Refused("InvalidArgument", "the process has no terminal, so there is nothing to resize")
-        return {}, []
-
-    def _op_quit(self, message: Message, _fds: list[int]) -> tuple[Message, list[int]]:
-        if self._exit is None:
-            if not message.get("kill"):
-                raise Refused("Conflict", f"container {self._id} is running: stop it before its shim is ended")
-            if self._loop.watches(self._pidfd):
-                _signal.pidfd_send_signal(self._pidfd, 9)
-                self._init_ended(0)
-        self._leave()
-        return {}, []
-
-    # Ends
-
-    def _init_ended(self, _mask: int) -> None:
-        self._loop.forget(self._pidfd)
-        status = os.waitpid(self._pid, 0)[1]
-        ended_at = time.time()
-        if self._resolver is not None:
-            self._resolver.close()
-        oom = False
-        try:
-            oom = bool(self._launch.cleanup(self._state))
-        except OSError:
-            sys.excepthook(*sys.exc_info())
-        exit = {**exit_of(status, ended_at), "oom_killed": oom}
-        self._session.exited(GRACE, lambda: self._report(exit))
-
-    def _report(self, exit: Message) -> None:
-        self._session.close_outputs()
-        if self._log is not None:
-            self._log.close()
-        os.close(self._pidfd)
-        self._exit = exit
-        try:
-            document = {"v": 1, **exit, "pid": self._pid, "started_at": self._started_at}
-            record.write_exit(self._run, self._id, self._directory, document)
-        except OSError:
-            sys.excepthook(*sys.exc_info())
-        self._event("exit", exit=exit)
-        self._leave_if_done()
-
-    def _exec_ended(self, id: str, exec: Exec) -> None:
-        self._loop.forget(exec.pidfd)
-        try:
-            status = os.waitpid(exec.pid, 0)[1]
-        except ChildProcessError:
-            status = 0xFF00
-        exit = exit_of(status, time.time())
-        exec.session.exited(GRACE, lambda: self._report_exec(id, exec, exit))
-
-    def _report_exec(self, id: str, exec: Exec, exit: Message) -> None:
-        exec.exit = exit
-        os.close(exec.pidfd)
-        self._event("exec-exit", exec=id, exit=exit)
-        ended = [key for key, value in self._execs.items() if value.exit is not None]
-        for key in ended[: max(0, len(ended) - _EXECS_REMEMBERED)]:
-            del self._execs[key]
-
-    # Leaving
-
-    def _leave_if_done(self) -> None:
-        if self._exit is not None and not self._connections and not self._leaving:
-            self._leave(keep=True)
-
-    def _leave(self, keep: bool = False) -> None:
-        """Give up everything that has a name or an address, then go when the clients have their output."""
-        if self._leaving:
-            return
-        self._leaving = time.monotonic() + _LINGER
-        self._loop.forget(self._listener.fileno())
-        self._listener.close()
-        record.remove(record.socket_path(self._run, self._id))
-        if not keep:
-            record.remove_run_files(self._run, self._id)
-        channel.close_all(self._reserved)
-        self._reserved = []
-        self._loop.after(0.0, lambda: self._wait_for_clients(0.01))
-
-    def _wait_for_clients(self, pause: float) -> None:
-        busy = self._exit is None or self._session.busy or any(exec.session.busy for exec in self._execs.values())
-        if not busy or time.monotonic() > self._leaving:
-            self._loop.running = False
-            return
-        self._loop.after(pause, lambda: self._wait_for_clients(min(pause * 2, 1.0)))
-
-
-_OPERATIONS: dict[str, Any] = {
-    "attach": Shim._op_attach,
-    "exec": Shim._op_exec,
-    "resize": Shim._op_resize,
-    "state": Shim._op_state,
-    "quit": Shim._op_quit,
-}
-
-
-def exit_of(status: int, at: float) -> Message:
-    """A wait status in Docker's terms: 128 + signal for a signal."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return {"code": 128 + number, "signal": number, "at": at}
-    return {"code": os.WEXITSTATUS(status), "signal": 0, "at": at}
-
-
-def failure_of(failure: Any) -> Message:
-    """A launch.Failure as it travels to the engine."""
-    return {"kind": "launch", "step": failure.step, "errno": failure.errno, "path": failure.path}
-
-
-def set_oom_score(score: str) -> bool:
-    """The chance of this process to be killed when memory is short; whether that was permitted."""
-    try:
-        write_text("/proc/self/oom_score_adj", score)
-    except OSError:
-        return False
-    return True
-
-
-def run(launch: ModuleType, request: Message, fds: list[int]) -> None:
-    """The life of a shim, in a fresh fork of the launcher. Never returns."""
+    One function as far as the sleep, since every further one would cost memory.
+    """
     status = 1
     try:
         os.setsid()
-        os.chdir("/")
         for number in _IGNORED:
             _signal.signal(number, _signal.SIG_IGN)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-        write_text("/proc/self/comm", "berth-shim")
-        shim = Shim(launch, request, fds)
-        if shim.start(request):
-            request.clear()
-            shim.serve()
-            status = 0
+        name = os.open("/proc/self/comm", os.O_WRONLY)
+        os.write(name, b"berth-shim")
+        os.close(name)
+        near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        child = os.fork()
+        if child == 0:
+            near.close()
+            birth.run(launch, fds, far)
+        far.close()
+        _signal.alarm(birth.SECONDS + 5)
+        data, ancillary, _, _ = near.recvmsg(_ROOM, _DESCRIPTORS, _socket.MSG_CMSG_CLOEXEC)
+        _signal.alarm(0)
+        near.close()
+        os.waitpid(child, 0)
+        if data:
+            ok, joiner, watched, awake = unpack_from(birth.HEAD, data)
+            own = unpack_from("i" * (len(ancillary[0][2]) >> 2), ancillary[0][2]) if ancillary else ()
+            if joiner and ok:
+                os.waitpid(joiner, 0)
+            if ok and not awake:
+                os.close(fds[1])
+                poll = select.poll()
+                poll.register(fds[0], select.POLLIN)
+                for fd in own[:watched]:
+                    poll.register(fd, select.POLLIN)
+                events = poll.poll()
+                if events == [(fds[0], _GONE)]:
+                    # That the engine has gone is no reason to wake up.
+                    poll.unregister(fds[0])
+                    os.close(fds[0])
+                    fds[0] = -1
+                    poll.poll()
+            if ok:
+                _wake(launch, loads(data[birth.HEAD_SIZE :]), fds, own, awake).serve()
+                status = 0
+            else:
+                _give_up(launch, loads(data[birth.HEAD_SIZE :]), fds, own)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
+
+
+def _wake(launch: ModuleType, born: dict[str, Any], fds: list[int], own: Sequence[int], awake: int) -> Keeper:
+    held = dict(zip(born["names"], own, strict=True))
+    messages = birth.read_head(fds[1])["streams"] if awake else []
+    if awake:
+        os.close(fds[1])
+    connected = fds[2 : 2 + born["streams"]]
+    engine = _socket.socket(fileno=fds[0]) if fds[0] >= 0 else None
+    return Keeper(launch, born, held, engine, list(zip(messages, connected, strict=True)), fds[2 + born["streams"] :])
+
+
+def _give_up(launch: ModuleType, failed: dict[str, Any], fds: list[int], own: Sequence[int]) -> None:
+    """There is no container: remove what was made of it, then say why."""
+    if failed["cgroup"] is not None:
+        launch.undo(failed["cgroup"], failed["pid"], failed["joiner"], list(own))
+    for fd in fds[2 : 2 + failed["streams"]]:
+        hang_up(_socket.socket(fileno=fd))
+    birth.refuse(fds[0], failed["failed"])

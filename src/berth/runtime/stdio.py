@@ -58,19 +58,19 @@ class Stdio:
         channel.close_all(self._own)
         self._own = []
 
-    def session(
-        self,
-        loop: Loop,
-        console: int | None,
-        *,
-        log: LogFile | None = None,
-        stdin_once: bool = False,
-        on_detach: Callable[[], None],
-    ) -> Session:
-        """The process has started: its streams. They own the descriptors, `console` included."""
+    def held(self, console: int | None) -> dict[str, int]:
+        """The process has started: what its shim holds of it by name, no longer of this object. `console` is its terminal."""
         own, self._own = self._own, []
         if console is not None:
-            stdin = os.dup(console) if self._with_input else None
-            return Session(loop, [(1, console)], stdin, log=log, terminal=console, stdin_once=stdin_once, on_detach=on_detach)
-        stdin = own.pop(0) if self._with_input else None
-        return Session(loop, [(1, own[0]), (2, own[1])], stdin, log=log, stdin_once=stdin_once, on_detach=on_detach)
+            return {"console": console, **({"stdin": os.dup(console)} if self._with_input else {})}
+        return dict(zip(("stdin", "stdout", "stderr") if self._with_input else ("stdout", "stderr"), own, strict=True))
+
+
+def streams_of(
+    loop: Loop, held: dict[str, int], *, log: LogFile | None = None, stdin_once: bool = False, on_detach: Callable[[], None]
+) -> Session:
+    """The streams of a process whose descriptors are held; they own these from then on."""
+    console = held.get("console")
+    outputs = [(1, held["stdout"]), (2, held["stderr"])] if console is None else [(1, console)]
+    stdin = held.get("stdin")
+    return Session(loop, outputs, stdin, log=log, terminal=console, stdin_once=stdin_once, on_detach=on_detach)

@@ -1,0 +1,181 @@
+"""The birth of a container: a short-lived fork of its shim that does everything which the shim need not keep in memory.
+
+It reads the request, opens the log and the shim's socket, makes the pipes and, as the setter-up of `runtime.launch`, the
+container, whose init becomes the shim's child. Then it writes the run file, answers the engine, and tells the shim:
+
+    birth -> shim   HEAD: ok, joiner's pid, how many of the descriptors are watched, whether to stay awake
+                    then marshalled: what `runtime.keeper` needs, or what failed; descriptors in the order of "names"
+
+The request is a memfd: one line of JSON about the shim, a second one with the plan. Lean code.
+"""
+
+from __future__ import annotations
+
+import _socket
+import json
+import os
+import sys
+import time
+from _struct import calcsize, pack
+from marshal import dumps
+
+from berth.kernel.process import start_time
+from berth.runtime import channel, record
+from berth.runtime.keeper import PROTECTED, set_oom_score
+from berth.runtime.logfile import LogFile
+from berth.runtime.resolver_link import connect
+from berth.runtime.stdio import Stdio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from types import ModuleType
+    from typing import Any
+
+    from berth.runtime.channel import Message
+else:
+    import _signal
+
+HEAD = "iiii"
+HEAD_SIZE = calcsize(HEAD)
+MOST_DESCRIPTORS = 64
+# A launch that takes longer has hung: it is ended by its own alarm, and the engine cleans up.
+SECONDS = 60
+
+
+def read_request(fd: int) -> tuple[Message, Message]:
+    """The two parts of a request: about the shim, and the plan."""
+    head, plan = os.pread(fd, os.fstat(fd).st_size, 0).split(b"\n", 1)
+    return json.loads(head), json.loads(plan)
+
+
+def read_head(fd: int) -> Message:
+    """The part about the shim."""
+    head: Message = json.loads(os.pread(fd, os.fstat(fd).st_size, 0).split(b"\n", 1)[0])
+    return head
+
+
+def refuse(fd: int, failed: list[Any]) -> None:
+    """Answer a launch that failed."""
+    step, number, path = failed
+    sock = _socket.socket(fileno=fd)
+    try:
+        channel.send(sock, {"id": 0, "error": {"kind": "launch", "step": step, "errno": number, "path": path}})
+    except OSError:
+        # The engine has gone, and with it whoever wanted to know.
+        pass
+    sock.close()
+
+
+def run(launch: ModuleType, fds: list[int], shim: _socket.socket) -> None:
+    """Make the container of the request in `fds[1]`. Never returns."""
+    status = 1
+    try:
+        _signal.alarm(SECONDS)
+        os.setsid()
+        head, plan = read_request(fds[1])
+        Birth(launch, head, shim).run(plan, fds)
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+class Birth:
+    """One launch. `step` is what would be to blame for an OSError."""
+
+    def __init__(self, launch: ModuleType, head: Message, shim: _socket.socket) -> None:
+        self._launch = launch
+        self._head = head
+        self._shim = shim
+        self._id: str = head["id"]
+        self._run: str = head["run"]
+
+    def run(self, plan: Message, fds: list[int]) -> None:
+        """All of it."""
+        try:
+            stdio, listener = self._prepare()
+        except OSError as error:
+            self._fail(["shim", error.errno or 0, str(error.filename or error.strerror)], None, None)
+            return
+        work, failed = self._launch.make(plan, stdio.child)
+        if failed is None:
+            try:
+                self._tell(plan, work, stdio, listener, fds)
+                return
+            except OSError as error:
+                failed = ["shim", error.errno or 0, str(error.filename or error.strerror)]
+        self._fail(failed, plan["cgroup"], work)
+
+    def _prepare(self) -> tuple[Stdio, _socket.socket]:
+        head = self._head
+        for path in record.exit_paths(self._run, self._id, head["directory"]):
+            record.remove(path)
+        log = head["io"]["log"]
+        if log["driver"] != "none" and log["path"]:
+            LogFile(log["path"]).close()
+        return Stdio(head["io"]["terminal"], head["io"]["open_stdin"]), record.listen(self._run, self._id)
+
+    def _tell(self, plan: Message, work: Any, stdio: Stdio, listener: _socket.socket, fds: list[int]) -> None:
+        head = self._head
+        shim = os.getppid()
+        born: Message = {
+            "id": self._id,
+            "run": self._run,
+            "directory": head["directory"],
+            "pid": work.pid,
+            "started_at": time.time(),
+            "state": {**plan["state"], "pid": work.pid, "start_time": start_time(work.pid)},
+            "cgroup": plan["cgroup"],
+            "resolver": head["resolver"] if work.resolver else None,
+        }
+        self._write_run_file(born, shim)
+        watched = {"pidfd": work.pidfd, "listener": listener.fileno()}
+        rest = {f"resolver{number}": fd for number, fd in enumerate(work.resolver)}
+        held = stdio.held(work.console[0] if work.console else None)
+        if "stdin" in held:
+            rest["stdin"] = held.pop("stdin")
+        watched |= held
+        link = connect(born["resolver"], self._id, work.resolver) if born["resolver"] else None
+        if link is not None:
+            watched["link"] = link.fileno()
+        awake = bool(head["streams"]) or (link is None and bool(born["resolver"]))
+        born |= {
+            "names": [*watched, *rest],
+            "log": head["io"]["log"],
+            "stdin_once": head["io"]["stdin_once"],
+            "streams": len(head["streams"]),
+            "lowered": set_oom_score(str(shim), PROTECTED),
+        }
+        self._send(pack(HEAD, 1, work.joiner, len(watched), awake) + dumps(born), [*watched.values(), *rest.values()])
+        # The shim goes on when this process has ended, so nothing that it says can overtake the answer.
+        self._answer(fds[0], born, work.pidfd)
+
+    def _write_run_file(self, born: Message, shim: int) -> None:
+        document = {
+            "v": 1,
+            "shim": shim,
+            "shim_start": start_time(shim),
+            "pid_start": start_time(born["pid"]),
+            **{key: born[key] for key in ("id", "pid", "started_at", "cgroup", "state", "directory", "resolver")},
+        }
+        record.write(record.state_path(self._run, self._id), document)
+
+    def _send(self, data: bytes, fds: list[int]) -> None:
+        self._shim.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pack(f"{len(fds)}i", *fds))] if fds else [])
+
+    def _answer(self, fd: int, born: Message, pidfd: int) -> None:
+        result = {key: born[key] for key in ("pid", "started_at", "cgroup", "directory")}
+        sock = _socket.socket(fileno=fd)
+        try:
+            channel.send(sock, {"id": 0, "result": {**result, "exit": None, "execs": {}, "log_bytes_lost": 0}}, [pidfd])
+        except OSError:
+            # The engine has gone; the next one finds the container.
+            pass
+
+    def _fail(self, failed: list[Any], group: Message | None, work: Any) -> None:
+        record.remove(record.socket_path(self._run, self._id))
+        pid, joiner = (work.pid, work.joiner) if work is not None else (0, 0)
+        document = {"failed": failed, "cgroup": group, "pid": pid, "joiner": joiner, "streams": len(self._head["streams"])}
+        self._send(pack(HEAD, 0, 0, 0, 0) + dumps(document), [])
