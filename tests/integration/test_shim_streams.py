@@ -331,6 +331,11 @@ def test_a_container_that_runs_is_not_launched_again_nor_deleted():
     with_place(test)
 
 
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return {int(child) for child in file.read().split()}
+
+
 def private_dirty(pid):
     with open(f"/proc/{pid}/smaps_rollup") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
@@ -341,6 +346,8 @@ def test_a_shim_sleeps_and_stays_small_until_something_happens_to_it():
         request = place.request("sh", "-c", "sleep 1; echo woken; exec sleep 60")
         task = await engine.launch(request)
         shim = parent(task.pid)
+        await eventually(lambda: not children(shim) - {task.pid})
+        await asyncio.sleep(0.1)
         asleep = private_dirty(shim)
         assert asleep < 1000, f"{asleep} kB of its own"
         # As if the engine had gone, but not the launcher, whose memory the shim shares.
