@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+
+from berth.kernel.libc import check, libc
+
+PROC_SUPER_MAGIC = 0x9FA0
 
 
 def write_text(path: str, text: str, dir_fd: int | None = None) -> None:
@@ -26,3 +31,10 @@ def read_text(path: str, dir_fd: int | None = None) -> str:
         return b"".join(parts).decode(errors="surrogateescape")
     finally:
         os.close(fd)
+
+
+def filesystem_type(fd: int) -> int:
+    """The magic number of the filesystem that `fd` is on (fstatfs)."""
+    buffer = ctypes.create_string_buffer(256)
+    check(libc.fstatfs(fd, buffer), "fstatfs")
+    return int.from_bytes(buffer.raw[:8], "little")

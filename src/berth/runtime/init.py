@@ -17,7 +17,7 @@ from _socket import AF_INET, SOCK_DGRAM, SOCK_STREAM
 from _socket import socket as Socket
 
 from berth.kernel import capability, mount, namespace, netlink, nfnetlink, process, seccomp, terminal
-from berth.kernel.file import write_text
+from berth.kernel.file import PROC_SUPER_MAGIC, filesystem_type, write_text
 from berth.kernel.paths import make_directories_in_root, open_in_root
 from berth.runtime import reaper
 from berth.runtime.account import UnknownAccount, resolve
@@ -167,12 +167,26 @@ def _refuse_link(state: Init, target: str) -> None:
         raise Failure("mount", errno.ENOTDIR, target)
 
 
-def attach(state: Init, *, target: str, source: int) -> None:
+def attach(state: Init, *, target: str, source: int, inside_proc: bool) -> None:
     """What was opened outside: /dev, a bind mount and its submounts, a device node."""
+    if not inside_proc:
+        _refuse_proc(state, target)
     for below, fd, is_directory in state.sources[source]:
         _put(state, fd, f"{target}/{below}" if below else target, is_directory)
         if target == "/dev" and not below:
             state.null = fd
+
+
+def _refuse_proc(state: Init, target: str) -> None:
+    """A link of the image may lead to /proc; nothing is mounted there (CVE-2023-28642)."""
+    try:
+        fd = open_in_root(state.root, target, os.O_PATH)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    inside = filesystem_type(fd) == PROC_SUPER_MAGIC
+    os.close(fd)
+    if inside:
+        raise Failure("mount", errno.EPERM, f"{target}: it leads into /proc")
 
 
 def control_groups(state: Init, *, target: str, v1: list[list[str]], v2: str | None, attributes: int) -> None:

@@ -17,6 +17,7 @@ A plan is JSON. `describe` prints it as text, one line per action, which tests c
 
 from __future__ import annotations
 
+import posixpath
 import resource
 from base64 import b64encode
 from errno import EACCES, EISDIR, ENOENT, ENOEXEC, ENOTDIR
@@ -413,7 +414,8 @@ class _Mounts:
             "clear": options.clear,
             "propagation": options.propagation,
         }
-        self.steps.append(["attach", {"target": target, "source": self._source(entry)}])
+        inside = posixpath.normpath(target).startswith("/proc")
+        self.steps.append(["attach", {"target": target, "source": self._source(entry), "inside_proc": inside}])
 
     def _dev(self, options: mount_options.Options) -> None:
         self.own_dev = True
@@ -428,7 +430,7 @@ class _Mounts:
             if device.path.startswith("/dev/") and name.partition("/")[0] not in _OWN_NAMES:
                 nodes.append({"name": _inside(name, device.path), **_node(device)})
         source = {"kind": "dev", "step": "mount", "options": options.data, "attributes": options.attributes, "nodes": nodes}
-        self.steps.append(["attach", {"target": "/dev", "source": self._source(source)}])
+        self.steps.append(["attach", {"target": "/dev", "source": self._source(source), "inside_proc": False}])
 
     def _devices(self) -> None:
         """Nodes outside of a /dev of ours: each a mount of its own, since the root filesystem does not allow devices."""
@@ -436,7 +438,7 @@ class _Mounts:
             if self.own_dev and device.path.startswith("/dev/"):
                 continue
             source = {"kind": "node", "step": "device", "node": _node(device)}
-            self.steps.append(["attach", {"target": device.path, "source": self._source(source)}])
+            self.steps.append(["attach", {"target": device.path, "source": self._source(source), "inside_proc": False}])
 
     def _cgroup(self, target: str, options: mount_options.Options) -> None:
         if "cgroup" not in self.kinds:
@@ -475,8 +477,8 @@ def _node(device: Device) -> dict[str, Any]:
 
 def _check_proc(target: str, kind: str) -> None:
     """Nothing but a procfs may be at /proc: later writes there would go where the mount leads (CVE-2019-19921)."""
-    parts = [part for part in target.split("/") if part not in ("", ".")]
-    if ".." in parts or parts[:1] != ["proc"] or (len(parts) == 1 and kind == "proc"):
+    parts = [part for part in posixpath.normpath(target).split("/") if part]
+    if parts[:1] != ["proc"] or (len(parts) == 1 and kind == "proc"):
         return
     inside = "/".join(parts[1:])
     if inside not in _PROC_ALLOWED and not inside.startswith("net/dev"):

@@ -16,7 +16,7 @@ def check(name: str, value: str, namespaces: frozenset[str]) -> None:
     `namespaces` are those that are not the host's. Names may be written with dots or slashes.
     """
     plain = dotted(name)
-    if any(character in name + value for character in "\n\0+") or name != name.strip() or ".." in plain or "//" in name:
+    if any(character in name + value for character in "\n\0+") or not _plain_path(name):
         raise InvalidArgument(f"invalid sysctl {name!r}")
     if plain in _IPC or plain.startswith("fs.mqueue."):
         _require(name, "ipc", "IPC", namespaces)
@@ -28,6 +28,10 @@ def check(name: str, value: str, namespaces: frozenset[str]) -> None:
         raise InvalidArgument(f"sysctl {name}: use --hostname instead")
     else:
         raise InvalidArgument(f"sysctl {name} is not in a separate kernel namespace")
+
+
+def _plain_path(name: str) -> bool:
+    return name == name.strip() and all(part not in ("", ".", "..") for part in path(name).split("/"))
 
 
 def _require(name: str, kind: str, label: str, namespaces: frozenset[str]) -> None:
