@@ -7,6 +7,7 @@ redirect from https to http is refused. Cookies are not kept, netrc is not read,
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -68,11 +69,21 @@ def unreachable(method: str, url: str, error: BaseException) -> Unavailable:
         return Unavailable(
             f'{method.capitalize()} "{url}": {error.os_error}: if {host} speaks plain HTTP, list it as an insecure registry'
         )
-    reason = "timeout" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    reason = _reason(error, host)
     return Unavailable(
         f'{method.capitalize()} "{url}": {reason}: {host} cannot be reached from this host. Check its name and the '
         "network; without a way out, use a registry mirror, or load the image from an archive"
     )
+
+
+def _reason(error: BaseException, host: str) -> str:
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"dial tcp: lookup {host_name(host)}: no such host"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        return f"dial tcp {host}: connect: {os.strerror(error.os_error.errno).lower()}"
+    return str(error) or type(error).__name__
 
 
 class Transport:

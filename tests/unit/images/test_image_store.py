@@ -133,6 +133,9 @@ def test_an_image_with_children_stays_and_goes_with_the_last_of_them(world: Worl
     child = asyncio.run(world.make(B, tags=("child",), parent=base))
     with pytest.raises(Conflict, match="image has dependent child images"):
         asyncio.run(world.service.remove(base.id, force=True))
+    world.service.tag(base, parse("base"))
+    assert [r.untagged for r in asyncio.run(world.service.remove("base", force=True))] == ["base:latest"]
+    assert world.service.find(base.id) is not None
     records = asyncio.run(world.service.remove("child"))
     assert {r.deleted for r in records if r.deleted} == {child.id, base.id, chain_of(A), chain_of(A, B)}
 

@@ -30,6 +30,7 @@ class FakeRegistry:
     cuts: int = 0
     ignore_range: bool = False
     hang: bool = False
+    ranges: list[int] = field(default_factory=list)
     redirect_blobs_to: str = ""
     uploads_location: str = ""
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -178,6 +179,7 @@ class FakeRegistry:
         start = 0
         if "Range" in request.headers and not self.ignore_range:
             start = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            self.ranges.append(start)
         if request.method == "GET" and self.cuts > 0 and len(data) - start > self.cut_after:
             self.cuts -= 1
             return await self._cut(request, data[start : start + self.cut_after], start, len(data))

@@ -4,6 +4,7 @@ distribution and the auth endpoints, which ask registries."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -171,8 +172,9 @@ class ImageRoutes:
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
         await response.prepare(request)
         try:
-            async for piece in stream:
-                await response.write(piece)
+            async with aclosing(stream) as pieces:
+                async for piece in pieces:
+                    await response.write(piece)
         except BerthError:
             # The archive cannot be finished, and only a broken connection tells so once it has begun.
             if request.transport is not None:

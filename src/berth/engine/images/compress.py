@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
 
 from isal import isal_zlib
 
@@ -37,14 +39,15 @@ class GzipStream:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, _GZIP)
         waiting = bytearray()
-        async for piece in self._source:
-            waiting += piece
-            self.consumed += len(piece)
-            if len(waiting) >= _PIECE:
-                data = await asyncio.to_thread(self._compress, compressor, bytes(waiting))
-                waiting.clear()
-                if data:
-                    yield data
+        async with aclosing(cast(Any, self._source)) as pieces:
+            async for piece in pieces:
+                waiting += piece
+                self.consumed += len(piece)
+                if len(waiting) >= _PIECE:
+                    data = await asyncio.to_thread(self._compress, compressor, bytes(waiting))
+                    waiting.clear()
+                    if data:
+                        yield data
         data = self._compress(compressor, bytes(waiting)) + self._count(compressor.flush())
         yield data
 

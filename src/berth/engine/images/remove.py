@@ -100,7 +100,7 @@ class Remover:
         users = self._users(image)
         running = next((user for user in users if user.running), None)
         if running is not None:
-            raise _InUse(image.id, "cannot be forced", f"image is being used by running container {short_id(running.id)}")
+            raise _Conflict(image.id, "cannot be forced", f"image is being used by running container {short_id(running.id)}")
         if self._store.children(image.id):
             raise _Conflict(image.id, "cannot be forced", "image has dependent child images")
         if force:
@@ -108,19 +108,16 @@ class Remover:
         if references and self._store.names(image.id).all:
             raise _Conflict(image.id, "must be forced", "image is referenced in multiple repositories")
         if users:
-            raise _InUse(image.id, "must be forced", f"image is being used by stopped container {short_id(users[0].id)}")
+            raise _Conflict(image.id, "must be forced", f"image is being used by stopped container {short_id(users[0].id)}")
 
     async def _delete(
         self, image: Image, records: list[ImageDeleteResponseItem], *, force: bool, prune_parents: bool, quiet: bool
     ) -> None:
         try:
             self._check(image, force=force)
-        except _InUse:
-            if quiet:
-                return
-            raise
         except _Conflict:
-            if quiet and self._store.names(image.id).all:
+            # Somebody who removed a name got that; that the image itself is needed is no error then.
+            if quiet:
                 return
             raise
         for reference in self._store.names(image.id).all:
@@ -128,13 +125,7 @@ class Remover:
         await self.forget(image, records)
         parent = self._store.by_id(image.parent) if image.parent and prune_parents else None
         if parent is not None and not self._store.names(parent.id).all:
-            await self._delete_parent(parent, records)
-
-    async def _delete_parent(self, parent: Image, records: list[ImageDeleteResponseItem]) -> None:
-        try:
             await self._delete(parent, records, force=False, prune_parents=True, quiet=True)
-        except _Conflict as error:
-            log.debug("the untagged parent stays: %s", error.message)
 
     async def forget(self, image: Image, records: list[ImageDeleteResponseItem]) -> None:
         """Delete the image's row, then its content as far as nothing else needs it."""
@@ -204,12 +195,9 @@ class Remover:
                 continue
             sizes = {layer.chain_id: layer.size for layer in self._store.stack(image)}
             before = len(records)
-            try:
-                for reference in self._store.names(image.id).all:
-                    self._untag(image, reference, records)
-                await self._delete(image, records, force=False, prune_parents=True, quiet=True)
-            except _Conflict as error:
-                log.debug("not pruned: %s", error.message)
+            for reference in self._store.names(image.id).all:
+                self._untag(image, reference, records)
+            await self._delete(image, records, force=False, prune_parents=True, quiet=True)
             freed += sum(sizes.get(Digest(record.deleted or ""), 0) for record in records[before:])
         self._events.publish("image", "prune", "", {"reclaimed": str(freed)})
         return records, freed
@@ -218,10 +206,6 @@ class Remover:
 class _Conflict(Conflict):
     def __init__(self, image_id: str, how: str, why: str) -> None:
         super().__init__(f"conflict: unable to delete {short_id(image_id)} ({how}) - {why}")
-
-
-class _InUse(_Conflict):
-    pass
 
 
 def _single(names: tuple[Reference, ...]) -> bool:

@@ -11,7 +11,7 @@ diff id. The size of a member stands before its content, so such a tar is writte
 from __future__ import annotations
 
 import tarfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -77,7 +77,7 @@ class Saver:
         found = self._store.get(name)
         return [(found, bare if bare.digest is None else None)]
 
-    async def save(self, targets: list[tuple[Image, list[Reference]]]) -> AsyncIterator[bytes]:
+    async def save(self, targets: list[tuple[Image, list[Reference]]]) -> AsyncGenerator[bytes, None]:
         """The archive."""
         written: set[str] = set()
         manifests: list[Descriptor] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from berth.contract.image import Image, Progress
@@ -164,7 +164,7 @@ class ImageService:
 
     # Archives
 
-    def save(self, names: Sequence[str]) -> ByteStream:
+    def save(self, names: Sequence[str]) -> AsyncGenerator[bytes, None]:
         """Images as one tar, docker-archive and OCI layout at once. NotFound at once; the stream is made when it is read."""
         return self._saver.save(self._saver.targets(names))
 
