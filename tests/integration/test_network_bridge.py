@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
@@ -122,5 +123,29 @@ def test_udp_port_answers_from_the_published_address(tmp_path: Path) -> None:
             assert lab.lan.inside(ask) == b"HI"
             assert ask() == b"HI"
         await lab.stop("one")
+
+    in_lab(tmp_path, test)
+
+
+def test_udp_flows_follow_the_port(tmp_path: Path) -> None:
+    async def test(lab: Lab) -> None:
+        def client_socket() -> socket.socket:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.bind((LAN_ADDRESS, 40000))
+            sock.settimeout(2)
+            return sock
+
+        with lab.lan.inside(client_socket) as client:
+            # A flow from before the port was published, and then one to a container that has gone.
+            client.sendto(b"early", (HOST_ADDRESS, 5353))
+            for name in ("one", "two"):
+                await lab.run("spare" + name)
+                container = await lab.run(name, ports={"53/udp": [("", "5353")]})
+                await asyncio.sleep(0.2)
+                with container.listen_udp(53) as server:
+                    client.sendto(name.encode(), (HOST_ADDRESS, 5353))
+                    assert server.recvfrom(100) == (name.encode(), (LAN_ADDRESS, 40000))
+                await lab.stop(name)
+                await asyncio.sleep(0.2)
 
     in_lab(tmp_path, test)

@@ -67,6 +67,7 @@ class Attacher:
         self._files = Files(config, catalog)
         self._facts: dict[str, ContainerFacts] = {}
         self._pids: dict[str, int] = {}
+        self._flushing: set[asyncio.Task[None]] = set()
         resolver.restarted = self._serve_again
         self._has_ipv6 = os.path.isdir("/proc/sys/net/ipv6")
 
@@ -83,20 +84,27 @@ class Attacher:
             rows = self._endpoints(facts, networks, undo, resolver=dns)
             ports, sockets = self._ports(facts, networks, rows, undo)
             hosts, resolv = self._files.contents(facts, networks, rows, embedded=dns)
-            await self._commit(facts, rows, ports, undo)
+            self._commit(facts, rows, ports, undo)
             undo.pop_all()
         plan = None if shares_namespace(mode) else self._plan(networks, rows, {port.network_id for port in ports}, dns=dns)
         return Attachment(plan=plan, reserved=tuple(s.detach() for s in sockets), hosts=hosts, resolv_conf=resolv)
 
-    async def _commit(self, facts: ContainerFacts, rows: list[Endpoint], ports: list[Published], undo: ExitStack) -> None:
-        udp = {port.port for port in ports if port.protocol == "udp"}
-        if udp:
-            await asyncio.to_thread(flush_udp, udp, set[bytes]())
+    def _commit(self, facts: ContainerFacts, rows: list[Endpoint], ports: list[Published], undo: ExitStack) -> None:
         undo.callback(self._uncommit, facts.id, [row.network_id for row in rows])
         self._catalog.put_endpoints(rows)
         self._catalog.put_ports(facts.id, ports)
         self._fabric.publish(ports)
+        self.flush_udp(ports)
         self.tell_resolver(facts.id)
+
+    def flush_udp(self, ports: Sequence[Published]) -> None:
+        """Forget, in the background, the UDP flows of ports that have come or gone: they would go on the old way."""
+        udp = [port for port in ports if port.protocol == "udp"]
+        if udp:
+            numbers, targets = {p.port for p in udp}, {ip_address(p.target).packed for p in udp}
+            task = asyncio.ensure_future(_flush(numbers, targets))
+            self._flushing.add(task)
+            task.add_done_callback(self._flushing.discard)
 
     def _uncommit(self, container_id: str, network_ids: list[str]) -> None:
         self._fabric.unpublish(self._catalog.drop_ports(container_id))
@@ -325,6 +333,13 @@ class Attacher:
         """Drop what is remembered of a container that has ended."""
         self._facts.pop(container_id, None)
         self._pids.pop(container_id, None)
+
+
+async def _flush(ports: set[int], addresses: set[bytes]) -> None:
+    try:
+        await asyncio.to_thread(flush_udp, ports, addresses)
+    except OSError as error:
+        log.warning("connection tracking entries of published ports could not be flushed: %s", error)
 
 
 def _host_addresses(network: NetworkRecord, entry: Live, asked: str) -> list[str]:

@@ -12,7 +12,6 @@ import asyncio
 import builtins
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import ip_address
 
 import msgspec
 
@@ -26,7 +25,6 @@ from berth.engine.network_definition import Definitions, host_lock, inspection, 
 from berth.engine.network_view import network_settings
 from berth.engine.network_wish import check_container, check_wish, completed, mode_of, shares_namespace, wanted
 from berth.errors import BerthError, Conflict, Forbidden, NotFound
-from berth.kernel.conntrack import flush_udp
 from berth.model.filters import Filters
 from berth.network import bridge, host, parent
 from berth.network.fabric import Fabric
@@ -213,18 +211,18 @@ class NetworkService:
 
     async def release(self, container_id: str) -> None:
         """Give everything back that attach took. Idempotent."""
-        gone = await self._release(container_id)
+        gone = self._release(container_id)
         for network in gone:
             self._event("disconnect", network, container_id)
 
-    async def _release(self, container_id: str) -> Sequence[NetworkRecord]:
+    def _release(self, container_id: str) -> Sequence[NetworkRecord]:
         rows = [row for row in self._catalog.of_container(container_id).values() if row.live]
         ports = self._catalog.drop_ports(container_id)
         self._fabric.unpublish(ports)
         drop_live(self._catalog, rows)
         self._resolver.drop(container_id)
         self._attacher.forget(container_id)
-        await _flush(ports)
+        self._attacher.flush_udp(ports)
         return [self._catalog.networks[row.network_id] for row in rows if row.network_id in self._catalog.networks]
 
     async def connect(self, facts: ContainerFacts, network: str, settings: EndpointSettings, pid: int | None) -> None:
@@ -294,7 +292,7 @@ class NetworkService:
         alive = {facts.id for facts, _ in running}
         attached = {key for key, rows in self._catalog.endpoints.items() if any(row.live for row in rows.values())}
         for container_id in (attached | set(self._catalog.ports)) - alive:
-            await self._release(container_id)
+            self._release(container_id)
         await self._attacher.restore(running)
 
     def _event(self, action: str, record: NetworkRecord, container_id: str = "") -> None:
@@ -302,13 +300,3 @@ class NetworkService:
         if container_id:
             attributes["container"] = container_id
         self._events.publish("network", action, record.id, attributes)
-
-
-async def _flush(ports: Sequence[Published]) -> None:
-    """UDP flows of ports that are gone would go on to whoever gets the address next."""
-    udp = [port for port in ports if port.protocol == "udp"]
-    if udp:
-        try:
-            await asyncio.to_thread(flush_udp, {p.port for p in udp}, {ip_address(p.target).packed for p in udp})
-        except OSError as error:
-            log.warning("connection tracking entries of removed ports could not be flushed: %s", error)

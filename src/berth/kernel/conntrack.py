@@ -35,18 +35,16 @@ def _endpoints(raw: bytes) -> tuple[int, bytes, bytes, int, int]:
 
 def flush_udp(ports: Collection[int], addresses: Collection[bytes]) -> int:
     """Forget UDP flows to one of these (host) ports, or answered by one of these addresses. Returns how many there were."""
-    count = 0
-    for family in (2, 10):
-        found = []
-        for body in dump(NETLINK_NETFILTER, _GET, pack("BBH", family, 0, 0)):
-            entry = attributes(body, 4)
-            if _ORIGINAL not in entry or _REPLY not in entry:
-                continue
-            protocol, _, _, _, port = _endpoints(entry[_ORIGINAL])
-            if protocol == _UDP and (port in ports or _endpoints(entry[_REPLY])[1] in addresses):
-                found.append(entry)
-        count += sum(_forget(family, entry) for entry in found)
-    return count
+    found = []
+    # One dump of both families: the kernel walks its whole table (262,144 buckets, 25 ms) however little is in it.
+    for body in dump(NETLINK_NETFILTER, _GET, pack("BBH", 0, 0, 0)):
+        entry = attributes(body, 4)
+        if _ORIGINAL not in entry or _REPLY not in entry:
+            continue
+        protocol, _, _, _, port = _endpoints(entry[_ORIGINAL])
+        if protocol == _UDP and (port in ports or _endpoints(entry[_REPLY])[1] in addresses):
+            found.append((body[0], entry))
+    return sum(_forget(family, entry) for family, entry in found)
 
 
 def _forget(family: int, entry: dict[int, bytes]) -> bool:

@@ -7,13 +7,13 @@ nf_tables attributes are big-endian. Constants are those of linux/netfilter/nf_t
 
 from __future__ import annotations
 
-import os
 from struct import pack, unpack_from
 
-from berth.kernel.netlink import ACK, CREATE, EXCL, attribute, message, open_socket
+from berth.kernel.netlink import ACK, CREATE, EXCL, attribute, message, open_socket, talk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket as Socket
     from collections.abc import Sequence
 
 NETLINK_NETFILTER = 12
@@ -22,7 +22,7 @@ _SUBSYSTEM = 10 << 8
 _NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _NEWSETELEM, _DELSETELEM = 0, 2, 3, 6, 12, 14
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NESTED = 0x8000
-_ERROR = 2
+_MSG_DONTWAIT = 0x40
 
 _HOOK_OUTPUT, _HOOK_POSTROUTING = 3, 4
 _REGISTER_1, _REGISTER_2 = 1, 2
@@ -50,8 +50,12 @@ def _nest(kind: int, *parts: bytes) -> bytes:
     return attribute(kind | _NESTED, b"".join(parts))
 
 
-def batch(messages: Sequence[bytes], what: str) -> None:
-    """Carry out the messages as one transaction. OSError about `what` with the first failure."""
+def batch(messages: Sequence[bytes], what: str, sock: Socket | None = None) -> None:
+    """Carry out the messages as one transaction. OSError about `what` with the first failure.
+
+    Whoever removes things gives a socket that stays open: the kernel lets a netfilter socket close only when everything that
+    was removed has been freed, which takes an RCU grace period (13 ms).
+    """
     if not messages:
         return
     last = bytearray(messages[-1])
@@ -59,19 +63,24 @@ def batch(messages: Sequence[bytes], what: str) -> None:
     last[6:8] = pack("H", flags | ACK)
     data = message(_BATCH_BEGIN, 0, _header(0, 10)) + b"".join(messages[:-1]) + bytes(last)
     data += message(_BATCH_END, 0, _header(0, 10))
+    if sock is not None:
+        _exchange(sock, data, what)
+        return
     sock = open_socket(NETLINK_NETFILTER)
     try:
-        sock.send(data)
-        while True:
-            answer = sock.recv(65536)
-            if unpack_from("H", answer, 4)[0] != _ERROR:
-                continue
-            number = -unpack_from("i", answer, 16)[0]
-            if number:
-                raise OSError(number, os.strerror(number), what)
-            return
+        _exchange(sock, data, what)
     finally:
         sock.close()
+
+
+def _exchange(sock: Socket, data: bytes, what: str) -> None:
+    # A failed batch is answered by one message per failure: what is left of an earlier one is not ours.
+    while True:
+        try:
+            sock.recv(65536, _MSG_DONTWAIT)
+        except BlockingIOError:
+            break
+    talk(sock, data, what)
 
 
 def new_table(family: int, table: str) -> bytes:

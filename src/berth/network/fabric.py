@@ -10,11 +10,13 @@ import asyncio
 import errno
 import logging
 import threading
+from _socket import socket
 from collections.abc import Iterable
 
 from berth.errors import BerthError
 from berth.kernel import netlink
-from berth.kernel.nfnetlink import FAMILY_INET, batch, element
+from berth.kernel.netlink import open_socket
+from berth.kernel.nfnetlink import FAMILY_INET, NETLINK_NETFILTER, batch, element
 from berth.network import bridge, foreign, host
 from berth.network.firewall import BridgeRules, element_of, rule_set
 from berth.network.nftables import Nftables, RuleError
@@ -37,6 +39,7 @@ class Fabric:
         # Held while the set of ports and the kernel's maps are changed together: rules are loaded in a thread.
         self._elements = threading.Lock()
         self._watch: RuleWatch | None = None
+        self._netlink: socket | None = None
         self._mending: set[asyncio.Task[None]] = set()
         self._loaded = ""
         self.blocking: list[foreign.ForeignChain] = []
@@ -124,7 +127,9 @@ class Fabric:
         for port in ports:
             name, key, value = element_of(port)
             messages.append(element(FAMILY_INET, self.table, name, key, value if add else None, add=add))
-        batch(messages, f"nf_tables: {self.table}")
+        if self._netlink is None:
+            self._netlink = open_socket(NETLINK_NETFILTER)
+        batch(messages, f"nf_tables: {self.table}", self._netlink)
 
     def _schedule(self) -> None:
         task = asyncio.ensure_future(self._mend_quietly())
@@ -173,6 +178,9 @@ class Fabric:
         if self._watch:
             self._watch.close()
             self._watch = None
+        if self._netlink:
+            self._netlink.close()
+            self._netlink = None
         for task in self._mending:
             task.cancel()
 
