@@ -15,6 +15,7 @@ import msgspec
 
 from berth.errors import Unauthenticated, Unavailable
 from berth.model.reference import DEFAULT_DOMAIN, Reference
+from berth.registry.certificate import CERTIFICATES, host_context
 from berth.registry.client import RegistryClient
 from berth.registry.credential import NOBODY, Credentials, credentials_of, domain_of
 from berth.registry.endpoint import Endpoint, endpoint, endpoints
@@ -27,7 +28,7 @@ _MAX_SEARCH = 4 * 1024 * 1024
 
 class Registries:
     """What the engine was told about registries. `delay` is the first pause between tries, `read_seconds` how long a
-    registry may be silent."""
+    registry may be silent, `certificates` are directories with a folder for each host that has authorities of its own."""
 
     def __init__(
         self,
@@ -36,18 +37,13 @@ class Registries:
         *,
         delay: float = 0.5,
         read_seconds: float = READ_SECONDS,
+        certificates: Sequence[str] = CERTIFICATES,
     ) -> None:
         self._read_seconds = read_seconds
         self._mirrors = tuple(mirrors)
         self._insecure = tuple(insecure)
         self._delay = delay
-        self._tls: ssl.SSLContext | None = None
-
-    def _context(self) -> ssl.SSLContext:
-        # Reading the host's trust store takes tens of milliseconds, so it is done once, at the first need.
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
+        self._certificates = tuple(certificates)
 
     @asynccontextmanager
     async def open(
@@ -65,7 +61,7 @@ class Registries:
             ]
 
     def _tls_for(self, place: Endpoint) -> ssl.SSLContext | None:
-        return self._context() if "https" in place.schemes else None
+        return host_context(place.host, self._certificates) if "https" in place.schemes and place.verify else None
 
     async def login(self, auth: AuthConfig) -> str:
         """Check credentials. The identity token, where the registry gives one. Unauthenticated, Unavailable."""

@@ -184,9 +184,10 @@ class Transport:
             raise Unavailable(f"the registry {self.endpoint.host} gave an address that cannot be used: {error}") from error
 
     def _certificate_check(self, url: str) -> ssl.SSLContext | bool:
-        if not self.endpoint.verify and urlsplit(url).netloc == self.endpoint.host:
-            return False
-        return self._tls if self._tls is not None else True
+        if urlsplit(url).netloc != self.endpoint.host:
+            # What is set up for the registry, a client certificate above all, is not for where it sends us.
+            return True
+        return self._tls or self.endpoint.verify
 
     async def _find_scheme(self) -> None:
         """The first scheme that the endpoint answers to; only endpoints that may be spoken to in HTTP have two."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -13,7 +14,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from berth.errors import Forbidden, Unavailable
+from berth.errors import Forbidden, InvalidArgument, Unavailable
+from berth.registry.certificate import host_context
 from berth.registry.credential import Credentials
 from berth.registry.endpoint import Endpoint
 from berth.registry.transport import Transport, new_session, proxy_for
@@ -42,15 +44,21 @@ async def served(seen: list[str], tls: ssl.SSLContext | None = None, location: s
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A server's context with a certificate that nobody vouches for."""
-    directory: Path = tmp_path_factory.mktemp("tls")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that nobody vouches for, and its key."""
+    directory = tmp_path_factory.mktemp("tls")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
          "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
          "-keyout", str(directory / "key"), "-out", str(directory / "cert")],
         check=True, capture_output=True,
     )  # fmt: skip
+    return directory
+
+
+@pytest.fixture(scope="module")
+def certificate(directory: Path) -> ssl.SSLContext:
+    """A server's context with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "cert", directory / "key")
     return context
@@ -110,3 +118,20 @@ def test_proxies_are_not_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "intern.example.com")
     assert proxy_for("https://registry.example.com/v2/") == "http://proxy:3128"
     assert proxy_for("https://127.0.0.1:5000/v2/") is None and proxy_for("https://intern.example.com/v2/") is None
+
+
+def test_a_registry_may_have_an_authority_of_its_own(directory: Path, certificate: ssl.SSLContext, tmp_path: Path) -> None:
+    async def work() -> None:
+        seen: list[str] = []
+        async with served(seen, certificate) as host, new_session() as session:
+            (tmp_path / host).mkdir()
+            assert host_context(host, (str(tmp_path),)) is None
+            shutil.copy(directory / "cert", tmp_path / host / "ca.crt")
+            tls = host_context(host, ("/nowhere", str(tmp_path)))
+            async with Transport(session, Endpoint(host), ME, (), tls).request("GET", "/v2/"):
+                pass
+            (tmp_path / host / "ca.crt").write_text("nonsense")
+            with pytest.raises(InvalidArgument, match="cannot be read"):
+                host_context(host, (str(tmp_path),))
+
+    asyncio.run(work())
