@@ -52,7 +52,19 @@ def _image(document: Document, version: Version) -> Document:
     return document
 
 
+def _container(document: Document, version: Version) -> Document:
+    """Before 1.45 an endpoint of a user-defined network had the container's short id among its aliases; Compose 1 looks there
+    to see whether a container is connected."""
+    networks = document.get("NetworkSettings", {}).get("Networks") or {}
+    if version < (1, 45):
+        for name, endpoint in networks.items():
+            if name not in ("bridge", "host", "none"):
+                endpoint["Aliases"] = list(dict.fromkeys([*(endpoint.get("Aliases") or []), document["Id"][:12]]))
+    return document
+
+
 ADAPTERS: dict[tuple[str, str], Adapter] = {
+    ("GET", "/containers/{id}/json"): _container,
     ("GET", "/images/{name:.+}/json"): _image,
 }
 """By method and path of the route."""
