@@ -6,6 +6,7 @@ own; a later one is the last object of the stream, which Docker's clients look f
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -46,7 +47,8 @@ class JsonLines:
         await self.send({"errorDetail": {"message": error.message}, "error": error.message})
 
     async def close(self) -> web.StreamResponse:
-        """End the answer."""
+        """End the answer. A client that has read what it wanted and is gone by then has missed nothing."""
         response = await self.start()
-        await response.write_eof()
+        with suppress(ConnectionError):
+            await response.write_eof()
         return response
