@@ -135,6 +135,8 @@ def _target(state: Init, path: str, is_directory: bool) -> int:
 def _put(state: Init, fd: int, path: str, is_directory: bool = True) -> None:
     target = _target(state, path, is_directory)
     try:
+        if os.path.samestat(os.fstat(target), os.fstat(state.root)):
+            raise Failure("mount", errno.EINVAL, f"{path}: it leads to the root")
         mount.move_mount(fd, target)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None

@@ -376,7 +376,7 @@ class _Mounts:
 
     def _mount(self, entry: Mount) -> None:
         target = entry.destination
-        if not target.startswith("/") or target.rstrip("/") == "" or "\0" in target:
+        if not target.startswith("/") or posixpath.normpath(target).strip("/") == "" or "\0" in target:
             raise InvalidArgument(f"invalid mount destination {target!r}: it must be absolute and not the root")
         options = mount_options.parse(entry.options, target)
         kind = entry.type or ("bind" if options.bind else "")

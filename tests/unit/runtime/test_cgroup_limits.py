@@ -1,0 +1,171 @@
+"""Limits as control group files, and readings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from berth.kernel import bpf
+from berth.model.oci import BlockIO, Cpu, DeviceRule, Memory, Pids, Resources, ThrottleDevice
+from berth.runtime import cgroup, cgroup_limits, cgroup_stats
+
+V1 = ("cpu", "cpuset", "memory", "pids", "blkio")
+V2 = ("cpu", "cpuset", "memory", "pids", "io")
+
+
+def values(resources: Resources, *, v2: bool) -> dict[str, str]:
+    writes = cgroup_limits.writes(resources, () if v2 else V1, V2 if v2 else ())
+    return {name: value for _, name, value, _ in writes}
+
+
+@pytest.mark.parametrize(("shares", "weight"), [(2, 1), (1024, 39), (262144, 10000), (0, 100), (1, 1), (10**9, 10000)])
+def test_shares_to_weight(shares: int, weight: int) -> None:
+    assert cgroup_limits.shares_to_weight(shares) == weight
+
+
+@pytest.mark.parametrize(("weight", "io"), [(10, 1), (500, 4950), (1000, 10000)])
+def test_blkio_weight(weight: int, io: int) -> None:
+    assert cgroup_limits.blkio_to_io_weight(weight) == io
+
+
+@pytest.mark.parametrize(
+    ("memory", "one", "two"),
+    [
+        (
+            Memory(limit=100, swap=200),
+            {"memory.limit_in_bytes": "100", "memory.memsw.limit_in_bytes": "200"},
+            {"memory.max": "100", "memory.swap.max": "100"},
+        ),
+        (
+            Memory(limit=100, swap=100),
+            {"memory.limit_in_bytes": "100", "memory.memsw.limit_in_bytes": "100"},
+            {"memory.max": "100", "memory.swap.max": "0"},
+        ),
+        (
+            Memory(limit=100, swap=-1),
+            {"memory.limit_in_bytes": "100", "memory.memsw.limit_in_bytes": "-1"},
+            {"memory.max": "100", "memory.swap.max": "max"},
+        ),
+        (Memory(limit=-1), {"memory.limit_in_bytes": "-1"}, {"memory.max": "max"}),
+        (Memory(reservation=5), {"memory.soft_limit_in_bytes": "5"}, {"memory.low": "5"}),
+        (Memory(limit=0), {}, {}),
+    ],
+)
+def test_memory_and_swap(memory: Memory, one: dict[str, str], two: dict[str, str]) -> None:
+    assert values(Resources(memory=memory), v2=False) == one
+    assert values(Resources(memory=memory), v2=True) == two
+
+
+def test_cpu() -> None:
+    cpu = Resources(cpu=Cpu(shares=1024, quota=50000, period=100000, cpus="0-1"))
+    assert values(cpu, v2=False) == {
+        "cpu.shares": "1024",
+        "cpu.cfs_period_us": "100000",
+        "cpu.cfs_quota_us": "50000",
+        "cpuset.cpus": "0-1",
+    }
+    assert values(cpu, v2=True) == {"cpu.weight": "39", "cpu.max": "50000 100000", "cpuset.cpus": "0-1"}
+    assert values(Resources(cpu=Cpu(quota=-1)), v2=True) == {"cpu.max": "max 100000"}
+
+
+def test_pids_and_block_io() -> None:
+    assert values(Resources(pids=Pids(limit=-1)), v2=True) == {"pids.max": "max"}
+    assert values(Resources(pids=Pids(limit=0)), v2=True) == {}
+    block = Resources(block_io=BlockIO(throttle_read_bps_device=[ThrottleDevice(major=8, minor=0, rate=5)]))
+    assert values(block, v2=False) == {"blkio.throttle.read_bps_device": "8:0 5"}
+    assert values(block, v2=True) == {"io.max": "8:0 rbps=5"}
+
+
+def test_device_rules() -> None:
+    rules = cgroup_limits.device_rules(
+        [DeviceRule(allow=False, access="rwm"), DeviceRule(allow=True, type="c", major=10, minor=200)]
+    )
+    writes = [(name, value) for _, name, value, _ in cgroup_limits.device_writes(rules)]
+    assert writes[0] == ("devices.deny", "a")
+    assert writes[-1] == ("devices.allow", "c 10:200 rwm")
+    assert ("devices.allow", "c 136:* rwm") in writes
+    assert cgroup_limits.device_rules([DeviceRule(allow=True, access="rwm")]) == []
+
+
+def decide(rules: list[tuple[bool, str, int | None, int | None, str]], kind: int, access: int, major: int, minor: int) -> int:
+    """Run a device program in a small interpreter of the instructions that it uses."""
+    code = bpf.device_program(rules)
+    registers = [0] * 11
+    context = {0: kind | access << 16, 4: major, 8: minor}
+    position = 0
+    while True:
+        raw = code[position * 8 : position * 8 + 8]
+        op, dst, src = raw[0], raw[1] & 15, raw[1] >> 4
+        offset, value = int.from_bytes(raw[2:4], "little", signed=True), int.from_bytes(raw[4:8], "little", signed=True)
+        position += 1
+        if op == 0x61:
+            registers[dst] = context[offset]
+        elif op == 0xBF:
+            registers[dst] = registers[src]
+        elif op == 0xB7:
+            registers[dst] = value
+        elif op == 0x57:
+            registers[dst] &= value
+        elif op == 0x77:
+            registers[dst] >>= value
+        elif op == 0x55:
+            position += offset if registers[dst] != value else 0
+        elif op == 0x95:
+            return registers[0]
+
+
+def test_device_program_decides_as_the_rules_say() -> None:
+    rules = cgroup_limits.device_rules(
+        [
+            DeviceRule(allow=False, access="rwm"),
+            DeviceRule(allow=True, type="c", major=10, minor=200, access="rw"),
+            DeviceRule(allow=True, type="b", major=8, access="r"),
+            DeviceRule(allow=False, type="b", major=8, minor=1, access="r"),
+        ]
+    )
+    char, block, make, read, write = 2, 1, 1, 2, 4
+    assert decide(rules, char, read | write, 1, 3) == 1
+    assert decide(rules, char, read, 1, 11) == 0
+    assert decide(rules, char, make, 1, 11) == 1
+    assert decide(rules, char, read, 10, 200) == 1
+    assert decide(rules, block, read, 10, 200) == 0
+    assert decide(rules, block, read, 8, 0) == 1
+    assert decide(rules, block, read | write, 8, 0) == 0
+    assert decide(rules, block, read, 8, 1) == 0
+
+
+def test_io_readings() -> None:
+    text = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n"
+    found = cgroup_stats.parse_io(text)
+    assert (8, 0, "write", 2) in found["io_service_bytes_recursive"]
+    assert (8, 0, "read", 3) in found["io_serviced_recursive"]
+    assert cgroup_stats.parse_blkio("8:0 Read 4096\nTotal 4096\n") == [(8, 0, "read", 4096)]
+
+
+def test_v2_readings_from_files(tmp_path: Path) -> None:
+    group = {"path": "/g", "roots": {}, "v2": str(tmp_path), "enabled": []}
+    (tmp_path / "g").mkdir()
+    for name, text in {
+        "cpu.stat": "usage_usec 5\nuser_usec 2\nsystem_usec 3\nnr_throttled 1\n",
+        "memory.current": "100\n",
+        "memory.max": "max\n",
+        "memory.stat": "anon 7\n",
+        "memory.events": "oom 1\noom_kill 2\n",
+        "pids.current": "3\n",
+        "pids.max": "9\n",
+    }.items():
+        (tmp_path / "g" / name).write_text(text)
+    stats = cgroup_stats.read(group)
+    assert (stats.cpu_total, stats.cpu_user, stats.throttled_periods) == (5000, 2000, 1)
+    assert (stats.memory_usage, stats.memory_limit, stats.memory_stats) == (100, 0, {"anon": 7})
+    assert (stats.pids_current, stats.pids_limit) == (3, 9)
+    assert cgroup.oom_kills(group) == 2
+
+
+def test_layout_reads_this_host() -> None:
+    roots, v2, enabled = cgroup.layout()
+    assert all(os.path.isdir(path) for path in roots.values())
+    assert v2 is None or os.path.exists(v2 + "/cgroup.procs")
+    assert v2 is not None or not enabled
