@@ -16,7 +16,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 from berth.build.stream import decompressed, is_compressed, is_tar
 from berth.errors import DataLoss, InvalidArgument, ResourceExhausted
@@ -159,10 +159,13 @@ def unpack(reader: io.BufferedReader, root: str, dockerfile: str = "Dockerfile")
                 raise InvalidArgument("the build context is neither a tar archive nor a Dockerfile")
             _Unpacker(context).add_file(dockerfile, 0o644, 0, io.BytesIO(data))
             return context
-        with tarfile.open(fileobj=decompressed(reader), mode="r|", errorlevel=2) as archive:
+        source = _Completed(decompressed(reader))
+        with tarfile.open(fileobj=cast(BinaryIO, source), mode="r|", errorlevel=2) as archive:
             unpacker = _Unpacker(context)
             for member in archive:
                 unpacker.add(archive, member)
+                if member.isreg() and member.offset_data + member.size > source.real:
+                    raise InvalidArgument(f"the build context is cut off in {member.name!r}")
             unpacker.finish()
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise InvalidArgument(f"the build context is not a readable tar archive: {error}") from error
@@ -173,6 +176,25 @@ def unpack(reader: io.BufferedReader, root: str, dockerfile: str = "Dockerfile")
             raise InvalidArgument(f"the build context is damaged: {error}") from error
         raise DataLoss(f"the build context could not be unpacked: {error}") from error
     return context
+
+
+class _Completed:
+    """A tar without its end: clients send some that stop after the last byte of the last file. `real` counts what was there."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self.real = 0
+        self._tail: bytes | None = None
+
+    def read(self, size: int) -> bytes:
+        if self._tail is None:
+            data = self._source.read(size)
+            self.real += len(data)
+            if data:
+                return data
+            self._tail = b"\0" * (-self.real % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+        data, self._tail = self._tail[:size], self._tail[size:]
+        return data
 
 
 class _Unpacker:

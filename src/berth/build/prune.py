@@ -27,8 +27,11 @@ class Pruner:
 
     async def records(self) -> list[CacheRecord]:
         """One record for each step that made a layer, and for each cache mount. Bytes are those of content."""
-        layers = [record for record in self._layer_records() if record.size is not None]
-        return layers + await self._mount_records()
+        layers: dict[str, CacheRecord] = {}
+        for item, record in zip(self._cache.list(), self._layer_records(), strict=True):
+            if item.record.chain_id is not None:
+                layers.setdefault(item.record.chain_id, record)
+        return [*layers.values(), *await self._mount_records()]
 
     async def prune(self, filters: Filters, *, everything: bool, keep: int = 0) -> tuple[list[str], int]:
         """Forget what no running build uses; without `everything`, only what is in no image. At least `keep` bytes of the
@@ -41,7 +44,7 @@ class Pruner:
             if record.in_use or (record.shared and not everything) or not _matches(record, filters, now):
                 continue
             size = record.size or 0
-            if kept + size <= keep:
+            if keep and kept + size <= keep:
                 kept += size
                 continue
             (mounts if record.type == MOUNT else layers).append(record)

@@ -155,6 +155,7 @@ class BuildService:
     ) -> None:
         unused = _unused_arguments(planned, options)
         if options.quiet:
+            await progress.send({"aux": {"ID": image.id}})
             await progress.send({"stream": f"{image.id}\n"})
             return
         if unused:
@@ -198,6 +199,7 @@ class BuildService:
 
     async def prune(self, filters: Filters, *, everything: bool, keep: int = 0) -> tuple[list[str], int]:
         """See Pruner.prune."""
+        await self._sweep()
         return await self._pruner.prune(filters, everything=everything, keep=keep)
 
     async def _sweep(self) -> None:

@@ -57,6 +57,11 @@ def test_a_bare_dockerfile(root: str) -> None:
     assert unpack(reader(b"FROM scratch\n"), root).read("Dockerfile") == b"FROM scratch\n"
 
 
+def test_an_archive_without_its_end_is_read(root: str) -> None:
+    whole = archive(("a", {}, b"x" * 700))
+    assert unpack(reader(whole[: 512 + 700]), root).read("a") == b"x" * 700
+
+
 LINK = {"type": tarfile.SYMTYPE}
 HARD = {"type": tarfile.LNKTYPE}
 
@@ -92,7 +97,16 @@ def test_a_link_may_be_replaced_and_is_not_written_through(root: str) -> None:
     assert Path(root, "../canary").read_text() == "alive"
 
 
-@pytest.mark.parametrize("data", [b"\x1f\x8bgarbage", archive(("a", {}, b"x" * 2000))[:1500], b"\0" * 100 + b"FROM", b"BZhxxxx"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x1f\x8bgarbage",
+        archive(("a", {}, b"x" * 2000))[:1500],
+        archive(("a", {}, b"x" * 700))[:1211],
+        b"\0" * 100 + b"FROM",
+        b"BZhxxxx",
+    ],
+)
 def test_damaged_archives(root: str, data: bytes) -> None:
     with pytest.raises(InvalidArgument):
         unpack(reader(data), root)
