@@ -43,18 +43,15 @@ def parse(component: str) -> tuple[int, int]:
 
 
 def _image(document: Document, version: Version) -> Document:
-    """Docker dropped an image's Container and ContainerConfig in 1.45 and VirtualSize in 1.44; clients of 1.41 read them."""
-    if version >= (1, 45):
-        for name in ("Container", "ContainerConfig"):
-            document.pop(name, None)
+    """Docker dropped an image's VirtualSize in 1.44. Container and ContainerConfig, dropped in 1.45, stay in every version:
+    docker-compose 1.29 takes the newest version that the server offers and reads them all the same."""
     if version >= (1, 44):
         document.pop("VirtualSize", None)
     return document
 
 
 def _container(document: Document, version: Version) -> Document:
-    """Before 1.45 an endpoint of a user-defined network had the container's short id among its aliases; Compose 1 looks there
-    to see whether a container is connected."""
+    """Before 1.45 an endpoint of a user-defined network had the container's short id among its aliases."""
     networks = document.get("NetworkSettings", {}).get("Networks") or {}
     if version < (1, 45):
         for name, endpoint in networks.items():
