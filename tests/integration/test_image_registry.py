@@ -232,3 +232,29 @@ def test_skopeo_reads_what_we_save_and_we_load_what_skopeo_writes(host: Host, tm
         assert list((host.root / "ingest").iterdir()) == []
 
     run(work())
+
+
+def test_pulls_and_removals_at_the_same_time(host: Host, tmp_path: Path) -> None:
+    with registry(tmp_path / "registry") as address:
+        name = f"{address}/app:1"
+
+        async def remove() -> None:
+            for _ in range(20):
+                with contextlib.suppress(NotFound):
+                    await host.service.remove(name, force=True)
+                await asyncio.sleep(0.002)
+
+        async def work() -> None:
+            image = await host.make(name)
+            await push(host, name)
+            for _ in range(3):
+                await asyncio.gather(*(host.service.pull(parse(name)) for _ in range(4)), remove())
+                found = await host.service.pull(parse(name))
+                assert found.id == image.id
+                for directory in host.layers.stack(found.chain_id):
+                    assert (host.root / directory).is_dir()
+                assert len([piece async for piece in host.service.save([name])]) > 5
+            await host.service.remove(name)
+            assert host.content() == set()
+
+        run(work())

@@ -129,10 +129,23 @@ def test_an_index_gives_the_image_for_the_platform(world: World) -> None:
 def test_all_tags(world: World) -> None:
     async def work() -> None:
         async with FakeRegistry().serve() as registry:
-            for tag in ("1", "2", "3"):
+            for tag in ("1", "2", "3", "../x", "a b", "@sha256:1", "2@sha256:" + "a" * 64):
                 registry.put_image("x", tag, [A], author=tag)
             images = await world.service.pull_all(parse(f"{registry.host}/x", default_tag=False))
             assert sorted(tag for image in images for tag in image.tags) == [f"{registry.host}/x:{n}" for n in (1, 2, 3)]
+
+    run(work())
+
+
+def test_pulls_of_one_image_at_the_same_time(world: World) -> None:
+    async def work() -> None:
+        async with FakeRegistry().serve() as registry:
+            registry.put_image("x", "1", [A, BIG])
+            registry.put_image("x", "2", [A, BIG, C])
+            pulls = [pull(world, f"{registry.host}/x:{tag}", []) for tag in ("1", "2", "1", "2")]
+            found = await asyncio.gather(*pulls)
+            assert found[0].id == found[2].id and found[1].id == found[3].id
+            assert len(world.service.list()) == 2 and len(world.layers.layers) == 3
 
     run(work())
 

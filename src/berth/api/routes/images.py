@@ -140,6 +140,8 @@ class ImageRoutes:
         tag = request.query.get("tag") or repository.tag
         if tag is not None:
             repository = parse(f"{repository.repository}:{tag}")
+        if request.query.get("platform"):
+            self._images.get_for(repository.familiar, request.query["platform"])
         auth = decode_auth(request.headers.get("X-Registry-Auth"))
         lines = JsonLines(request)
         try:
@@ -168,6 +170,8 @@ class ImageRoutes:
         names = [name] if name else [part for text in request.query.getall("names", []) for part in text.split(",") if part]
         if not names:
             raise InvalidArgument("names is needed: tell which images to save")
+        for name in names if request.query.get("platform") else ():
+            self._images.get_for(name, request.query["platform"])
         stream = self._images.save(names)
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
         await response.prepare(request)

@@ -17,10 +17,10 @@ from berth.engine.images.progress import Reporter, one_error, reporting
 from berth.engine.images.resolve import Resolved, first_answer, follow, translate
 from berth.engine.images.store import ImageStore
 from berth.engine.images.view import labels_of
-from berth.errors import BerthError, DataLoss, NotFound
+from berth.errors import BerthError, DataLoss, InvalidArgument, NotFound
 from berth.model.descriptor import Descriptor, Platform
 from berth.model.digest import Digest, chain_id, hex_of
-from berth.model.reference import Reference
+from berth.model.reference import Reference, parse
 from berth.registry.access import Registries
 from berth.registry.client import Fetched, RegistryClient
 from berth.registry.credential import NOBODY, Credentials
@@ -96,7 +96,8 @@ class Puller:
                 except BerthError as error:
                     failure = translate(error, reference)
                     continue
-                return [Reference(reference.domain, reference.path, tag) for tag in sorted(tags)]
+                found = (_with_tag(reference, tag) for tag in sorted(set(tags)))
+                return [tagged for tagged in found if tagged is not None]
         raise failure or NotFound(f"no tags found for {reference.familiar_name}")
 
     async def _fetch(
@@ -192,6 +193,15 @@ def _check(document: ImageDocument, blobs: list[Descriptor], platform: Platform 
             f"image with reference {reference.familiar} was found but does not match the specified platform: "
             f"wanted {text_of(platform)}, actual: {text_of(have)}"
         )
+
+
+def _with_tag(repository: Reference, tag: str) -> Reference | None:
+    """The list of tags is the registry's word: what is no tag by the grammar is left out."""
+    try:
+        found = parse(f"{repository.repository}:{tag}")
+    except InvalidArgument:
+        return None
+    return found if found.tag == tag and found.digest is None else None
 
 
 def _platform_of(document: ImageDocument) -> Platform:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from berth.errors import BerthError, DataLoss, Forbidden, InvalidArgument, NotFound, Unauthenticated
+from berth.errors import BerthError, DataLoss, Forbidden, InvalidArgument, NotFound, Unauthenticated, Unavailable
 from berth.model.descriptor import Descriptor, Platform
 from berth.model.digest import Digest
 from berth.model.reference import Reference
@@ -48,7 +48,7 @@ async def first_answer(
         for client in clients:
             wanted = reference.digest or reference.tag or "latest"
             try:
-                unchanged = await client.manifest_digest(wanted) if known else None
+                unchanged = await _digest_by_head(client, wanted) if known else None
                 found = unchanged if unchanged and unchanged in known else await client.manifest(wanted)
             except BerthError as error:
                 if client.transport.endpoint.mirror:
@@ -56,6 +56,16 @@ async def first_answer(
                 raise translate(error, reference) from error
             yield client, found
             return
+
+
+async def _digest_by_head(client: RegistryClient, wanted: str) -> Digest | None:
+    try:
+        return await client.manifest_digest(wanted)
+    except Unavailable:
+        raise
+    except BerthError:
+        # Not every server answers HEAD as it answers GET; what GET says counts.
+        return None
 
 
 async def follow(client: RegistryClient, top: Fetched, platform: Platform, reference: Reference) -> Resolved:
