@@ -93,10 +93,11 @@ def resolve(user: str, extra: list[str], passwd: str = "/etc/passwd", group: str
 
 
 def _user(name: str, users: list[list[str]]) -> tuple[int, int, str, str]:
+    # A number is a number, also where an image has an account of that name: `--user 1000` must not come out as root.
     wanted = number(name) if name else 0
     for row in users:
         uid = _id(row, 2)
-        if uid >= 0 and (row[0] == name or (wanted is not None and uid == wanted)):
+        if uid >= 0 and (row[0] == name if wanted is None else uid == wanted):
             return uid, max(_id(row, 3), 0), _field(row, 5) or "/", row[0]
     if wanted is None:
         raise UnknownAccount(f"unable to find user {name}: no matching entries in passwd file")
@@ -107,7 +108,7 @@ def _group(name: str, rows: list[list[str]]) -> int:
     wanted = number(name)
     for row in rows:
         gid = _id(row, 2)
-        if gid >= 0 and (row[0] == name or gid == wanted):
+        if gid >= 0 and (row[0] == name if wanted is None else gid == wanted):
             return gid
     if wanted is None:
         raise UnknownAccount(f"unable to find group {name}: no matching entries in group file")

@@ -52,6 +52,13 @@ class Options(Struct, kw_only=True):
     data: list[list[str | None]] = field(default_factory=list)
 
 
+def names() -> set[str]:
+    """The options that are understood here, without those of filesystems."""
+    flags = {*_SET, *_CLEAR, *_ATIME}
+    recursive = {"r" + name for name in (*flags, *_PROPAGATION)}
+    return flags | recursive | set(_PROPAGATION) | {"bind", "rbind"} | _IGNORED | _IDMAP
+
+
 def parse(options: list[str], where: str) -> Options:
     """Sort options. The later one wins, as with mount(8). Unknown ones go to the filesystem, which may refuse them."""
     result = Options()

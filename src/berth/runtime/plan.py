@@ -56,15 +56,15 @@ class Compiler:
         self._filters = seccomp_profile.SeccompCache(run + "/seccomp")
         self.roots, self.v2, self.v2_controllers = cgroup.layout()
 
-    def launch(self, request: LaunchRequest) -> Plan:
-        """The plan of a launch. InvalidArgument for what cannot be."""
+    def launch(self, request: LaunchRequest, rootfs: str | None = None) -> Plan:
+        """The plan of a launch. InvalidArgument for what cannot be. `rootfs` is a plain directory instead of an overlay."""
         spec = request.spec
         group = self.group(spec.linux.cgroups_path)
         limits, devices = self._limits(spec.linux.resources or Resources())
         work = _Mounts(spec, self)
         filter_path = self._filters.path(spec.linux.seccomp) if spec.linux.seccomp else ""
         flags = seccomp_profile.flags(spec.linux.seccomp) if spec.linux.seccomp else 0
-        work.root(_rootfs(request))
+        work.root({"kind": "directory", "step": "rootfs", "path": rootfs} if rootfs else _rootfs(request))
         before = [["identity", _identity(spec)], *_network(spec, request.network)]
         steps = before + work.compile(request.bind_files, request.io.terminal, request.io.height, request.io.width)
         steps += _names(spec)
@@ -261,6 +261,9 @@ def _network(spec: Spec, network: NetworkPlan | None) -> list[Step]:
 
 def _names(spec: Spec) -> list[Step]:
     steps: list[Step] = []
+    if "uts" not in _kinds(spec):
+        # the host's own name is not a container's to set
+        return steps
     if spec.hostname:
         steps.append(["hostname", {"name": spec.hostname}])
     if spec.domainname:

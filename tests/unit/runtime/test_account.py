@@ -31,7 +31,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
         ("bob:55", ["audio", "7"], (1000, 55, [55, 29, 7], "/home/bob")),
         ("4242", [], (4242, 0, [0], "/")),
         (":wheel", [], (0, 10, [10], "/root")),
-        ("123", [], (77, 77, [77], "/")),
+        ("123", [], (123, 0, [0], "/")),
     ],
 )
 def test_resolve(files: tuple[str, str], user: str, extra: list[str], expected: tuple[int, int, list[int], str]) -> None:
