@@ -224,3 +224,19 @@ def test_networks_created_at_the_same_time_get_different_subnets(tmp_path: Path)
         assert sorted(isinstance(answer, AlreadyExists) for answer in answers) == [False, True]
 
     in_lab(tmp_path, test)
+
+
+def test_interfaces_get_the_names_and_settings_asked_for(tmp_path: Path) -> None:
+    async def test(lab: Lab) -> None:
+        await lab.service.create(request("other"))
+        options = {
+            "com.docker.network.endpoint.ifname": "lan0",
+            "com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1",
+        }
+        one = await lab.run(
+            "one", mode="other", endpoints={"other": EndpointSettings(driver_opts=options), "bridge": EndpointSettings()}
+        )
+        assert one.inside(lambda: [name for _, name in socket.if_nameindex()]) == ["lo", "lan0", "eth0"]
+        assert one.inside(lambda: Path("/proc/sys/net/ipv4/conf/lan0/log_martians").read_text()) == "1\n"
+
+    in_lab(tmp_path, test)

@@ -24,7 +24,7 @@ from berth.model.endpoint import EndpointPlan, NetworkPlan, Route
 from berth.model.identifier import new_id
 from berth.network import bridge, ipam, live, parent
 from berth.network.fabric import Fabric
-from berth.network.names import dns_names, gateway_order
+from berth.network.names import dns_names, gateway_order, interface_name, interface_sysctls
 from berth.network.port import hold, wishes
 from berth.network.record import BRIDGE, ENABLE_ICC, HOST_BINDING, Endpoint, Live, NetworkRecord, Published
 from berth.network.resolver_client import ResolverClient, ResolverRecord
@@ -114,10 +114,10 @@ class Attacher:
     def _endpoints(self, facts: ContainerFacts, networks: Sequence[Wish], undo: ExitStack, *, resolver: bool) -> list[Endpoint]:
         rows: list[Endpoint] = []
         for network, wish in networks:
-            number = sum(1 for other in rows if other.live and other.live.host_name)
+            free = live.free_interface(other.live.interface for other in rows if other.live)
             have = self._catalog.of_container(facts.id).get(network.id)
             row = have or Endpoint(id="", container_id=facts.id, network_id=network.id)
-            entry = self._live(facts, network, wish, f"eth{number}", resolver=resolver)
+            entry = self._live(facts, network, wish, interface_name(wish) or free, resolver=resolver)
             undo.callback(_give, self._catalog, network, entry)
             rows.append(msgspec.structs.replace(row, id=new_id(), live=entry))
         return rows
@@ -184,20 +184,21 @@ class Attacher:
     def _plan(self, networks: Sequence[Wish], rows: Sequence[Endpoint], publishing: set[str], *, dns: bool) -> NetworkPlan:
         routes = {(d, g, i) for d, g, i in self._default_routes(networks, rows)}
         plans = []
-        for (network, _), row in zip(networks, rows, strict=True):
+        for (network, wish), row in zip(networks, rows, strict=True):
             if network.has_links and row.live:
                 own = tuple(Route(destination=d, gateway=g or None) for d, g, i in sorted(routes) if i == row.live.interface)
-                plans.append(self._endpoint_plan(network, row.live, own, hairpin=network.id in publishing))
+                plans.append(self._endpoint_plan(network, wish, row.live, own, hairpin=network.id in publishing))
         return NetworkPlan(endpoints=tuple(plans), resolver=self._resolver_path if dns else None)
 
     def _endpoint_plan(
-        self, network: NetworkRecord, entry: Live, routes: tuple[Route, ...], *, hairpin: bool = False
+        self, network: NetworkRecord, wish: EndpointSettings, entry: Live, routes: tuple[Route, ...], *, hairpin: bool = False
     ) -> EndpointPlan:
         addresses = tuple(f"{a}/{prefix_length(network, a)}" for a in (entry.ipv4, entry.ipv6) if a)
         sysctls: dict[str, str] = {}
         if self._has_ipv6:
             switches = {"accept_ra": "0", "accept_dad": "0"} if entry.ipv6 else {"disable_ipv6": "1"}
             sysctls = {f"net.ipv6.conf.{entry.interface}.{key}": value for key, value in switches.items()}
+        sysctls |= interface_sysctls(wish, entry.interface)
         is_bridge = network.driver == BRIDGE
         return EndpointPlan(
             kind="veth" if is_bridge else network.driver,
@@ -261,13 +262,13 @@ class Attacher:
         dns = is_user_defined(network) or any(r.live and r.live.resolver for r in others)
         if dns:
             await self._resolver.ensure()
-        interface = live.free_interface(r.live.interface for r in others if r.live)
+        interface = interface_name(row.wish) or live.free_interface(r.live.interface for r in others if r.live)
         with ExitStack() as undo:
             entry = self._live(facts, network, row.wish, interface, resolver=dns)
             undo.callback(_give, self._catalog, network, entry)
             row = msgspec.structs.replace(row, id=new_id(), live=msgspec.structs.replace(entry, handed=dns and handed))
             networks = self._with(facts, row)
-            plan = self._endpoint_plan(network, entry, ())
+            plan = self._endpoint_plan(network, row.wish, entry, ())
             await asyncio.to_thread(live.add_endpoint, pid, plan, self._default_routes(networks, [*others, row]))
             undo.pop_all()
         self._catalog.put_endpoints([row], durable=True)

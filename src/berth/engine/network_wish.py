@@ -9,7 +9,7 @@ from berth.engine.network_catalog import NetworkCatalog
 from berth.errors import Forbidden, InvalidArgument, NotFound
 from berth.model.identifier import short_id
 from berth.network import ipam
-from berth.network.names import parse_extra_hosts, parse_links
+from berth.network.names import interface_name, interface_sysctls, parse_extra_hosts, parse_links
 from berth.network.port import wishes as port_wishes
 from berth.network.record import BRIDGE, HOST, NONE, NetworkRecord
 from berth.wire.network import EndpointSettings
@@ -104,6 +104,7 @@ def check_wish(network: NetworkRecord, wish: EndpointSettings) -> None:
         aliases = [a for a in wish.aliases if a]
         if aliases:
             raise InvalidArgument("network-scoped alias is supported only for containers in user defined networks")
+    interface_sysctls(wish, interface_name(wish) or "eth0")
     if wish.mac_address:
         _check_mac(wish.mac_address)
     parse_links(wish.links)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from berth.errors import InvalidArgument
 from berth.model.identifier import short_id
 from berth.network.host import is_address
-from berth.network.record import NetworkRecord
+from berth.network.record import ENDPOINT_NAME, ENDPOINT_SYSCTLS, NetworkRecord
 from berth.wire.network import EndpointSettings
 
+_INTERFACE = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,14}\Z")
 RESOLVER_ADDRESS = "127.0.0.11"
 HOST_GATEWAY = "host-gateway"
 
@@ -85,6 +87,38 @@ def embedded_options(host: Sequence[str], asked: Sequence[str] | None) -> list[s
     that a container's bare name is tried as it is."""
     chosen = list(asked) if asked else [o for o in host if not o.startswith("ndots:")]
     return chosen if any(o.startswith("ndots:") for o in chosen) else [*chosen, "ndots:0"]
+
+
+def interface_name(wish: EndpointSettings) -> str:
+    """The interface name that an endpoint asks for, "" for the usual ethN."""
+    name = (wish.driver_opts or {}).get(ENDPOINT_NAME, "")
+    if name and not _INTERFACE.match(name):
+        raise InvalidArgument(
+            f"invalid interface name {name!r} in {ENDPOINT_NAME}: 1 to 15 letters, digits, dashes and underscores"
+        )
+    return name
+
+
+def interface_sysctls(wish: EndpointSettings, interface: str) -> dict[str, str]:
+    """The sysctls that an endpoint asks for, `net.ipv4.conf.IFNAME.log_martians=1,...`, with the name put in."""
+    found: dict[str, str] = {}
+    for entry in (wish.driver_opts or {}).get(ENDPOINT_SYSCTLS, "").split(","):
+        if not entry:
+            continue
+        key, equals, value = entry.partition("=")
+        parts = key.split(".")
+        if (
+            not equals
+            or len(parts) != 5
+            or parts[0] != "net"
+            or parts[3] != "IFNAME"
+            or not all(p.replace("_", "").isalnum() for p in parts)
+        ):
+            raise InvalidArgument(
+                f"invalid sysctl {entry!r} in {ENDPOINT_SYSCTLS}: write it as net.<protocol>.<group>.IFNAME.<name>=value"
+            )
+        found[".".join([*parts[:3], interface, parts[4]])] = value
+    return found
 
 
 def gateway_order(networks: Iterable[tuple[NetworkRecord, EndpointSettings]]) -> list[NetworkRecord]:

@@ -19,6 +19,8 @@ ENABLE_ICC = "com.docker.network.bridge.enable_icc"
 ENABLE_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 DRIVER_MTU = "com.docker.network.driver.mtu"
+ENDPOINT_NAME = "com.docker.network.endpoint.ifname"
+ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
 DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 
 

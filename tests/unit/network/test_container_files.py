@@ -14,6 +14,8 @@ from berth.network.names import (
     embedded_options,
     gateway_order,
     hosts_file,
+    interface_name,
+    interface_sysctls,
     own_names,
     parse_extra_hosts,
     parse_links,
@@ -123,3 +125,19 @@ def test_bridge_names_fit_the_kernel_and_their_pattern() -> None:
         names = [default_device_name("0123abcd", is_default_engine=default), own]
         pattern = device_pattern("0123abcd", is_default_engine=default)
         assert all(len(name) <= 15 and name.startswith(pattern.removesuffix("*")) for name in names)
+
+
+def test_interface_names_and_sysctls_of_an_endpoint() -> None:
+    options = {
+        "com.docker.network.endpoint.ifname": "lan0",
+        "com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.IFNAME.accept_ra=2",
+    }
+    wish = EndpointSettings(driver_opts=options)
+    assert interface_name(wish) == "lan0" and interface_name(EndpointSettings()) == ""
+    assert interface_sysctls(wish, "lan0") == {"net.ipv4.conf.lan0.log_martians": "1", "net.ipv6.conf.lan0.accept_ra": "2"}
+    for bad in ("kernel.x.y.IFNAME.z=1", "net.ipv4.conf.eth0.x=1", "net.ipv4.conf.IFNAME.x", "net.ipv4/../conf.IFNAME.x=1"):
+        with pytest.raises(InvalidArgument, match="invalid sysctl"):
+            interface_sysctls(EndpointSettings(driver_opts={"com.docker.network.endpoint.sysctls": bad}), "eth0")
+    for bad in ("a/b", "0", "x" * 16):
+        with pytest.raises(InvalidArgument, match="invalid interface name"):
+            interface_name(EndpointSettings(driver_opts={"com.docker.network.endpoint.ifname": bad}))
