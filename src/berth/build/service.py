@@ -213,7 +213,7 @@ class BuildService:
         for (key,) in self._database.rows("SELECT key FROM snapshots WHERE key LIKE 'build-%'"):
             await self._services.snapshots.remove(key)
         for name in os.listdir(self._root) if os.path.isdir(self._root) else []:
-            if name.startswith("context-"):
+            if name.startswith(("context-", "step-")):
                 path = f"{self._root}/{name}"
                 await run_in_thread(lambda path=path: remove_tree(path))  # type: ignore[misc]
 

@@ -80,9 +80,10 @@ async def _build(builds: BuildService, request: web.Request) -> web.StreamRespon
                 log.exception("error %s in a build", number)
                 await send(error_line(BerthError(f"berth: internal error {number}; the engine's log has the details")))
 
-        if await _while_connected(request, work()):
-            await response.write_eof()
-        return response
+        stayed = await _while_connected(request, work())
+    if stayed:
+        await response.write_eof()
+    return response
 
 
 async def _while_connected(request: web.Request, work: Coroutine[Any, Any, None]) -> bool:
