@@ -12,7 +12,7 @@ import pytest
 
 from berth.errors import Conflict, Internal
 from berth.runtime import record, remains
-from support.shim_harness import Peer, engine_at, exec_request, frames, with_place
+from support.shim_harness import Peer, engine_over, exec_request, frames, with_place
 
 
 def parent(pid):
@@ -319,7 +319,7 @@ def test_two_engines_on_one_place_see_the_same_container():
     async def test(place, engine):
         request = place.request("sleep", "60")
         task = await engine.launch(request)
-        async with engine_at(place) as other:
+        async with engine_over(await place.engine()) as other:
             found = await other.load(request.id)
             assert found.pid == task.pid
             await found.kill(9)

@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import sys
+import time
 
 from berth.kernel import process
 
@@ -42,7 +43,10 @@ def prepare_launcher(store):
 def make(plan, stdio):
     """The process becomes the caller's sibling: a child of the shim."""
     if plan.get("kill_shim"):
-        os.kill(os.getppid(), signal.SIGKILL)
+        shim = os.getppid()
+        os.kill(shim, signal.SIGKILL)
+        while os.getppid() == shim:
+            time.sleep(0.001)
     if plan.get("kill_birth"):
         os.kill(os.getpid(), signal.SIGKILL)
     work = Process()

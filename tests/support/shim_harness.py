@@ -95,9 +95,8 @@ def exec_request(*args, terminal=False, height=0, width=0):
 
 
 @asynccontextmanager
-async def engine_at(place):
+async def engine_over(engine):
     """An engine that ends everything it started, whatever the test left running."""
-    engine = await place.engine()
     try:
         yield engine
     finally:
@@ -112,7 +111,7 @@ def with_place(test):
     async def main():
         place = Place()
         try:
-            async with engine_at(place) as engine:
+            async with engine_over(await place.engine()) as engine:
                 await asyncio.wait_for(test(place, engine), 60)
         finally:
             place.remove()

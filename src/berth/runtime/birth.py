@@ -178,4 +178,9 @@ class Birth:
         record.remove(record.socket_path(self._run, self._id))
         pid, joiner = (work.pid, work.joiner) if work is not None else (0, 0)
         document = {"failed": failed, "cgroup": group, "pid": pid, "joiner": joiner, "streams": len(self._head["streams"])}
-        self._send(pack(HEAD, 0, 0, 0, 0) + dumps(document), [])
+        try:
+            self._send(pack(HEAD, 0, 0, 0, 0) + dumps(document), [])
+        except OSError:
+            # The shim was killed. The engine removes what is left; what already runs is ended here.
+            if work is not None and work.pidfd >= 0:
+                _signal.pidfd_send_signal(work.pidfd, 9)

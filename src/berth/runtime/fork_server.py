@@ -64,7 +64,7 @@ class ForkServer:
                 try:
                     await asyncio.wait_for(self._ready.wait(), _START_SECONDS)
                 except TimeoutError:
-                    raise Unavailable(f"the launcher cannot be started again: {self._last_words()}") from None
+                    raise Unavailable(f"the launcher cannot be started again: {self.last_words()}") from None
                 if self._closing:
                     raise Internal("the runtime has been closed: nothing can be started any more")
                 if self._sock is None:
@@ -172,13 +172,14 @@ class ForkServer:
         deadline = asyncio.get_running_loop().time() + _START_SECONDS
         while not self._ready.is_set():
             if not self._pid or asyncio.get_running_loop().time() > deadline:
-                raise Internal(f"the launcher does not start: {self._last_words()}")
+                raise Internal(f"the launcher does not start: {self.last_words()}")
             try:
                 await asyncio.wait_for(self._ready.wait(), 0.05)
             except TimeoutError:
                 pass
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The last line that a launcher, shim or worker complained with."""
         try:
             with open(f"{self._run}/launcher.log", encoding="utf-8", errors="replace") as file:
                 lines = file.read().strip().splitlines()

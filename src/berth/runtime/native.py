@@ -72,8 +72,8 @@ class NativeRuntime:
                 except Disconnected:
                     # Killed half-way, or lost together with the launcher before it was forked.
                     await asyncio.to_thread(remains.remove, self._run, self._name, request.id)
-            log = f"{self._run}/launcher.log"
-            raise Internal(f"container {request.id} cannot be started: its shim was killed or took too long; see {log}")
+            reason = f"its shim was killed or took too long ({self._server.last_words()})"
+            raise Internal(f"container {request.id} cannot be started: {reason}")
         finally:
             channel.close_all(fds)
 

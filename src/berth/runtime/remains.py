@@ -112,7 +112,7 @@ def remove(run: str, name: str, id: str) -> None:
     if state is not None:
         end_process(state["shim"], state["shim_start"])
         end_process(state["pid"], state["pid_start"])
-    empty(group_of(name, id))
+    empty(state["cgroup"] if state is not None else group_of(name, id))
     record.remove_run_files(run, id)
 
 
