@@ -6,16 +6,23 @@ acknowledged to a user: images, volumes, networks, containers without --rm. Sche
 and run in order; a database of a newer schema is refused.
 
 Rows hold a document (JSON) and only those columns that are searched or unique. Each service owns its tables.
+
+A full disk must not keep anybody from removing things: `<path>.reserve` holds some space, which is given up when a commit
+finds none, and is taken again later.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from berth.errors import DataLoss
+from berth.errors import DataLoss, ResourceExhausted
+
+T = TypeVar("T")
+_RESERVE = 1 << 20
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -55,7 +62,11 @@ class Database:
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.execute("PRAGMA foreign_keys=ON")
         self._depth = 0
+        self._said: list[tuple[str, tuple[Any, ...]]] = []
+        self._reserve = f"{path}.reserve"
+        self._reserved = os.path.exists(self._reserve)
         self._migrate(path)
+        self._take_reserve()
 
     def _migrate(self, path: str) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
@@ -78,7 +89,48 @@ class Database:
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> int:
         """One statement, in the open transaction or in one of its own; the number of rows changed."""
-        return self._connection.execute(sql, parameters).rowcount
+        if self._depth:
+            count = self._connection.execute(sql, parameters).rowcount
+            self._said.append((sql, parameters))
+            return count
+        return self._with_reserve(lambda: self._connection.execute(sql, parameters).rowcount)
+
+    def _take_reserve(self) -> None:
+        """Set space aside. Whether there is any does not matter here."""
+        if self._reserved or self._reserve.startswith(":"):
+            return
+        try:
+            fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _RESERVE)
+                self._reserved = True
+            finally:
+                os.close(fd)
+        except OSError:
+            self._give_reserve()
+
+    def _give_reserve(self) -> None:
+        self._reserved = False
+        try:
+            os.unlink(self._reserve)
+        except OSError:
+            pass
+
+    def _with_reserve(self, statement: Callable[[], T]) -> T:
+        """Run a statement that may be tried again; on a full disk once more, with the reserve given up."""
+        try:
+            found = statement()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            self._give_reserve()
+            try:
+                return statement()
+            except sqlite3.OperationalError as again:
+                raise ResourceExhausted(f"no space left on device while writing the database: {again}") from again
+        if not self._reserved:
+            self._take_reserve()
+        return found
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
@@ -95,13 +147,22 @@ class Database:
         self._depth = 1
         try:
             yield
+            self._with_reserve(self._commit)
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
-        else:
-            self._connection.execute("COMMIT")
         finally:
             self._depth = 0
+            self._said.clear()
+
+    def _commit(self) -> None:
+        if not self._connection.in_transaction:
+            # On a full disk SQLite rolls back by itself: say it all again.
+            self._connection.execute("BEGIN IMMEDIATE")
+            for sql, parameters in self._said:
+                self._connection.execute(sql, parameters)
+        self._connection.execute("COMMIT")
 
     def check(self) -> None:
         """DataLoss when the file is damaged."""

@@ -149,10 +149,8 @@ class SnapshotStore:
         return await run_stoppable(self._layers.executor, work)
 
     async def remove(self, key: str) -> None:
-        """Idempotent."""
+        """Idempotent. The files go first: on a full disk the database may need the room."""
         directory = f"{self._root}/{self._directory(key)}"
-        with self._database.transaction():
-            self._database.execute("DELETE FROM snapshots WHERE key = ?", (key,))
         trash = [self._put_aside(f"{directory}/{name}") for name in ("upper", "work")]
         try:
             os.rmdir(directory)
@@ -163,6 +161,8 @@ class SnapshotStore:
         for path in trash:
             if path is not None:
                 await asyncio.shield(loop.run_in_executor(self._layers.executor, remove_tree, path))
+        with self._database.transaction():
+            self._database.execute("DELETE FROM snapshots WHERE key = ?", (key,))
 
     def _put_aside(self, path: str) -> str | None:
         trash = f"{self._root}/layers/.trash-{os.urandom(8).hex()}"
@@ -181,7 +181,8 @@ class SnapshotStore:
         """At engine start: builds that nobody waits for any more, and directories without a row. Returns how many go."""
         removed = 0
         for key in self.keys():
-            if key.startswith(_BUILD) and key not in running:
+            lost = not os.path.lexists(f"{self._root}/containers/{key}/upper")
+            if lost or (key.startswith(_BUILD) and key not in running):
                 self._database.execute("DELETE FROM snapshots WHERE key = ?", (key,))
         known = set(self.keys())
         for key in os.listdir(f"{self._root}/containers"):

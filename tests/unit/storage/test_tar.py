@@ -42,7 +42,7 @@ def test_what_the_standard_library_writes(name: str, link: str, uid: int, gid: i
 @given(
     st.binary(min_size=1, max_size=300).filter(lambda name: b"\0" not in name),
     numbers,
-    st.integers(0, 2**62),
+    st.integers(0, 2**60),
     st.integers(-(2**40), 2**40),
     st.dictionaries(st.sampled_from(["user.a", "user.b", "security.capability"]), st.binary(max_size=40)),
 )
