@@ -167,6 +167,7 @@ def test_removal_prune_and_lists(tmp_path: Path) -> None:
         assert [n.name for n in lab.service.list(Filters.parse('{"label":["a=b"]}', ["label"]))] == ["busy"]
         assert {n.name for n in lab.service.list(Filters.parse('{"type":["builtin"]}', ["type"]))} == {"bridge", "host", "none"}
         assert [n.name for n in lab.service.list(Filters.parse('{"dangling":["true"]}', ["dangling"]))] == ["idle"]
+        assert await lab.service.prune(Filters.parse('{"until":["1h"]}', ["until"])) == []
         assert await lab.service.prune(Filters()) == ["idle"]
         with pytest.raises(NotFound, match="network idle not found"):
             lab.service.inspect("idle")

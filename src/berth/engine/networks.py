@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -24,8 +25,9 @@ from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_definition import Definitions, host_lock, inspection, predefined, summary
 from berth.engine.network_view import network_settings
 from berth.engine.network_wish import check_container, check_wish, completed, mode_of, shares_namespace, wanted
-from berth.errors import BerthError, Conflict, Forbidden, NotFound
+from berth.errors import BerthError, Forbidden, NotFound, Unavailable
 from berth.model.filters import Filters
+from berth.model.timestamp import parse_moment
 from berth.network import bridge, host, parent
 from berth.network.fabric import Fabric
 from berth.network.record import BRIDGE, HOST, IPVLAN, MACVLAN, NONE, Endpoint, NetworkRecord, Published
@@ -155,7 +157,7 @@ class NetworkService:
 
     def _require_fabric(self) -> None:
         if self._broken:
-            raise Conflict(f"networks are not available on this host: {self._broken}")
+            raise Unavailable(f"networks are not available on this host: {self._broken}")
 
     async def remove(self, reference: str) -> None:
         """Remove a network that no running container is in."""
@@ -180,8 +182,11 @@ class NetworkService:
     async def prune(self, filters: Filters) -> Sequence[str]:
         """Remove the networks that no container uses; their names."""
         gone = []
+        before = min((parse_moment(text, time.time()) for text in filters.get("until")), default=None)
         for record in tuple(self._catalog.networks.values()):
             if record.is_predefined or self._users(record) or not filters.match_labels(record.labels):
+                continue
+            if before is not None and record.created >= before:
                 continue
             if "label!" in filters and filters.match_labels(record.labels, "label!"):
                 continue

@@ -113,7 +113,8 @@ class ResolverClient:
         try:
             self._socket.sendmsg([data], rights)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EAGAIN):
+            # It has ended, or has not read for two seconds (a TimeoutError has no number).
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EAGAIN, None):
                 raise
             self._gone()
 
