@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from berth.errors import BerthError, InvalidArgument
+from berth.errors import InvalidArgument
 
 Path = tuple[str | int, ...]
 Warn = Callable[[str], None]
@@ -28,14 +28,6 @@ class ComposeInvalid(InvalidArgument):
     def __init__(self, text: str, mark: Mark | None = None) -> None:
         super().__init__(f"{mark}: {text}" if mark else text)
         self.mark = mark
-
-
-class CommandFailed(BerthError):
-    """A command ends with this exit code; the message may be empty when everything has been said."""
-
-    def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def dotted(path: Path) -> str:

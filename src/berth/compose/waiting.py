@@ -31,7 +31,7 @@ def await_service(
         except DependencyFailed as error:
             progress.step(subject, "Error")
             if action.required:
-                raise
+                raise DependencyFailed(f"dependency failed to start: {error.message}") from error
             progress.warn(f"optional dependency {action.service!r} failed to start: {error.message}")
         else:
             progress.step(subject, word)

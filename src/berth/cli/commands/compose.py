@@ -493,13 +493,21 @@ def events(services: tuple[str, ...], json: bool, since: str | None, until: str 
 @click.option("-a", "--archive", is_flag=True, help="Archive mode (copy all uid/gid information)")
 @click.option("-L", "--follow-link", is_flag=True, help="Always follow symbol link in SRC_PATH")
 @click.option("--index", type=int, default=0, help="Index of the container if the service has several")
-@click.argument("source")
-@click.argument("target")
-def cp(**flags: Any) -> int:
+@click.argument("source", metavar="SERVICE:SRC_PATH|SRC_PATH|-")
+@click.argument("destination", metavar="DEST_PATH|-|SERVICE:DEST_PATH")
+@click.pass_context
+def cp(ctx: click.Context, source: str, destination: str, archive: bool, follow_link: bool, index: int) -> None:
     """Copy files/folders between a service container and the local filesystem."""
-    from berth.compose.commands import copy as command
+    from berth.cli.commands import copy
+    from berth.compose.commands.ps import pick
 
-    return command.run(_session(), command.CopyOptions(**flags))
+    def located(place: str) -> str:
+        service, path = copy.split(place)
+        return f"{pick(_session(), service, index).id}:{path}" if service else place
+
+    ctx.invoke(
+        copy.cp, source=located(source), destination=located(destination), archive=archive, follow_link=follow_link, quiet=True
+    )
 
 
 @compose.command("version")
