@@ -78,8 +78,19 @@ def token_request(
 ) -> TokenRequest:
     """The request for a token. Forbidden when the realm is no place to ask. `offline` asks for an identity token, too."""
     realm = challenge.parameters.get("realm", "")
-    parts = urlsplit(realm)
-    if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
+    try:
+        parts = urlsplit(realm)
+        valid = parts.port is None or parts.port > 0
+    except ValueError:
+        parts, valid = urlsplit(""), False
+    if (
+        not valid
+        or not realm.isascii()
+        or not realm.isprintable()
+        or parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or "@" in parts.netloc
+    ):
         raise Forbidden(f"the registry {endpoint.host} names {realm!r} as its token server, which is not a valid address")
     plain_allowed = "http" in endpoint.schemes and (is_loopback(parts.netloc) or same_site(endpoint.host, parts.netloc))
     if parts.scheme == "http" and not plain_allowed:

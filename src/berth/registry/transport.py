@@ -76,6 +76,12 @@ def unreachable(method: str, url: str, error: BaseException) -> Unavailable:
     )
 
 
+def _origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port, whatever way they are written."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+
+
 def _reason(error: BaseException, host: str) -> str:
     if isinstance(error, TimeoutError):
         return "timeout"
@@ -184,7 +190,7 @@ class Transport:
             raise Unavailable(f"the registry {self.endpoint.host} gave an address that cannot be used: {error}") from error
 
     def _certificate_check(self, url: str) -> ssl.SSLContext | bool:
-        if urlsplit(url).netloc != self.endpoint.host:
+        if _origin(url)[1:] != _origin(f"{urlsplit(url).scheme}://{self.endpoint.host}")[1:]:
             # What is set up for the registry, a client certificate above all, is not for where it sends us.
             return True
         return self._tls or self.endpoint.verify
@@ -205,20 +211,25 @@ class Transport:
 
     def resolve(self, target: str, base: str | None = None) -> str:
         """An absolute URL. Forbidden for one that leads away from TLS."""
-        url = str(URL(base or self.origin + "/", encoded=True).join(URL(target, encoded=True)))
-        parts = urlsplit(url)
+        try:
+            url = str(URL(base or self.origin + "/", encoded=True).join(URL(target, encoded=True)))
+            parts = urlsplit(url)
+            _origin(url)
+        except ValueError as error:
+            raise Forbidden(f"the registry {self.endpoint.host} gave an address that is not valid: {error}") from error
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise Forbidden(f"the registry {self.endpoint.host} gave an address that is not valid: {url!r}")
         if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
             raise Forbidden(f"the registry {self.endpoint.host} leads to {url!r}, which is not a valid address")
         if parts.scheme == "http" and not (base or self.origin).startswith("http://"):
-            if parts.netloc == self.endpoint.host:
+            if parts.hostname == host_name(self.endpoint.host) and parts.port == urlsplit(self.origin).port:
                 # A registry behind a proxy that ends TLS often does not know that it is spoken to in https.
                 return "https" + url.removeprefix("http")
             raise Forbidden(f"the registry {self.endpoint.host} leads from https to http ({parts.netloc}), which is refused")
         return url
 
     def _is_ours(self, url: str) -> bool:
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.netloc}" == self.origin
+        return _origin(url) == _origin(self.origin)
 
     async def _authenticate(self, challenges: list[Challenge], used: str | None) -> bool:
         """Get an Authorization header other than the one that was `used` in vain. Whether another try makes sense."""

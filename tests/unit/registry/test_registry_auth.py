@@ -63,6 +63,15 @@ def test_tokens_are_asked_for_with_credentials_only_within_the_site() -> None:
     assert token_request(challenge, Endpoint("registry.other.com"), (), identity).form is None
 
 
+@given(st.text() | st.builds("https://{}:{}/{}".format, st.text(max_size=8), st.text(max_size=5), st.text(max_size=5)))
+def test_any_realm_is_usable_or_refused(realm: str) -> None:
+    try:
+        asked = token_request(Challenge("bearer", {"realm": realm}), Endpoint("registry.example.com"), (), ME)
+    except Forbidden:
+        return
+    assert asked.url == realm and asked.url.isascii()
+
+
 @pytest.mark.parametrize("realm", ["http://auth.example.com/", "ftp://x", "", "https://u:p@auth.example.com/", "/token"])
 def test_odd_token_servers_are_refused(realm: str) -> None:
     with pytest.raises(Forbidden):

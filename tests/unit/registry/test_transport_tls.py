@@ -135,3 +135,35 @@ def test_a_registry_may_have_an_authority_of_its_own(directory: Path, certificat
                 host_context(host, (str(tmp_path),))
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "expected"),
+    [
+        ("r.example.com:443", "/v2/", "https://r.example.com/v2/"),
+        ("r.example.com", "https://R.example.com:443/x?s=a%2Fb+c", "https://R.example.com/x?s=a%2Fb+c"),
+        ("r.example.com", "http://r.example.com/v2/upload", "https://r.example.com/v2/upload"),
+        ("r.example.com:5000", "http://r.example.com:5000/v2/upload", "https://r.example.com:5000/v2/upload"),
+        ("r.example.com", "//cdn.example.com/x", "https://cdn.example.com/x"),
+    ],
+)
+def test_addresses_that_registries_give(host: str, target: str, expected: str) -> None:
+    async def work() -> None:
+        async with new_session() as session:
+            transport = Transport(session, Endpoint(host), ME)
+            assert transport.resolve(target) == expected
+            assert transport._is_ours(expected) is ("cdn" not in expected)
+            for wrong in (
+                "http://cdn.example.com/x",
+                "ftp://x/y",
+                "https://user:password@r.example.com/",
+                "file:///etc/passwd",
+                "https://x:y/",
+                "https://[x",
+                "https://x:99999/",
+                "/a b",
+            ):
+                with pytest.raises(Forbidden):
+                    transport.resolve(wrong)
+
+    asyncio.run(work())

@@ -110,6 +110,7 @@ async def reporting(listener: Progress | None) -> AsyncIterator[Reporter]:
         drain.cancel()
         raise
     except BaseException:
+        drain.remove_done_callback(ended)
         reporter.close()
         await asyncio.wait([drain])
         raise
