@@ -159,11 +159,6 @@ class Tree(Protocol):
         """The path as a tar whose members start with its base name, as GET archive promises."""
         ...
 
-    def export(self) -> ByteStream:
-        """The whole root filesystem as a tar, as `docker export` gives it: names relative to the root, what is mounted in it
-        (volumes, /proc, /dev) left out, the mount points themselves kept. `get("/")` differs: its names begin with a slash."""
-        ...
-
     async def put(
         self, path: str, stream: ByteStream, *, no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False
     ) -> None:

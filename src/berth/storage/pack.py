@@ -62,15 +62,14 @@ def pack_tree(
     name: Callable[[bytes], bytes],
     owner: Owner,
     enter: Callable[[Entry], bool] | None = None,
-    hollow: Callable[[bytes], bool] = lambda path: False,
 ) -> Packed:
     """The directory `start` of a tree and all below. `name` makes a member's name from a path relative to the root.
 
-    `owner` maps ids on disk to those the tar shall have. A file that is `hollow` is packed without content.
+    `owner` maps ids on disk to those the tar shall have.
     """
     packer = _Packer(write, owner)
     for entry in walk(root, start, enter):
-        packer.add(entry, name(entry.path), hollow(entry.path))
+        packer.add(entry, name(entry.path))
     packer.finish()
     return packer.packed
 
@@ -97,7 +96,7 @@ class _Packer:
         self._tar.add(encode(name, FILE, mode=0o600))
         self.packed.entries += 1
 
-    def add(self, entry: Entry, name: bytes, hollow: bool = False) -> None:
+    def add(self, entry: Entry, name: bytes) -> None:
         status = entry.status
         kind = _kind(status.st_mode)
         if kind is None:
@@ -110,7 +109,7 @@ class _Packer:
                 kind = HARD_LINK
         uid, gid = self._owner(status.st_uid, status.st_gid)
         self.packed.large_ids.update(number for number in (uid, gid) if number > LARGE_ID)
-        size = status.st_size if kind == FILE and not hollow else 0
+        size = status.st_size if kind == FILE else 0
         link = b""
         if kind == SYMLINK:
             link = entry.link()

@@ -129,10 +129,6 @@ class WorkerTree:
         """The path as a tar whose members start with its base name."""
         return self._read("get", {"path": path})
 
-    def export(self) -> ByteStream:
-        """The whole root filesystem as a tar, names relative to the root; what is mounted in it is left out."""
-        return self._read("export", {})
-
     async def _read(self, operation: str, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         async with self._turn:

@@ -62,11 +62,8 @@ class IdMap:
 class Entered:
     """A tree. A context manager: the end lets go of it, and unmounts it."""
 
-    def __init__(
-        self, root: int, uids: IdMap, gids: IdMap, mount_points: frozenset[bytes] = frozenset(), mounted: str | None = None
-    ) -> None:
+    def __init__(self, root: int, uids: IdMap, gids: IdMap, mounted: str | None = None) -> None:
         self.root = root
-        self.mount_points = mount_points
         self._uids = uids
         self._gids = gids
         self._mounted = mounted
@@ -92,7 +89,6 @@ def enter_pid(pid: int, uid_base: int) -> Entered:
     """The tree of a running container. NotFound when it has ended."""
     try:
         uids, gids = IdMap.read(f"/proc/{pid}/uid_map"), IdMap.read(f"/proc/{pid}/gid_map")
-        points = _mount_points(f"/proc/{pid}/mountinfo")
         root = os.open(f"/proc/{pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         raise NotFound("the container has ended meanwhile: try again") from None
@@ -102,19 +98,7 @@ def enter_pid(pid: int, uid_base: int) -> Entered:
         raise Conflict("the container has ended meanwhile: try again")
     prctl(PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
     set_filesystem_ids(uid_base)
-    return Entered(root, uids, gids, points)
-
-
-def _mount_points(path: str) -> frozenset[bytes]:
-    """Relative to the root of the process that the file is about."""
-    found = set()
-    with open(path, "rb") as file:
-        for line in file:
-            field = line.split(b" ")[4]
-            for code in (b"040", b"011", b"012", b"134"):
-                field = field.replace(b"\\" + code, bytes([int(code, 8)]))
-            found.add(field.strip(b"/"))
-    return frozenset(found - {b""})
+    return Entered(root, uids, gids)
 
 
 def enter_overlay(description: dict[str, Any]) -> Entered:
@@ -126,12 +110,9 @@ def enter_overlay(description: dict[str, Any]) -> Entered:
     binds = [(tree, target) for source, target in description["binds"] if (tree := _clone(source)) is not None]
     _mount_overlay(store, description["layers"], description.get("upper"), description.get("work"))
     root = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    points = set()
     for tree, target in sorted(binds, key=lambda bind: bind[1]):
-        point = _put_bind(root, tree, os.fsencode(target))
-        if point is not None:
-            points.add(point)
-    return Entered(root, IdMap(), IdMap(), frozenset(points), store)
+        _put_bind(root, tree, os.fsencode(target))
+    return Entered(root, IdMap(), IdMap(), store)
 
 
 def _clone(source: str) -> int | None:
@@ -178,22 +159,20 @@ def _forget_volatile(work: str) -> bool:
     return True
 
 
-def _put_bind(root: int, tree: int, target: bytes) -> bytes | None:
-    """Attach a bind where it is in the container; its mount point is made if it can be. Where it is, relative to the root."""
+def _put_bind(root: int, tree: int, target: bytes) -> None:
+    """Attach a bind where it is in the container; its mount point is made if it can be."""
     try:
         point = _mount_point(root, target, os.path.isdir(f"/proc/self/fd/{tree}"))
     except OSError as error:
         os.close(tree)
         if error.errno in (errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
-            return None
+            return
         raise
     try:
-        where = path_in(root, point)
         mount.move_mount(tree, point)
     finally:
         os.close(point)
         os.close(tree)
-    return where
 
 
 def path_in(root: int, fd: int) -> bytes:

@@ -154,21 +154,6 @@ def _filesystem(fd: int) -> int:
     return int.from_bytes(buffer.raw[:4], "little")
 
 
-def export(tree: Entered, fds: list[int]) -> None:
-    """The whole tree to the socket, as `docker export` gives it: what is mounted in it is left out, its mount points are not."""
-    points = tree.mount_points
-    with socket.socket(fileno=os.dup(fds[0])) as sink:
-        pack_tree(
-            tree.root,
-            b"",
-            sink.sendall,
-            lambda name: name or b"./",
-            tree.inside,
-            lambda entry: entry.path not in points,
-            points.__contains__,
-        )
-
-
 def put(tree: Entered, fds: list[int], path: str, strict: bool) -> None:
     """Unpack the stream from the socket into an existing directory."""
     asked = _Asked(path)
@@ -341,7 +326,6 @@ def _account(tree: Entered, path: str, kind: str, name: str) -> int:
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "stat": path_stat,
     "get": get,
-    "export": export,
     "put": put,
     "make_directories": make_directories,
     "read_file": read_file,

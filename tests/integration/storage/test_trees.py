@@ -96,11 +96,11 @@ async def test_get_names_members_after_the_base(stores: Stores, trees: TreeStore
         assert names(await collect(tree.get("/etc/link"))) == ["link"]
         root = names(await collect(tree.get("/")))
         assert root[0] == "/" and "/etc/passwd" in root
-        exported = await collect(tree.export())
-        assert "etc/passwd" in names(exported) and names(exported)[0] == "./"
+        exported = await collect(tree.get("/."))
+        assert "./etc/passwd" in names(exported) and names(exported)[0] == "./"
         with tarfile.open(fileobj=io.BytesIO(exported)) as tar:
-            assert tar.getmember("data/a").uid == 1000
-            assert tar.getmember("data/b").islnk()
+            assert tar.getmember("./data/a").uid == 1000
+            assert tar.getmember("./data/b").islnk()
 
 
 async def test_giving_up_on_a_stream_leaves_the_tree_usable(stores: Stores, trees: TreeStore) -> None:
@@ -252,11 +252,7 @@ async def test_binds_are_seen_where_the_container_has_them(stores: Stores, trees
         assert await tree.read_file("/run/vol/inside", 100) == b"volume"
         assert await tree.read_file("/etc/hosts", 100) == b"bound"
         await tree.put("/run/vol", stream(archive(("put", "file", "x"))))
-        exported = await collect(tree.export())
     assert (volume / "put").read_text() == "x"
-    assert "run/vol/" in names(exported) and "run/vol/put" not in names(exported)
-    with tarfile.open(fileobj=io.BytesIO(exported)) as tar:
-        assert tar.getmember("etc/hosts").size == 0
 
 
 @pytest.fixture
@@ -287,8 +283,6 @@ async def test_a_running_process(sleeper: tuple[int, Path], trees: TreeStore) ->
         everything = names(await collect(tree.get("/")))
         assert "/tmp/f" in everything and "/proc/" in everything
         assert not [name for name in everything if name.startswith("/proc/") and name != "/proc/"]
-        exported = names(await collect(tree.export()))
-        assert "tmp/" in exported and "tmp/f" not in exported
         with pytest.raises(InvalidArgument):
             await tree.read_file("/proc/self/exe", 10)
     assert os.listdir(root / "tmp") == []
