@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def test_two_engines_never_overlap(tmp_path: Path) -> None:
     taken = [engine.take() for _ in range(SLOTS_PER_BLOCK + 3) for engine in (one, two)]
     assert len(set(taken)) == len(taken)
     ordered = sorted(taken)
-    assert all(b - a >= SLOT for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(b - a >= SLOT for a, b in itertools.pairwise(ordered))
     assert ordered[0] >= FIRST and ordered[-1] + SLOT - 1 <= LAST
 
 

@@ -99,7 +99,9 @@ def test_following_sees_rotation_and_ends_with_the_container(tmp_path: Path) -> 
                 seen.append(piece)
 
         async def until(count: int) -> None:
-            while len(b"".join(seen).splitlines()) < count:
+            for _ in range(5000):
+                if len(b"".join(seen).splitlines()) >= count:
+                    return
                 await asyncio.sleep(0.001)
 
         task = asyncio.create_task(reader())

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from berth.api.route import Handler, Route, json_response, query_bool
+from berth.api.routes.container_streams import copy
 from berth.contract.store import PathStat
 from berth.errors import InvalidArgument
 from berth.wire.container import FilesystemChange
@@ -59,10 +60,7 @@ def _export(engine: Engine) -> Handler:
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        async with aclosing(engine.containers.files.export(container)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                await response.write(piece)
-        await response.write_eof()
+        await copy(engine.containers.files.export(container), response)
         return response
 
     return handle
@@ -81,15 +79,19 @@ def _get(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         container = engine.containers.get(request.match_info["id"])
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
-        async with aclosing(engine.containers.files.get(container, _path(request))) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                if isinstance(piece, PathStat):
-                    response.headers.update(_stat_header(piece))
-                    response.enable_chunked_encoding()
-                    await response.prepare(request)
-                else:
-                    await response.write(piece)
-        await response.write_eof()
+        try:
+            async with aclosing(engine.containers.files.get(container, _path(request))) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    if isinstance(piece, PathStat):
+                        response.headers.update(_stat_header(piece))
+                        response.enable_chunked_encoding()
+                        await response.prepare(request)
+                    else:
+                        await response.write(piece)
+            await response.write_eof()
+        except ConnectionError:
+            # The client has enough.
+            pass
         return response
 
     return handle

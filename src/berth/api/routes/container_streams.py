@@ -140,11 +140,14 @@ def _logs(engine: Engine) -> Handler:
 
 
 async def copy(pieces: AsyncIterator[bytes], response: web.StreamResponse) -> None:
-    """All pieces into the answer. The iterator is closed when the client goes."""
-    async with aclosing(pieces) as source:  # type: ignore[type-var]
-        async for piece in source:
-            await response.write(piece)
-    await response.write_eof()
+    """All pieces into the answer. The iterator is closed when the client goes, which is no error."""
+    try:
+        async with aclosing(pieces) as source:  # type: ignore[type-var]
+            async for piece in source:
+                await response.write(piece)
+        await response.write_eof()
+    except ConnectionError:
+        return
 
 
 def _stats(engine: Engine) -> Handler:

@@ -9,7 +9,7 @@ from berth.contract.store import PathStat, Tree
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
 from berth.errors import BerthError, Forbidden, NotFound
-from berth.model.rootfs import Change
+from berth.model.rootfs import Change, Overlay
 
 # Mount points and files that starting a container makes in its upper directory; Docker keeps them in a layer of their own.
 MADE_AT_START = frozenset(
@@ -107,9 +107,16 @@ class Files:
         return read_only
 
     async def export(self, container: Container) -> AsyncIterator[bytes]:
-        """The root filesystem as a tar."""
-        async with self.tree(container) as tree:
-            async for piece in tree.get("/"):
+        """The root filesystem as a tar, without what is mounted into it.
+
+        The upper directory is shown as the top layer of a read-only mount: a second writable one would be wrong while the
+        container runs.
+        """
+        overlay = self._parts.snapshots.mounts(container.id)
+        upper = (overlay.upper,) if overlay.upper is not None else ()
+        view = Overlay(store=overlay.store, layers=(*upper, *overlay.layers))
+        async with self._parts.trees.of_overlay(view) as tree:
+            async for piece in tree.get("/."):
                 yield piece
         self._parts.emit(container, "export")
 
