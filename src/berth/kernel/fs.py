@@ -12,7 +12,11 @@ import os
 import stat
 import struct
 
-from berth.kernel.libc import check, libc
+from berth.kernel.libc import check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
@@ -113,10 +117,10 @@ def remove_tree_at(parent: int, name: bytes) -> None:
                     _empty(below, fd, 0, deep)
                 finally:
                     os.close(below)
-                _retry(os.rmdir, fd, b".deep-%d" % done)
+                _retry(_rmdir, fd, b".deep-%d" % done)
     finally:
         os.close(fd)
-    _retry(os.rmdir, parent, name)
+    _retry(_rmdir, parent, name)
 
 
 def _open_or_unlink(parent: int, name: bytes) -> int:
@@ -131,7 +135,7 @@ def _open_or_unlink(parent: int, name: bytes) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-    _retry(os.unlink, parent, name)
+    _retry(_unlink, parent, name)
     return -1
 
 
@@ -142,7 +146,7 @@ def _empty(fd: int, top: int, depth: int, deep: list[int]) -> None:
         if fd == top and name.startswith(b".deep-"):
             name = _rename_aside(fd, name)
         if not is_directory:
-            _retry(os.unlink, fd, name)
+            _retry(_unlink, fd, name)
         elif depth >= _DEPTH:
             deep[0] += 1
             _clear_flags(fd, name)
@@ -155,7 +159,7 @@ def _empty(fd: int, top: int, depth: int, deep: list[int]) -> None:
                 _empty(below, top, depth + 1, deep)
             finally:
                 os.close(below)
-            _retry(os.rmdir, fd, name)
+            _retry(_rmdir, fd, name)
 
 
 def _rename_aside(fd: int, name: bytes) -> bytes:
@@ -166,10 +170,18 @@ def _rename_aside(fd: int, name: bytes) -> bytes:
     return other
 
 
-def _retry(call: object, parent: int, name: bytes) -> None:
+def _unlink(name: bytes, parent: int) -> None:
+    os.unlink(name, dir_fd=parent)
+
+
+def _rmdir(name: bytes, parent: int) -> None:
+    os.rmdir(name, dir_fd=parent)
+
+
+def _retry(call: Callable[[bytes, int], None], parent: int, name: bytes) -> None:
     """unlink or rmdir; on EPERM once more without the flags that forbid it. Being gone already is fine."""
     try:
-        call(name, dir_fd=parent)  # type: ignore[operator]
+        call(name, parent)
     except FileNotFoundError:
         return
     except PermissionError:
@@ -178,7 +190,7 @@ def _retry(call: object, parent: int, name: bytes) -> None:
             os.fchmod(parent, stat.S_IMODE(os.fstat(parent).st_mode) | 0o700)
         except OSError:
             pass
-        call(name, dir_fd=parent)  # type: ignore[operator]
+        call(name, parent)
 
 
 def _clear_flags(parent: int, name: bytes) -> None:
@@ -239,9 +251,3 @@ def xattrs_at(dirfd: int, name: bytes) -> dict[str, bytes]:
 def set_xattr_at(dirfd: int, name: bytes, attribute: str, value: bytes) -> None:
     """Set one extended attribute of an entry, which is not followed."""
     os.setxattr(at(dirfd, name), attribute, value, follow_symlinks=False)
-
-
-def setfsids(uid: int, gid: int) -> None:
-    """The ids that file access is checked with, of this thread. Capabilities stay only under SECBIT_NO_SETUID_FIXUP."""
-    libc.setfsgid(ctypes.c_uint(gid))
-    libc.setfsuid(ctypes.c_uint(uid))
