@@ -20,11 +20,12 @@ import errno
 import gc
 import os
 from binascii import a2b_base64
+from time import sleep
 
 from berth.kernel import mount, namespace, netlink, process
 from berth.kernel.bpf import attach_device_program
 from berth.kernel.file import write_text
-from berth.runtime import cgroup, init
+from berth.runtime import cgroup, init, source
 from berth.runtime.enter import Entered, enter
 from berth.runtime.failure import Failure, record
 from berth.runtime.message import close_all, pair, receive, send
@@ -39,7 +40,20 @@ if TYPE_CHECKING:
     State = dict[str, Any]
     Stdio = tuple[int, int, int]
 
-__all__ = ["SCRATCH", "Entered", "Failure", "SetUp", "Started", "cleanup", "enter", "make", "prepare_launcher", "start", "undo"]
+__all__ = [
+    "SCRATCH",
+    "Entered",
+    "Failure",
+    "SetUp",
+    "Started",
+    "cleanup",
+    "enter",
+    "make",
+    "prepare_launcher",
+    "reap_strays",
+    "start",
+    "undo",
+]
 
 SCRATCH = "mnt"
 _KILL = 9
@@ -64,6 +78,7 @@ def prepare_launcher(store: str) -> None:
     """
     scratch = f"{store}/{SCRATCH}"
     os.makedirs(scratch, 0o700, exist_ok=True)
+    source.keep_host_mounts()
     namespace.unshare(namespace.CLONE_NEWNS)
     mount.make_slave()
     mount.mount("scratch", scratch, "tmpfs", mount.MS_NODEV, "mode=700,size=1m")
@@ -87,6 +102,8 @@ def start(plan: Plan, stdio: Stdio | None, extra_fds: dict[str, int]) -> Started
     value, fds = answer or ({"failed": ["launch", errno.ECHILD, "set-up ended"]}, [])
     if "failed" in value:
         undo(plan["cgroup"], value.get("pid", 0), value.get("joiner", 0), fds)
+        if answer is None:
+            reap_strays()
         raise Failure(*value["failed"])
     if value["joiner"]:
         os.waitpid(value["joiner"], 0)
@@ -123,13 +140,31 @@ def undo(group: dict[str, Any], pid: int, joiner: int, fds: list[int]) -> None:
     cgroup.remove(group)
 
 
+def reap_strays() -> None:
+    """In a shim whose setter-up was killed: init, which it had no time to tell us of, ends with it. Waits a few seconds."""
+    for _ in range(2000):
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            sleep(0.002)
+
+
 def cleanup(state: State) -> bool:
-    """After init's end: kill what is left in the control group, and remove it. True when the kernel ran out of memory."""
+    """After init's end: kill what is left in the control group, and remove it. True when the kernel ran out of memory.
+
+    A directory that the kernel does not let go in time stays, to be found when the engine compares.
+    """
     group = state["cgroup"]
     killed = cgroup.oom_kills(group) > 0
     cgroup.kill(group)
     killed = killed or cgroup.oom_kills(group) > 0
-    cgroup.remove(group)
+    try:
+        cgroup.remove(group)
+    except OSError:
+        # EBUSY: a process that cannot die yet, in an uninterruptible wait
+        pass
     return killed
 
 

@@ -533,6 +533,11 @@ def failure_message(step: str, errno: int, path: str) -> str:
     if step == "rlimit":
         return f"{_OCI}error setting rlimits {path}: {strerror(errno).lower()}: raise the engine's own hard limit or ask for less"
     reason = f"{path}: {strerror(errno).lower()}" if errno else path
+    if step in ("mount", "attach") and errno == ENOTDIR:
+        reason += (
+            ": Are you trying to mount a directory onto a file (or vice-versa)?"
+            " Check if the specified host path exists and is the expected type"
+        )
     return f"{_OCI}{step}: {reason}: unknown"
 
 

@@ -51,6 +51,16 @@ _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 _OVERLAY_OPTIONS = "redirect_dir=off,metacopy=off,index=off"
 
 
+# A descriptor of the host's mount namespace: a fact of this process and its forks, like its working directory. It cannot
+# be a path: pid 1's namespace may be closed to us, and a bind of it inside our own the kernel refuses as a loop.
+_host_mounts: list[int] = []
+
+
+def keep_host_mounts() -> None:
+    """In the launcher, before it leaves the host's mount namespace."""
+    _host_mounts[:] = [os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)]
+
+
 class Setting:
     """Whose ids: `base` is the host's id of the container's root, `userns` its user namespace or -1 for the host's."""
 
@@ -217,17 +227,15 @@ def bind(source: Source, setting: Setting) -> Parts:
 def _clone(path: str, recursive: bool, propagation: int, setting: Setting) -> int:
     if propagation != MS_SHARED:
         return open_tree(AT_FDCWD, path, recursive)
-    # The launcher's own mounts are slaves: what shall reach the host must be cloned in the namespace of the host's init.
+    # The launcher's own mounts are slaves: what shall reach the host must be cloned in the host's namespace.
     ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    host = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        setns(host, CLONE_NEWNS)
+        setns(_host_mounts[0], CLONE_NEWNS)
         try:
             return open_tree(AT_FDCWD, path, recursive)
         finally:
             setns(ours, CLONE_NEWNS)
     finally:
-        os.close(host)
         os.close(ours)
 
 
