@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 import struct
 import subprocess
 import time
@@ -156,5 +158,32 @@ def test_bridge_without_ipv6_gives_no_link_local_way_to_the_host(tmp_path: Path)
         device = f"b{lab.config.engine_id}-0"
         shown = subprocess.run(["ip", "-6", "addr", "show", "dev", device], capture_output=True, text=True, check=True).stdout
         assert "inet6" not in shown
+
+    in_lab(tmp_path, test)
+
+
+def test_resolver_obeys_root_only(tmp_path: Path) -> None:
+    async def test(lab: Lab) -> None:
+        await lab.service.create(NetworkCreateRequest(name="app"))
+        await lab.run("web", mode="app")
+        assert stat.S_IMODE(os.stat(lab.config.resolver).st_mode) == 0o600
+        # Suppose that somebody gets past the file's mode: the kernel's word on who is asking still counts.
+        os.chmod(lab.config.resolver, 0o666)
+        child = os.fork()
+        if not child:
+            try:
+                os.setgroups([])
+                os.setresuid(65534, 65534, 65534)
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                    sock.connect(lab.config.resolver)
+                    sock.send(b'{"v":1,"op":"quit"}')
+                    sock.settimeout(2)
+                    os._exit(7 if sock.recv(1) == b"" else 1)
+            except ConnectionResetError:
+                os._exit(7)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7, "it hangs up"
+        assert os.waitpid(lab.workers[0], os.WNOHANG) == (0, 0), "it goes on"
 
     in_lab(tmp_path, test)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from berth.contract.network import Attachment
-from berth.errors import AlreadyExists, Conflict, Forbidden, InvalidArgument, NotFound
+from berth.errors import AlreadyExists, Conflict, Forbidden, InvalidArgument, NotFound, Unavailable
 from berth.model.filters import Filters
 from berth.network.host import write_sysctl
+from berth.network.nftables import Nftables
 from berth.wire.container import ContainerConfig, HostConfig
 from berth.wire.network import IPAM, EndpointIPAMConfig, EndpointSettings, IPAMConfig, NetworkCreateRequest
 from netlab import HOST_ADDRESS, LAN_ADDRESS, Lab, in_lab, reaches
@@ -239,5 +240,23 @@ def test_interfaces_get_the_names_and_settings_asked_for(tmp_path: Path) -> None
         )
         assert one.inside(lambda: [name for _, name in socket.if_nameindex()]) == ["lo", "lan0", "eth0"]
         assert one.inside(lambda: Path("/proc/sys/net/ipv4/conf/lan0/log_martians").read_text()) == "1\n"
+
+    in_lab(tmp_path, test)
+
+
+def test_engine_starts_without_nftables_and_says_why_networks_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(self: Nftables) -> None:
+        raise Unavailable("libnftables.so.1 cannot be loaded: install nftables, networks need it")
+
+    monkeypatch.setattr(Nftables, "_load", missing)
+
+    async def test(lab: Lab) -> None:
+        facts = lab.new_facts("one")
+        facts.endpoints = lab.service.check(facts)
+        with pytest.raises(Unavailable, match=r"networks are not available on this host: libnftables.so.1 cannot be loaded"):
+            await lab.service.attach(facts)
+        await lab.run("two", mode="none")
 
     in_lab(tmp_path, test)

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dnslib
+import pytest
 
+from berth.network import host
 from berth.wire.container import HostConfig
 from berth.wire.network import EndpointSettings, NetworkCreateRequest
 from netlab import LAN_ADDRESS, Lab, Namespace, in_lab
@@ -196,5 +198,21 @@ def test_connect_and_disconnect_of_a_running_container(tmp_path: Path) -> None:
             await lab.service.connect(facts, "zoo", EndpointSettings(), web.pid)
             assert web.reaches(outside, LAN_ADDRESS, 81)
             assert ask(db, "front").header.rcode == dnslib.RCODE.SERVFAIL
+
+    in_lab(tmp_path, test)
+
+
+def test_default_bridge_without_reachable_servers_uses_the_resolver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = tmp_path / "resolv.conf"
+    stub.write_text("nameserver 127.0.0.53\nsearch a.test\n")
+    monkeypatch.setattr(host, "RESOLV_CONF", str(stub))
+    monkeypatch.setattr(host, "UPSTREAM_FILES", ())
+
+    async def test(lab: Lab) -> None:
+        await lab.run("one")
+        assert lab.read("one", "resolv.conf") == "nameserver 127.0.0.11\nsearch a.test\noptions ndots:0\n"
+        await lab.run("two", host_config=HostConfig(dns=["198.51.100.9"]))
+        assert lab.read("two", "resolv.conf") == "nameserver 198.51.100.9\nsearch a.test\n"
+        assert len(lab.workers) == 1
 
     in_lab(tmp_path, test)

@@ -50,13 +50,13 @@ class Fabric:
         self._bridges = {n.id: n for n in networks if n.driver == BRIDGE and not n.config_only}
         self._published = set(published)
         async with self._lock:
-            await asyncio.to_thread(self._establish)
+            await asyncio.to_thread(self._establish, list(self._bridges.values()))
         if self._watch is None:
             self._watch = RuleWatch(self._schedule)
 
-    def _establish(self) -> None:
+    def _establish(self, records: list[NetworkRecord]) -> None:
         self.default_mtu = host.default_mtu()
-        for record in self._bridges.values():
+        for record in records:
             bridge.ensure(record, bridge.network_mtu(record, self.default_mtu))
         host.enable_forwarding(ipv6=any(r.enable_ipv6 for r in self._bridges.values()))
         self._apply()
@@ -87,7 +87,7 @@ class Fabric:
         async with self._lock:
             self._bridges[record.id] = record
             try:
-                await asyncio.to_thread(self._establish)
+                await asyncio.to_thread(self._establish, [record])
             except BaseException:
                 self._bridges.pop(record.id, None)
                 await asyncio.to_thread(bridge.remove, record.device)
@@ -154,7 +154,7 @@ class Fabric:
             now = ""
         if now != self._loaded:
             log.info("the firewall rules of %s were changed by somebody else: put back", self.table)
-            self._establish()
+            self._establish(list(self._bridges.values()))
         else:
             self.blocking = foreign.reconcile(self._nft, self.table, self._patterns())
 

@@ -20,17 +20,25 @@ if TYPE_CHECKING:
 
 TIMEOUT = 2.0
 LIMIT = 1024
+LIMIT_EACH = 256
 _BUSY_CODES = (dns.SERVFAIL, dns.REFUSED, dns.NOTIMP)
 
 
 class Flight:
     """One query that waits for an answer. `answer` is called once, with the answer or with None."""
 
-    __slots__ = ("answer", "buffer", "deadline", "fallback", "packet", "question", "servers", "sock", "stream")
+    __slots__ = ("answer", "buffer", "deadline", "fallback", "owner", "packet", "question", "servers", "sock", "stream")
 
     def __init__(
-        self, packet: bytes, question: dns.Question, servers: Sequence[str], stream: bool, answer: Callable[[bytes | None], None]
+        self,
+        owner: str,
+        packet: bytes,
+        question: dns.Question,
+        servers: Sequence[str],
+        stream: bool,
+        answer: Callable[[bytes | None], None],
     ) -> None:
+        self.owner = owner
         self.packet = dns.with_identifier(packet, int.from_bytes(os.urandom(2), "big"))
         self.question = question
         self.servers = list(servers)
@@ -49,16 +57,23 @@ class Forwarder:
         self._reactor = reactor
         self._port = port
         self._flights: dict[int, Flight] = {}
+        self._counts: dict[str, int] = {}
 
     def send(
-        self, packet: bytes, question: dns.Question, servers: Sequence[str], stream: bool, answer: Callable[[bytes | None], None]
+        self,
+        owner: str,
+        packet: bytes,
+        question: dns.Question,
+        servers: Sequence[str],
+        stream: bool,
+        answer: Callable[[bytes | None], None],
     ) -> None:
-        """Ask the servers in turn. Over the limit, the answer is None at once."""
-        if len(self._flights) >= LIMIT:
+        """Ask the servers in turn. Over the limits, of all and of each owner, the answer is None at once."""
+        if len(self._flights) >= LIMIT or self._counts.get(owner, 0) >= LIMIT_EACH:
             answer(None)
             return
         # Twice round: one lost packet should not cost the name.
-        self._next(Flight(packet, question, [*servers[:3], *servers[:3]], stream, answer))
+        self._next(Flight(owner, packet, question, [*servers[:3], *servers[:3]], stream, answer))
 
     def _next(self, flight: Flight) -> None:
         self._land(flight)
@@ -79,6 +94,7 @@ class Forwarder:
         flight.buffer = b""
         flight.deadline = time.monotonic() + TIMEOUT
         self._flights[sock.fileno()] = flight
+        self._counts[flight.owner] = self._counts.get(flight.owner, 0) + 1
         try:
             sock.connect((server, self._port))
         except BlockingIOError:
@@ -132,6 +148,9 @@ class Forwarder:
             self._reactor.forget(flight.sock.fileno())
             flight.sock.close()
             flight.sock = None
+            self._counts[flight.owner] -= 1
+            if not self._counts[flight.owner]:
+                del self._counts[flight.owner]
 
     def expire(self, now: float) -> None:
         """Go on to the next server for those that have waited too long."""

@@ -109,9 +109,9 @@ def is_loopback(server: str) -> bool:
     return ip_address(server).is_loopback
 
 
-def reachable_servers(files: Sequence[str] = (RESOLV_CONF, *UPSTREAM_FILES)) -> list[str]:
+def reachable_servers(files: Sequence[str] = ()) -> list[str]:
     """The host's name servers that a container can reach, looking behind a stub on the loopback; may be empty."""
-    for path in files:
+    for path in files or (RESOLV_CONF, *UPSTREAM_FILES):
         servers = [server for server in read_resolv_conf(path)[0] if not is_loopback(server)]
         if servers:
             return servers

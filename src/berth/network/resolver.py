@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 TTL = 10
 _IDLE = 15.0
-_STREAMS = 256
+_STREAMS = 512
+_STREAMS_EACH = 32
 _PEERCRED = struct.Struct("3i")
 _NOBODY = 65534
 
@@ -242,7 +243,8 @@ class Resolver:
             sock, _ = tcp.accept()
         except OSError:
             return
-        if len(self._streams) >= _STREAMS:
+        own = sum(1 for stream in self._streams.values() if stream.container == container)
+        if len(self._streams) >= _STREAMS or own >= _STREAMS_EACH:
             sock.close()
             return
         sock.setblocking(False)
@@ -318,7 +320,7 @@ class Resolver:
                 send(dns.with_identifier(answer, dns.identifier(packet)))
 
         if servers:
-            self._forwarder.send(packet, question, servers, stream, answered)
+            self._forwarder.send(container, packet, question, servers, stream, answered)
         else:
             answered(None)
 
