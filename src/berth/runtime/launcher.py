@@ -2,6 +2,7 @@
 
     engine -> launcher   {"v":1,"op":"launch"}                       + answer socket, request (a memfd), streams, reserved sockets
                          {"v":1,"op":"spawn","module","arguments"}   + answer socket, the worker's descriptors
+                         {"v":1,"op":"ping"}                         + answer socket
     the answer comes on the socket that came with the request: from the launch (and that socket stays the engine's
     connection to the shim), for a spawn from the launcher: {"v":1,"id":0,"result":{"pid":n}}
 
@@ -75,6 +76,9 @@ def _redirect(run: str) -> None:
 def _serve(control: _socket.socket, launch: ModuleType, worker_path: list[str], message: Message, fds: list[int]) -> None:
     answer = _socket.socket(fileno=fds[0])
     try:
+        if message["op"] == "ping":
+            channel.send(answer, {"id": 0, "result": {}})
+            return
         pid = os.fork()
         if pid == 0:
             control.close()

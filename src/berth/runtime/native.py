@@ -65,13 +65,15 @@ class NativeRuntime:
         try:
             await self._make_room(request.id)
             document = self._document(request, streams)
-            for _ in range(2):
+            for attempt in range(3):
                 task = self._task(request.id, request.directory)
                 try:
                     return await self._launch(task, document, fds)
                 except Disconnected:
                     # Killed half-way, or lost together with the launcher before it was forked.
                     await asyncio.to_thread(remains.remove, self._run, self._name, request.id)
+                if await self._launcher_answers() and attempt:
+                    break
             reason = f"its shim was killed or took too long ({self._server.last_words()})"
             raise Internal(f"container {request.id} cannot be started: {reason}")
         finally:
@@ -103,23 +105,33 @@ class NativeRuntime:
 
     async def spawn(self, module: str, arguments: Sequence[str], fds: Sequence[int]) -> int:
         """Fork a worker from the launcher; its process id."""
+        message = await self._ask_launcher({"op": "spawn", "module": module, "arguments": list(arguments)}, fds)
+        if message is None:
+            raise Internal(f"the launcher ended before it could start {module}: try again")
+        if "error" in message:
+            raise error_of(message["error"])
+        return int(message["result"]["pid"])
+
+    async def _ask_launcher(self, request: Message, fds: Sequence[int] = ()) -> Message | None:
+        """Its answer, or None when it died instead."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         near.setblocking(False)
         try:
             try:
-                await self._server.send({"op": "spawn", "module": module, "arguments": list(arguments)}, [far.fileno(), *fds])
+                await self._server.send(request, [far.fileno(), *fds])
             finally:
                 far.close()
             received = await _receive(near)
-            if received is None:
-                raise Internal(f"the launcher ended before it could start {module}: try again")
-            message, passed = received
-            channel.close_all(passed)
-            if "error" in message:
-                raise error_of(message["error"])
-            return int(message["result"]["pid"])
         finally:
             near.close()
+        if received is None:
+            return None
+        channel.close_all(received[1])
+        return received[0]
+
+    async def _launcher_answers(self) -> bool:
+        """Whether it lives. False also tells that nothing more can be sent to the one that died."""
+        return await self._ask_launcher({"op": "ping"}) is not None
 
     async def close(self) -> None:
         """Let go of launcher and shims; containers go on."""
