@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from dataclasses import dataclass, replace
 
 from berth.errors import Forbidden, InvalidArgument, NotImplementedKind, Unavailable
 
-DEFAULT_SOCKETS = ("/run/berth/berth.sock", "/var/run/docker.sock")
+BERTH_SOCKET = "/run/berth/berth.sock"
+DOCKER_SOCKET = "/var/run/docker.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def parse_host(text: str) -> Address:
     if not separator:
         raise InvalidArgument(f"unable to parse docker host `{text}`: write unix:///path or tcp://host:port")
     if scheme == "unix":
-        return Address(path=rest or DEFAULT_SOCKETS[1])
+        return Address(path=rest or DOCKER_SOCKET)
     if scheme in ("tcp", "http", "https"):
         name, _, port = rest.rstrip("/").rpartition(":")
         if not port.isdigit():
@@ -93,12 +93,13 @@ def from_environment(address: Address) -> Address:
     return replace(address, certificates=folder, verify=bool(os.environ.get("DOCKER_TLS_VERIFY")))
 
 
-def default_socket() -> str | None:
-    """The first socket that is there: berth's, then Docker's."""
-    for path in DEFAULT_SOCKETS:
+def listens(path: str) -> bool:
+    """Whether something listens at a unix socket. The file alone says little: a killed engine leaves it behind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            if stat.S_ISSOCK(os.stat(path).st_mode):
-                return path
+            probe.connect(path)
+        except PermissionError:
+            return True
         except OSError:
-            continue
-    return None
+            return False
+    return True

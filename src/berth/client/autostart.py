@@ -10,11 +10,12 @@ import os
 import sys
 import time
 
+from berth.client.address import BERTH_SOCKET
 from berth.errors import Forbidden, Unavailable
 
-DEFAULT_SOCKET = "/run/berth/berth.sock"
+DEFAULT_SOCKET = BERTH_SOCKET
 LOG = "/var/log/berth.log"
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 30.0
 
 
 def start_engine(
@@ -28,10 +29,13 @@ def start_engine(
         )
     path = log or (os.path.join(root, "berthd.log") if root else LOG)
     arguments = [] if socket == DEFAULT_SOCKET else ["--socket", socket]
-    if root:
-        os.makedirs(root, mode=0o700, exist_ok=True)
-        arguments += ["--root", root]
-    process = _spawn(arguments, path)
+    arguments += ["--root", root] if root else []
+    try:
+        if root:
+            os.makedirs(root, mode=0o700, exist_ok=True)
+        process = _spawn(arguments, path)
+    except OSError as error:
+        raise Unavailable(f"cannot start berthd: {error.filename or root}: {error.strerror}") from error
     deadline = time.monotonic() + wait
     while time.monotonic() < deadline:
         if answers(socket):
@@ -64,9 +68,10 @@ def _spawn(arguments: list[str], log: str) -> int:
     try:
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         try:
+            command = _command()
             return os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-m", "berth.api.main", *arguments],
+                command[0],
+                [*command, *arguments],
                 dict(os.environ),
                 file_actions=[(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, sink, 1), (os.POSIX_SPAWN_DUP2, sink, 2)],
                 setsid=True,
@@ -75,6 +80,15 @@ def _spawn(arguments: list[str], log: str) -> int:
             os.close(null)
     finally:
         os.close(sink)
+
+
+def _command() -> list[str]:
+    """The engine's script beside our interpreter, else the interpreter with the module. -P: the working directory is not
+    searched for modules."""
+    script = os.path.join(os.path.dirname(sys.executable), "berthd")
+    if os.access(script, os.X_OK):
+        return [sys.executable, "-P", script]
+    return [sys.executable, "-P", "-c", "from berth.api.main import main; main()"]
 
 
 def _tail(path: str, lines: int = 15) -> str:

@@ -241,25 +241,26 @@ class Engine:
 
 
 def connect(host: str | None = None, *, autostart: bool = True) -> Engine:
-    """The engine at `host`, else at DOCKER_HOST, else at berth's own socket, else at Docker's.
+    """The engine at `host`, else at BERTH_HOST or DOCKER_HOST, else berth's own.
 
-    When no host is named and no socket is there, `berthd` is started (root only, see client/autostart.py).
+    When berth's own does not run, root starts it (client/autostart.py); others get Docker's if that one is there.
     DOCKER_API_VERSION pins the API version; DOCKER_TLS_VERIFY and DOCKER_CERT_PATH are used for tcp.
     """
-    from berth.client.address import default_socket, from_environment, parse_host
+    from berth.client.address import BERTH_SOCKET, DOCKER_SOCKET, from_environment, listens, parse_host
 
     pinned = os.environ.get("DOCKER_API_VERSION") or None
     named = host or os.environ.get("BERTH_HOST") or os.environ.get("DOCKER_HOST")
     if named:
         return Engine(from_environment(parse_host(named)), version=pinned)
-    found = default_socket()
-    if found is None:
-        from berth.client.autostart import DEFAULT_SOCKET, start_engine
+    path = BERTH_SOCKET
+    if not listens(path):
+        if os.geteuid() != 0 and listens(DOCKER_SOCKET):
+            path = DOCKER_SOCKET
+        elif autostart:
+            from berth.client.autostart import start_engine
 
-        if autostart:
             start_engine()
-        found = DEFAULT_SOCKET
-    return Engine(Address(path=found), version=pinned)
+    return Engine(Address(path=path), version=pinned)
 
 
 def encode_query(query: Query) -> str:
