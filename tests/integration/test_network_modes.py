@@ -118,8 +118,14 @@ def test_modes_without_a_bridge(tmp_path: Path) -> None:
         assert await lab.service.attach(facts) == Attachment(plan=None)
         with pytest.raises(InvalidArgument, match="conflicting options: port publishing and the container type"):
             lab.service.check(lab.new_facts("joined", mode="container:abc", ports={"80/tcp": [("", "80")]}))
+        facts = lab.new_facts("lost", mode="nowhere")
+        facts.endpoints = lab.service.check(facts)
+        assert list(facts.endpoints) == ["nowhere"]
         with pytest.raises(NotFound, match="network nowhere not found"):
-            lab.service.check(lab.new_facts("lost", mode="nowhere"))
+            await lab.service.attach(facts)
+        assert list(lab.service.settings(facts).networks or {}) == ["nowhere"]
+        await lab.service.create(request("nowhere"))
+        await lab.service.attach(facts)
 
     in_lab(tmp_path, test)
 

@@ -43,7 +43,8 @@ class ContainerNetworks(Protocol):
     """Implemented by engine.networks."""
 
     def check(self, facts: ContainerFacts) -> dict[str, EndpointSettings]:
-        """At create: every network exists, the options fit. Returns the endpoints by network *name*, completed."""
+        """At create: the options fit. Returns the endpoints by network *name*, completed; a network that does not exist is
+        left as it was asked for, and found out by attach."""
         ...
 
     async def attach(self, facts: ContainerFacts) -> Attachment:

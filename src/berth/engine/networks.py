@@ -200,8 +200,16 @@ class NetworkService:
     # What containers use.
 
     def check(self, facts: ContainerFacts) -> dict[str, EndpointSettings]:
-        """At create: every network exists, the options fit. The endpoints by network name."""
-        return {network.name: completed(network, wish) for network, wish in check_container(self._catalog, facts)}
+        """At create: the options fit. The endpoints by network name.
+
+        A network that does not exist is found out at the start, as with Docker: the docker CLI takes "not found" at create for
+        a missing image, and would pull it.
+        """
+        try:
+            networks = check_container(self._catalog, facts)
+        except NotFound:
+            return dict(facts.endpoints) or {mode_of(facts): EndpointSettings()}
+        return {network.name: completed(network, wish) for network, wish in networks}
 
     async def attach(self, facts: ContainerFacts) -> Attachment:
         """Before launch."""
