@@ -66,8 +66,20 @@ def decode(piece: bytes) -> list[Record]:
     return found
 
 
+def _plain(records: list[Record], framed: bool) -> bytes:
+    """Everything as it is: the usual case, and the one that has to be fast."""
+    texts = [record.log.encode("utf-8", "replace") for record in records]
+    if not framed:
+        return b"".join(texts)
+    pack = struct.Struct(">BxxxL").pack
+    numbers = [_STREAMS.get(record.stream, 1) for record in records]
+    return b"".join([part for n, text in zip(numbers, texts, strict=True) for part in (pack(n, len(text)), text)])
+
+
 def encode(records: list[Record], query: LogQuery, *, framed: bool) -> bytes:
     """The records that match, each with Docker's 8-byte header unless the container has a terminal."""
+    if query.stdout and query.stderr and not (query.since or query.until or query.timestamps or query.details):
+        return _plain(records, framed)
     parts: list[bytes] = []
     timed = bool(query.since or query.until)
     for record in records:
@@ -167,18 +179,22 @@ class _Source:
                 if newline:
                     return lines + newline
                 continue
-            if len(self._queue) > 1 or self._rotated():
-                os.close(self._queue.pop(0))
-                continue
-            return b""
+            if len(self._queue) == 1:
+                self._queue += self._newer()
+            if len(self._queue) == 1:
+                return b""
+            os.close(self._queue.pop(0))
 
-    def _rotated(self) -> bool:
-        try:
-            status = os.stat(self._path)
-        except FileNotFoundError:
-            return False
+    def _newer(self) -> list[int]:
+        """The files after the one being read, which may have been renamed several times: all of them when it is gone."""
         mine = os.fstat(self._queue[0])
-        return (status.st_ino, status.st_dev) != (mine.st_ino, mine.st_dev)
+        found: list[int] = []
+        for fd in (fd for fd in (_open(name) for name in reversed(files(self._path))) if fd is not None):
+            if os.path.samestat(os.fstat(fd), mine):
+                os.close(fd)
+                break
+            found.insert(0, fd)
+        return found
 
     def close(self) -> None:
         """Close all files."""

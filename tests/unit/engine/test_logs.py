@@ -133,3 +133,18 @@ def test_following_stops_at_until(tmp_path: Path) -> None:
         assert pieces == [b"0\n"]
 
     asyncio.run(asyncio.wait_for(case(), 10))
+
+
+def test_following_loses_nothing_to_several_rotations(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    path.write_bytes(line("0\n"))
+    source = logs._Source(str(path))
+    assert logs.decode(source.read())[0].log == "0\n" and source.read() == b""
+    path.rename(tmp_path / "l.2")
+    (tmp_path / "l.1").write_bytes(line("1\n"))
+    path.write_bytes(line("2\n"))
+    texts = []
+    while piece := source.read():
+        texts += [record.log for record in logs.decode(piece)]
+    assert texts == ["1\n", "2\n"]
+    source.close()
