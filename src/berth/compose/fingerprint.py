@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from berth.compose.convert.mount import file_content
-from berth.compose.model import Project, Service
+from berth.compose.model import Project, Service, plain
 
 # What can change without the container having to: how many there are, how the image comes about, who waits for whom.
 _INDIFFERENT = (
@@ -26,7 +26,7 @@ _INDIFFERENT = (
 
 def config_hash(project: Project, service: Service) -> str:
     """64 hex digits over everything of a service that a container is made of, with the content of its secrets and configs."""
-    content = {key: value for key, value in msgspec.to_builtins(service).items() if key not in _INDIFFERENT}
+    content = {key: value for key, value in plain(service).items() if key not in _INDIFFERENT}
     deploy = {key: value for key, value in content.pop("deploy", {}).items() if key in ("resources", "restart_policy")}
     content["deploy"] = deploy
     content["image"] = project.image_name(service)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import NODEFAULT, Struct, field
+from msgspec.structs import fields
 
 from berth.compose.problem import Mark, Path
 
@@ -420,3 +421,23 @@ class Project(_Value, frozen=True, kw_only=True):
     def image_name(self, service: Service) -> str:
         """The image of a service: what it names, else <project>-<service>."""
         return service.image or f"{self.name}-{service.name}"
+
+
+def plain(value: Any) -> Any:
+    """A value of the model as plain mappings and lists, without what equals its default.
+
+    Not `msgspec.to_builtins`: that leaves defaults out when they are the same object, so that equal values could differ.
+    """
+    if isinstance(value, Struct):
+        found = {}
+        for item in fields(value):
+            default = item.default_factory() if item.default_factory is not NODEFAULT else item.default
+            mine = getattr(value, item.name)
+            if mine != default:
+                found[item.encode_name] = plain(mine)
+        return found
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(each) for each in value]
+    return value

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from berth.compose.fingerprint import config_hash
-from berth.compose.model import Project, Service
+from berth.compose.model import Project, Service, plain
 from berth.compose.plan import selected_services
 from berth.compose.session import Session
 
@@ -77,7 +77,7 @@ def render(project: Project, services: list[str], form: str) -> str:
     for kind in ("networks", "volumes", "secrets", "configs"):
         section: Mapping[str, Any] = getattr(project, kind)
         if section:
-            content[kind] = {key: _tidy(msgspec.to_builtins(value)) for key, value in section.items()}
+            content[kind] = {key: _escape(_tidy(plain(value))) for key, value in section.items()}
     if form == "json":
         return msgspec.json.format(msgspec.json.encode(content), indent=2).decode() + "\n"
     from ruamel.yaml import YAML
@@ -91,7 +91,7 @@ def render(project: Project, services: list[str], form: str) -> str:
 
 
 def _service(service: Service) -> dict[str, Any]:
-    found = _tidy(msgspec.to_builtins(service))
+    found = _tidy(plain(service))
     found.pop("name", None)
     deploy = found.get("deploy", {})
     resources = {key: value for key, value in deploy.get("resources", {}).items() if value}
@@ -107,6 +107,16 @@ def _service(service: Service) -> dict[str, Any]:
     for name in found.get("depends_on", {}):
         entry = found["depends_on"][name]
         found["depends_on"][name] = {"condition": "service_started", "required": True, **entry}
+    # The schema has some sizes as texts only.
+    for key in ("mem_limit", "mem_reservation", "memswap_limit", "shm_size"):
+        if key in found:
+            found[key] = str(found[key])
+    for limits in resources.values():
+        if "memory" in limits:
+            limits["memory"] = str(limits["memory"])
+    for reference in [*found.get("secrets", []), *found.get("configs", [])]:
+        if "mode" in reference:
+            reference["mode"] = f"0{reference['mode']:o}"
     for port in found.get("ports", []):
         port.setdefault("mode", "ingress")
         port.setdefault("protocol", "tcp")
