@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 
 import pytest
 
@@ -334,5 +335,52 @@ def test_the_process_that_makes_the_container_is_killed():
         with pytest.raises(Internal, match="cannot be started"):
             await engine.launch(place.request("true"))
         assert [id async for id in engine.tasks()] == []
+
+    with_place(test)
+
+
+def fill(path):
+    with open(path, "ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"x" * 4096)
+
+
+def test_a_full_disk_stops_neither_the_container_nor_the_news_of_its_exit():
+    async def test(place, engine):
+        script = "for i in 1 2 3; do read x; echo line $i; done; exit 8"
+        request = place.request("sh", "-c", script, open_stdin=True, stdin_once=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", request.directory], check=True)
+        try:
+            peer = Peer(stdin=True, stdout=True)
+            task = await engine.launch(request, [peer.stream])
+            filler = f"{request.directory}/filler"
+            fill(filler)
+            await peer.send(b"\n")
+            await peer.until(b"line 1\n")
+            await peer.send(b"\n")
+            await peer.until(b"line 2\n")
+            os.unlink(filler)
+            await peer.send(b"\n")
+            await peer.rest()
+            assert (await task.wait()).code == 8
+            texts = [json.loads(line)["log"] for line in place.log(request).splitlines()]
+            assert texts[0].startswith("berth: 14 bytes of output were lost here")
+            assert texts[1:] == ["line 3\n"]
+
+            # And once more, full to the end: the exit record goes to the run directory.
+            await task.delete()
+            fill(filler)
+            os.unlink(f"{request.directory}/exit.json")
+            fill(filler)
+            peer = Peer(stdin=True)
+            first = await place.engine()
+            await first.launch(request, [peer.stream])
+            await first.close()
+            await peer.send(b"\n\n\n")
+            await peer.rest()
+            found = await engine.load(request.id)
+            assert (await found.wait()).code == 8
+        finally:
+            subprocess.run(["umount", request.directory], check=True)
 
     with_place(test)
