@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from berth.contract.network import Attachment
-from berth.errors import AlreadyExists, Conflict, Forbidden, InvalidArgument, NotFound, Unavailable
+from berth.errors import AlreadyExists, Conflict, Forbidden, InvalidArgument, NotFound, NotImplementedKind, Unavailable
 from berth.model.filters import Filters
 from berth.network.host import write_sysctl
 from berth.network.nftables import Nftables
@@ -211,7 +211,8 @@ def test_links_and_hosts_on_the_default_bridge(tmp_path: Path) -> None:
 def test_no_icc_keeps_neighbours_apart(tmp_path: Path) -> None:
     async def test(lab: Lab) -> None:
         # Where bridged packets pass the firewall, isolated ports stop the detour over a published port as well.
-        write_sysctl("net.bridge.bridge-nf-call-iptables", "0")
+        if os.path.exists("/proc/sys/net/bridge"):
+            write_sysctl("net.bridge.bridge-nf-call-iptables", "0")
         await lab.service.create(request("apart", options={"com.docker.network.bridge.enable_icc": "false"}))
         one = await lab.run("one", mode="apart", ports={"80/tcp": [("", "8080")]})
         two = await lab.run("two", mode="apart")
@@ -264,5 +265,21 @@ def test_engine_starts_without_nftables_and_says_why_networks_are_missing(
         with pytest.raises(Unavailable, match=r"networks are not available on this host: libnftables.so.1 cannot be loaded"):
             await lab.service.attach(facts)
         await lab.run("two", mode="none")
+
+    in_lab(tmp_path, test)
+
+
+def test_ipvlan_works_or_is_refused_by_name(tmp_path: Path) -> None:
+    async def test(lab: Lab) -> None:
+        try:
+            await lab.service.create(request("flat", "10.79.0.0/24", driver="ipvlan"))
+        except NotImplementedKind as error:
+            assert "no ipvlan" in error.message
+            assert "dm-" not in subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+            return
+        one = await lab.run("one", mode="flat")
+        two = await lab.run("two", mode="flat")
+        with one.listen(80) as server:
+            assert two.reaches(server, lab.address("one", "flat"), 80) == lab.address("two", "flat")
 
     in_lab(tmp_path, test)

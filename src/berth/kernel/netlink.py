@@ -135,20 +135,29 @@ def create_veth(
 
 
 def create_macvlan(parent: str, name: str, netns_fd: int, mac: str, mtu: int, mode: int = 4, kind: str = "macvlan") -> None:
-    """A macvlan (`mode` 4 is bridge) or ipvlan (`mode` 0 is L2, 1 L3) on the link `parent`, made in the other namespace
-    (-1: in this one)."""
+    """A macvlan (`mode` 4 is bridge) or ipvlan (`mode` 0 is L2, 1 L3) on the link `parent`, in the other namespace (-1: in
+    this one)."""
     if kind == "ipvlan":
         data = attribute(_IPVLAN_MODE, pack("H", mode))
         address = b""
     else:
         data = attribute(_MACVLAN_MODE, pack("I", mode))
         address = attribute(_ADDRESS, mac_bytes(mac)) if mac else b""
+    # Older kernels look the name up here even when the link is made elsewhere; so it is made with a name that nobody has,
+    # and gets its own name as it moves.
+    first_name = name if netns_fd < 0 else "m" + os.urandom(6).hex()
     info = attribute(_INFO_KIND, kind.encode() + b"\0") + attribute(_INFO_DATA, data)
-    body = _interface() + _name(name) + address + (attribute(_MTU, pack("I", mtu)) if mtu else b"")
+    body = _interface() + _name(first_name) + address + (attribute(_MTU, pack("I", mtu)) if mtu else b"")
     body += attribute(_LINK, pack("i", if_nametoindex(parent)))
-    if netns_fd >= 0:
-        body += attribute(_NET_NS_FD, pack("i", netns_fd))
     _send(message(NEWLINK, ACK | CREATE | EXCL, body + attribute(_LINKINFO, info)), name)
+    if netns_fd < 0:
+        return
+    try:
+        move = _interface(if_nametoindex(first_name)) + attribute(_NET_NS_FD, pack("i", netns_fd)) + _name(name)
+        _send(message(NEWLINK, ACK, move), name)
+    except OSError:
+        delete_link(first_name)
+        raise
 
 
 def _address_message(index: int, address: str, flags: int) -> bytes:
