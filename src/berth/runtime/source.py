@@ -225,12 +225,24 @@ def bind(source: Source, setting: Setting) -> Parts:
 
 
 def _clone(path: str, recursive: bool, propagation: int, setting: Setting) -> int:
+    pieces = path.split("/", 4)
+    if pieces[:2] == ["", "proc"] and pieces[3:4] == ["root"] and len(pieces) == 5:
+        # A mount of another container (its /dev/shm): the kernel clones only what is in the caller's own namespace.
+        other = os.open(f"/proc/{pieces[2]}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _clone_in(other, "/" + pieces[4], recursive)
+        finally:
+            os.close(other)
     if propagation != MS_SHARED:
         return open_tree(AT_FDCWD, path, recursive)
     # The launcher's own mounts are slaves: what shall reach the host must be cloned in the host's namespace.
+    return _clone_in(_host_mounts[0], path, recursive)
+
+
+def _clone_in(namespace: int, path: str, recursive: bool) -> int:
     ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        setns(_host_mounts[0], CLONE_NEWNS)
+        setns(namespace, CLONE_NEWNS)
         try:
             return open_tree(AT_FDCWD, path, recursive)
         finally:

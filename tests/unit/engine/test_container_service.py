@@ -86,12 +86,24 @@ def test_two_creates_of_one_name_at_once(tmp_path: Path) -> None:
 def test_a_create_that_fails_late_is_undone(tmp_path: Path) -> None:
     async def case() -> None:
         world = World(tmp_path, ContainerConfig(cmd=["sh"], volumes={"/data": {}}))
-        world.networks.refuse = NotFound("network x not found")
-        with pytest.raises(NotFound):
+        world.networks.refuse = InvalidArgument("invalid address")
+        with pytest.raises(InvalidArgument):
             await world.service.create("web", body())
         world.networks.refuse = None
         assert not world.snapshots.keys and not world.volumes.volumes
         await world.service.create("web", body())
+
+    run(case())
+
+
+def test_a_missing_network_is_not_a_missing_image(tmp_path: Path) -> None:
+    """The docker CLI pulls the image when create answers 404."""
+
+    async def case() -> None:
+        world = World(tmp_path)
+        world.networks.refuse = NotFound("network x not found")
+        await world.service.create("web", body(network_mode="x"))
+        assert list(world.service.get("web").record.endpoints) == ["x"]
 
     run(case())
 

@@ -85,7 +85,7 @@ class Creation:
         separation = isolation.decide(host, unmappable_binds(mounts))
         if self._parts.config.userns_fallback == "refuse":
             isolation.refuse_fallback(separation)
-        isolation.check_partner(separation, {n: self._parts.catalog.get(n).id for n in separation.joins.values()})
+        isolation.check_partner(separation, {n: self._other(n).id for n in separation.joins.values()})
         check_sysctls(host.sysctls or {}, separation.host)
         return separation
 
@@ -97,13 +97,20 @@ class Creation:
         return short_id(identifier)
 
     def _mounts_of(self, reference: str) -> list[MountRecord]:
-        return self._parts.catalog.get(reference).record.mounts
+        return self._other(reference).record.mounts
+
+    def _other(self, reference: str) -> Container:
+        """A container that the request names. NotFound would tell the docker CLI that the image is missing, so it is not that."""
+        container = self._parts.catalog.find(reference)
+        if container is None:
+            raise InvalidArgument(f"No such container: {reference}")
+        return container
 
     async def _record(self, record: ContainerRecord, image: Image) -> None:
         parts, container = self._parts, Container(record)
         anonymous: list[str] = []
         try:
-            record.endpoints = parts.networks.check(container.facts())
+            record.endpoints = self._check_networks(container)
             anonymous = mounting.make_volumes(record.mounts, record.host_config, parts.volumes)
             await parts.snapshots.prepare(record.id, image.chain_id)
             os.makedirs(parts.directory(record.id), mode=0o700, exist_ok=True)
@@ -114,6 +121,13 @@ class Creation:
             await self._undo(record.id, anonymous)
             raise
         parts.emit(container, "create")
+
+    def _check_networks(self, container: Container) -> dict[str, EndpointSettings]:
+        """A network that does not exist is the start's error, as with Docker: it may be made until then."""
+        try:
+            return self._parts.networks.check(container.facts())
+        except NotFound:
+            return container.record.endpoints
 
     async def _undo(self, identifier: str, anonymous: list[str]) -> None:
         self._parts.networks.forget(identifier)

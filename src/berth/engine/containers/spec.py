@@ -6,6 +6,7 @@ tests compare it as data, `berth-runtime steps` prints what becomes of it.
 
 from __future__ import annotations
 
+import os
 import re
 
 from msgspec import Struct
@@ -100,6 +101,7 @@ def _ipc_mounts(host: HostConfig, isolation: Isolation, partner_pid: int) -> lis
         return [
             oci.Mount(destination=path, type="bind", source=path, options=["rbind", "rprivate"])
             for path in ("/dev/mqueue", "/dev/shm")
+            if os.path.isdir(path)
         ]
     queue = oci.Mount(destination="/dev/mqueue", type="mqueue", source="mqueue", options=["nosuid", "noexec", "nodev"])
     if host.ipc_mode == "none":
