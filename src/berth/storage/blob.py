@@ -116,7 +116,8 @@ class BlobStore:
                 writer = _PartWriter(part, expected)
             try:
                 await self._fetch(writer, expected, size, offset_stream, progress)
-                self._publish(part, place)
+                with translated(f"writing blob {expected}"):
+                    await asyncio.to_thread(self._publish, part, place)
             except (_Mismatch, ResourceExhausted):
                 _unlink(part)
                 raise

@@ -68,6 +68,7 @@ class LayerStore:
         self._database = database
         self._blobs = blobs
         self._applying: dict[Digest, _Applying] = {}
+        self._publishing = asyncio.Lock()
         self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
         os.makedirs(self._layers, mode=0o700, exist_ok=True)
         for directory in self.empty:
@@ -197,7 +198,7 @@ class LayerStore:
                     except Abandoned:
                         raise Conflict("unpacking was cancelled") from None
 
-            await run_stoppable(self.executor, work, reader)
+            await run_stoppable(None, work, reader)
             return await self.adopt(parent, staging)
 
     @asynccontextmanager
@@ -249,8 +250,13 @@ class LayerStore:
             with translated(f"flushing layer {layer.diff_id}"):
                 syncfs(self._layers)
 
-        # Without shield: a cancelled flush does no harm, the staging directory goes.
+        # Cancelled here or in the next step: what is left is a directory without a row, which is thrown away sooner or later.
         await asyncio.get_running_loop().run_in_executor(self.executor, work)
+        async with self._publishing:
+            return await self._record(staging, place, layer, large_ids)
+
+    async def _record(self, staging: str, place: str, layer: Layer, large_ids: set[int]) -> Layer:
+        """Rename and row, one layer at a time: a directory that has no row yet would be taken for a leftover."""
         found = self.get(layer.chain_id)
         if found is not None:
             return found
@@ -260,7 +266,7 @@ class LayerStore:
             self._discard(place)
         with translated(f"recording layer {layer.diff_id}"):
             os.rename(staging, place)
-            fsync_directory(self._layers)
+            await asyncio.get_running_loop().run_in_executor(self.executor, fsync_directory, self._layers)
         blob = msgspec.json.encode(layer.blob) if layer.blob is not None else None
         ids = " ".join(str(number) for number in sorted(large_ids))
         with self._database.transaction(durable=True):
@@ -298,7 +304,7 @@ class LayerStore:
             if f"sha256:{digest.hexdigest()}" != layer.diff_id:
                 raise DataLoss(f"layer {layer.diff_id} does not match its digest any more: remove the image and get it again")
 
-        return stream_from(produce, self.executor)
+        return stream_from(produce)
 
     async def remove(self, chain_id: Digest) -> None:
         """Forget the layer, then its directory. Idempotent. Conflict while another layer or a snapshot stands on it."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import CancelledError, Executor, Future
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from berth.storage.channel import BOUND, Abandoned
 
@@ -45,10 +46,43 @@ class StreamReader:
             self._pending.cancel()
 
 
-async def run_stoppable(executor: Executor, work: Callable[[Callable[[], bool]], T], reader: StreamReader | None = None) -> T:
-    """`work(stop)` in a thread. When the caller is cancelled, `stop()` becomes true and the thread's end is awaited."""
+def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Run something in a thread of its own: what may wait for a slow client must not hold a thread that others need."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    def run() -> None:
+        result, raised = None, None
+        try:
+            result = work()
+        except BaseException as error:
+            raised = error
+        with contextlib.suppress(RuntimeError):
+            # The loop may have ended, and then nobody waits.
+            loop.call_soon_threadsafe(settle, result, raised)
+
+    threading.Thread(target=run, name="stream", daemon=True).start()
+    return future
+
+
+async def run_stoppable(
+    executor: Executor | None, work: Callable[[Callable[[], bool]], T], reader: StreamReader | None = None
+) -> T:
+    """`work(stop)` in a thread of the executor, or in one of its own. When the caller is cancelled, `stop()` becomes true and
+    the thread's end is awaited."""
     stop = threading.Event()
-    running = asyncio.get_running_loop().run_in_executor(executor, work, stop.is_set)
+    if executor is None:
+        running = in_thread(lambda: work(stop.is_set))
+    else:
+        running = asyncio.get_running_loop().run_in_executor(executor, work, stop.is_set)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -61,7 +95,7 @@ async def run_stoppable(executor: Executor, work: Callable[[Callable[[], bool]],
         raise
 
 
-async def stream_from(produce: Callable[[Callable[[bytes], None]], None], executor: Executor) -> AsyncIterator[bytes]:
+async def stream_from(produce: Callable[[Callable[[bytes], None]], None]) -> AsyncIterator[bytes]:
     """What `produce(write)` writes in a thread, chunk by chunk. Closing the stream ends the producer (its `write` raises)."""
     loop = asyncio.get_running_loop()
     room = threading.Semaphore(BOUND)
@@ -82,7 +116,7 @@ async def stream_from(produce: Callable[[Callable[[bytes], None]], None], execut
         finally:
             loop.call_soon_threadsafe(queue.put_nowait, None)
 
-    running = loop.run_in_executor(executor, run)
+    running = in_thread(run)
     try:
         while True:
             chunk = await queue.get()

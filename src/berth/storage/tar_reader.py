@@ -319,6 +319,14 @@ class TarReader:
             if len(text) > 64 * _SPARSE_LIMIT:
                 raise DataLoss("the tar stream is damaged: a sparse map is too long")
 
+    def piece(self) -> memoryview:
+        """The next data of the present member as it is stored, empty at its end. What a sparse map means is up to the caller."""
+        if not self._left:
+            return memoryview(b"")
+        piece = self._source.piece(self._left)
+        self._left -= len(piece)
+        return piece
+
     def copy_to(self, fd: int) -> None:
         """Write the data of the present member into an empty file."""
         member = self._member
