@@ -22,7 +22,7 @@ from berth.engine.events import Events
 from berth.engine.images.archive import Archive, Part, spooled
 from berth.engine.images.compress import GzipStream, read_file
 from berth.engine.images.lease import Lease, Leases
-from berth.engine.images.progress import Reporter, reporting
+from berth.engine.images.progress import Reporter, one_error, reporting
 from berth.engine.images.store import ImageStore
 from berth.errors import BerthError, DataLoss, InvalidArgument, NotFound
 from berth.kernel.fs import write_all
@@ -52,6 +52,7 @@ from berth.registry.manifest import (
     parse_platform,
 )
 from berth.storage.compression import detect
+from berth.storage.space import translated
 from berth.wire.document import ImageDocument, IndexDocument, ManifestDocument
 
 _MAX_IMAGES = 1000
@@ -106,12 +107,7 @@ class Loader:
         if len(diff_ids) != len(found.layers):
             raise DataLoss(f"the archive is damaged: an image names {len(diff_ids)} layers, {len(found.layers)} are there")
         with self._leases.hold(digest_of(found.config)) as lease:
-            for position in range(len(diff_ids)):
-                chain = chain_id(tuple(diff_ids[: position + 1]))
-                lease.add(chain)
-                if self._layers.get(chain) is None:
-                    parent = chain_id(tuple(diff_ids[:position])) if position else None
-                    await self._layer(archive, found, position, (parent, diff_ids[position]), lease, None if quiet else reporter)
+            await self._layers_of(archive, found, diff_ids, lease, None if quiet else reporter)
             self._tell_moved(found, reporter)
             image = self._store.add(found.config, tags=found.tags)
         for tag in found.tags:
@@ -128,32 +124,46 @@ class Loader:
                 text = f"The image {tag.familiar} already exists, renaming the old one with ID {before} to empty string\n"
                 reporter.raw({"stream": text})
 
-    async def _layer(
-        self,
-        archive: Archive,
-        found: _Found,
-        position: int,
-        place: tuple[Digest | None, Digest],
-        lease: Lease,
-        reporter: Reporter | None,
+    async def _layers_of(
+        self, archive: Archive, found: _Found, diff_ids: list[Digest], lease: Lease, reporter: Reporter | None
     ) -> None:
+        """Unpack what is missing, each layer while the next ones are made into blobs."""
+        chains = [chain_id(tuple(diff_ids[: count + 1])) for count in range(len(diff_ids))]
+        lease.add(*chains)
+        have = 0
+        while have < len(chains) and self._layers.get(chains[have]) is not None:
+            have += 1
+        one_at_a_time = asyncio.Lock()
+        async with one_error(), asyncio.TaskGroup() as group:
+            blobs = [
+                group.create_task(self._blob(archive, found, position, lease, one_at_a_time))
+                for position in range(have, len(chains))
+            ]
+            for position, task in enumerate(blobs, have):
+                blob, diff_id = await task, diff_ids[position]
+                meter = reporter.meter(short_id(diff_id), "Loading layer", blob.size) if reporter is not None else None
+                await self._layers.apply_blob(chains[position - 1] if position else None, diff_id, blob, meter)
+
+    async def _blob(
+        self, archive: Archive, found: _Found, position: int, lease: Lease, one_at_a_time: asyncio.Lock
+    ) -> Descriptor:
+        """A layer of the archive as a blob in the store."""
         part = found.layers[position]
-        parent, diff_id = place
-        kind = detect(archive.head(part))
-        if kind:
+        async with one_at_a_time:
+            kind = detect(archive.head(part))
+            if not kind:
+                return await self._compressed(archive, part, lease)
             digest = found.digests[position] if found.digests else await asyncio.to_thread(archive.digest, part)
             blob = Descriptor(_KINDS.get(kind, DOCKER_LAYER), digest, part.size)
             lease.add(blob.digest)
             await self._blobs.ingest(blob.digest, blob.size, lambda offset: archive.stream(part, offset))
-        else:
-            blob = await self._compressed(archive, part, lease)
-        meter = None
-        if reporter is not None:
-            meter = reporter.meter(short_id(diff_id), "Loading layer", blob.size)
-        await self._layers.apply_blob(parent, diff_id, blob, meter)
+            return blob
 
     async def _compressed(self, archive: Archive, part: Part, lease: Lease) -> Descriptor:
-        with tempfile.NamedTemporaryFile(dir=self._directory, prefix="load-", suffix=".tmp", buffering=0) as file:
+        with (
+            translated("receiving the archive"),
+            tempfile.NamedTemporaryFile(dir=self._directory, prefix="load-", suffix=".tmp", buffering=0) as file,
+        ):
             stream = GzipStream(archive.stream(part))
             async for piece in stream:
                 write_all(file.fileno(), piece)
