@@ -77,6 +77,9 @@ class Source:
 
     def skip(self, count: int) -> None:
         """Pass over bytes."""
+        if self._at + count <= len(self._chunk):
+            self._at += count
+            return
         while count:
             count -= len(self.piece(count))
 
@@ -104,19 +107,19 @@ class Member:
 
 def parse_number(field: bytes) -> int:
     """A number field: octal digits, or base-256 when the first bit is set (GNU)."""
-    if field and field[0] & 0x80:
+    if field[0] & 0x80:
         value = int.from_bytes(field, "big")
         bits = 8 * len(field)
         if field[0] & 0x40:
             return value - (1 << bits)
         return value & ((1 << (bits - 1)) - 1)
     text = field.partition(b"\0")[0].strip(b" ")
-    if not text:
-        return 0
-    try:
+    # Only digits: `int` would take signs, prefixes and underscores as well, which other readers refuse.
+    if text.isdigit() and b"8" not in text and b"9" not in text:
         return int(text, 8)
-    except ValueError:
-        raise DataLoss(f"the tar stream is damaged: {field!r} is no number") from None
+    if text:
+        raise DataLoss(f"the tar stream is damaged: {field!r} is no number")
+    return 0
 
 
 def parse_time(text: bytes) -> int:

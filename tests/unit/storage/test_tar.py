@@ -80,6 +80,12 @@ def test_numbers(field: bytes, value: int) -> None:
     assert parse_number(field) == value
 
 
+@pytest.mark.parametrize("field", [b"0000648\0", b"-1\0", b"+1\0", b"0o17\0", b"1_0\0", b"0x1\0", b"1 2\0"])
+def test_what_is_no_number(field: bytes) -> None:
+    with pytest.raises(DataLoss, match="is no number"):
+        parse_number(field)
+
+
 def test_times() -> None:
     assert [parse_time(text) for text in (b"1.5", b"-1.5", b"7", b"-0.25", b"3.1234567899")] == [
         1_500_000_000, -1_500_000_000, 7_000_000_000, -250_000_000, 3_123_456_789]  # fmt: skip
