@@ -26,7 +26,7 @@ from berth.network import bridge, ipam, live, parent
 from berth.network.fabric import Fabric
 from berth.network.names import dns_names, gateway_order, interface_name, interface_sysctls
 from berth.network.port import hold, wishes
-from berth.network.record import BRIDGE, ENABLE_ICC, HOST_BINDING, Endpoint, Live, NetworkRecord, Published
+from berth.network.record import BRIDGE, ENABLE_ICC, HOST_BINDING, IPVLAN, Endpoint, Live, NetworkRecord, Published
 from berth.network.resolver_client import ResolverClient, ResolverRecord
 from berth.wire.network import EndpointSettings
 
@@ -140,7 +140,7 @@ class Attacher:
         names = dns_names(facts.name, facts.id, hostname_of(facts), wish) if is_user_defined(network) else ()
         return Live(
             name=facts.name,
-            mac=(wish.mac_address or "").lower().replace("-", ":") or ipam.derive_mac(ipv4, ipv6),
+            mac=_mac(network, wish, ipv4, ipv6),
             ipv4=ipv4,
             ipv6=ipv6,
             interface=interface,
@@ -334,6 +334,13 @@ class Attacher:
         """Drop what is remembered of a container that has ended."""
         self._facts.pop(container_id, None)
         self._pids.pop(container_id, None)
+
+
+def _mac(network: NetworkRecord, wish: EndpointSettings, ipv4: str, ipv6: str) -> str:
+    """What was asked for, else derived from the address. All ipvlan links have their parent's, which cannot be changed."""
+    if network.driver == IPVLAN:
+        return ""
+    return (wish.mac_address or "").lower().replace("-", ":") or ipam.derive_mac(ipv4, ipv6)
 
 
 async def _flush(ports: set[int], addresses: set[bytes]) -> None:
