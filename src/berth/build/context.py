@@ -1,26 +1,29 @@
-"""The build context: a tar from the client (or one Dockerfile), unpacked into a private directory and indexed.
+"""The build context: a tar from the client (or one Dockerfile), kept in one file and an index.
 
-    <root>/build/context-<random>/...      removed when the build ends
+    <root>/build/context-<random>/files/content   the content of all files, one after the other; gone when the build ends
 
-The index knows type, mode, size and digest of everything, so that cache keys need no second reading, and so that paths
-are resolved in the index and never by the kernel: nothing in a context can lead out of it. Only the builder writes there.
+Nothing of the tar is unpacked on the host, so no name and no link in it can lead anywhere: paths are resolved in the
+index. The index knows type, mode, size and digest of everything, and cache keys need no second reading.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import io
+import itertools
 import os
 import posixpath
 import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO
 
-from berth.build.stream import decompressed, is_compressed, is_tar
+from berth.build.stream import Read
+from berth.build.tarball import read_range
 from berth.errors import DataLoss, InvalidArgument, ResourceExhausted
 from berth.model.ignore import IgnoreRules, glob_regex
+from berth.storage.compression import detect, expand
+from berth.storage.tar_reader import BLOCK, DIRECTORY, FILE, HARD_LINK, SYMLINK, Member, Source, TarReader, check_header
 
 MAX_DOCKERFILE = 4 * 1024 * 1024
 _CHUNK = 1024 * 1024
@@ -29,7 +32,8 @@ _LINKS = 40
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`kind` is f, d or l (symbolic link, to `target`). `digest` is that of a file's content, in hex."""
+    """`kind` is f, d or l (symbolic link, to `target`). A file's content is `size` bytes from `offset` on of the host's
+    file `path`; `digest` is its SHA-256 in hex."""
 
     kind: str
     mode: int
@@ -37,6 +41,8 @@ class Entry:
     size: int = 0
     digest: str = ""
     target: str = ""
+    path: str = ""
+    offset: int = 0
 
     def identity(self) -> str:
         """What counts for a cache: everything but the time."""
@@ -45,9 +51,9 @@ class Entry:
 
 @dataclass(slots=True)
 class Context:
-    """`entries` by path relative to `root`, without the root itself."""
+    """`entries` by path relative to the root, without the root itself. `directory` is where the content is kept."""
 
-    root: str
+    directory: str
     entries: dict[str, Entry] = field(default_factory=dict)
 
     def resolve(self, path: str) -> str | None:
@@ -64,8 +70,8 @@ class Context:
             raise InvalidArgument(f"{path} in the build context is not a file")
         if entry.size > limit:
             raise InvalidArgument(f"{path} in the build context is larger than {limit} bytes")
-        with open(f"{self.root}/{found}", "rb") as file:
-            return file.read()
+        with open(entry.path, "rb") as file:
+            return os.pread(file.fileno(), entry.size, entry.offset)
 
     def glob(self, pattern: str) -> list[str]:
         """The paths that match, sorted. Components match one by one."""
@@ -83,7 +89,7 @@ class Context:
         needed: set[str] = set()
         for name in sorted(self.entries, reverse=True):
             if name not in needed and rules.excludes(name, self.entries[name].kind == "d"):
-                self._remove(name)
+                del self.entries[name]
                 continue
             parts = name.split("/")
             needed.update("/".join(parts[:count]) for count in range(1, len(parts)))
@@ -92,13 +98,40 @@ class Context:
         """Take out one file, if it is there."""
         entry = self.entries.get(name)
         if entry is not None and entry.kind != "d":
-            self._remove(name)
+            del self.entries[name]
 
-    def _remove(self, name: str) -> None:
-        if self.entries.pop(name).kind == "d":
-            os.rmdir(f"{self.root}/{name}")
-        else:
-            os.unlink(f"{self.root}/{name}")
+    def materialise(self, path: str, destination: str) -> None:
+        """Write a part of the context to a new path of the host, for a mount. The root belongs to nobody else."""
+        entry = self.entries.get(path)
+        if entry is not None and entry.kind == "f":
+            _write_file(entry, destination)
+            return
+        os.mkdir(destination, 0o755)
+        directories = [(destination, entry)] if entry is not None else []
+        for name, below in self.walk(path):
+            target = f"{destination}/{name}"
+            if below.kind == "d":
+                os.mkdir(target, 0o700)
+                directories.append((target, below))
+            elif below.kind == "l":
+                os.symlink(below.target, target)
+            else:
+                _write_file(below, target)
+        for target, below in reversed(directories):
+            os.chmod(target, below.mode)
+            os.utime(target, (below.mtime, below.mtime))
+
+
+def _write_file(entry: Entry, destination: str) -> None:
+    source = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with open(destination, "xb") as file:
+            for piece in read_range(source, entry.offset, entry.size):
+                file.write(piece)
+            os.fchmod(file.fileno(), entry.mode)
+    finally:
+        os.close(source)
+    os.utime(destination, (entry.mtime, entry.mtime))
 
 
 def resolve_in(entries: dict[str, Entry], path: str) -> str | None:
@@ -145,149 +178,156 @@ def glob_in(entries: dict[str, Entry], pattern: str) -> list[str]:
     return sorted(name for name in entries if regex.match(name))
 
 
-def unpack(reader: io.BufferedReader, root: str, dockerfile: str = "Dockerfile") -> Context:
-    """Fill the empty directory `root` from a tar, plain or compressed; anything else is taken for a Dockerfile.
+def unpack(read: Read, directory: str, dockerfile: str = "Dockerfile") -> Context:
+    """Take in a tar, plain or compressed; anything else is taken for a Dockerfile. `directory` is empty and private.
 
-    InvalidArgument for an archive that is damaged, or that tries to leave the directory.
+    InvalidArgument for an archive that is damaged, or that tries to leave the context.
     """
-    context = Context(root)
-    start = reader.peek(512)
+    context = Context(directory)
+    head = b""
+    while len(head) < BLOCK and (piece := read()):
+        head += piece
+    rest = itertools.chain([head], iter(read, b""))
     try:
-        if not is_compressed(start) and not is_tar(start) and start.strip(b"\0"):
-            data = reader.read(MAX_DOCKERFILE + 1)
-            if len(data) > MAX_DOCKERFILE or b"\0" in data:
-                raise InvalidArgument("the build context is neither a tar archive nor a Dockerfile")
-            _Unpacker(context).add_file(dockerfile, 0o644, 0, io.BytesIO(data))
-            return context
-        source = _Completed(decompressed(reader))
-        with tarfile.open(fileobj=cast(BinaryIO, source), mode="r|", errorlevel=2) as archive:
-            unpacker = _Unpacker(context)
-            for member in archive:
-                unpacker.add(archive, member)
-                if member.isreg() and member.offset_data + member.size > source.real:
-                    raise InvalidArgument(f"the build context is cut off in {member.name!r}")
-            unpacker.finish()
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise InvalidArgument(f"the build context is not a readable tar archive: {error}") from error
+        with open(f"{directory}/content", "xb", buffering=_CHUNK) as content:
+            intake = _Intake(context, content)
+            if not detect(head) and not is_tar(head) and head.strip(b"\0"):
+                intake.add_dockerfile(dockerfile, rest)
+            else:
+                intake.add_archive(lambda: next(rest, b""))
+    except DataLoss as error:
+        raise InvalidArgument(f"the build context is not a readable tar archive: {error.message}") from error
     except OSError as error:
-        if error.errno is not None and error.errno in (28, 122):
-            raise ResourceExhausted(f"no space left on device while the build context was unpacked into {root}") from error
-        if error.errno is None:
-            raise InvalidArgument(f"the build context is damaged: {error}") from error
-        raise DataLoss(f"the build context could not be unpacked: {error}") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceExhausted(f"no space left on device while the build context was kept in {directory}") from error
+        raise
     return context
 
 
+def is_tar(start: bytes) -> bool:
+    """Whether these first bytes (512 at least) are a tar header."""
+    if len(start) < BLOCK:
+        return False
+    if start[257:262] == b"ustar":
+        return True
+    try:
+        check_header(start[:BLOCK])
+    except DataLoss:
+        return False
+    return True
+
+
 class _Completed:
-    """A tar without its end: clients send some that stop after the last byte of the last file. `real` counts what was there."""
+    """Pieces of a tar and then its end: clients send some that stop after the last byte of the last file. `ended` tells
+    that the end was asked for."""
 
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
-        self.real = 0
-        self._tail: bytes | None = None
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._length = 0
+        self.ended = False
 
-    def read(self, size: int) -> bytes:
-        if self._tail is None:
-            data = self._source.read(size)
-            self.real += len(data)
-            if data:
-                return data
-            self._tail = b"\0" * (-self.real % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
-        data, self._tail = self._tail[:size], self._tail[size:]
-        return data
+    def read(self) -> bytes:
+        piece = next(self._pieces, b"")
+        self._length += len(piece)
+        if piece or self.ended:
+            return piece
+        self.ended = True
+        return bytes(-self._length % BLOCK + 2 * BLOCK)
 
 
-class _Unpacker:
-    """Writes below the root. Since only it writes there, its index knows for each ancestor that it is a real directory."""
+class _Intake:
+    """Fills the index, and one file with all content one after the other."""
 
-    def __init__(self, context: Context) -> None:
-        self.root = context.root
-        self.entries = context.entries
+    def __init__(self, context: Context, content: BinaryIO) -> None:
+        self._entries = context.entries
+        self._directory = context.directory
+        self._content = content
+        self._used = 0
 
-    def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        name = self._name(member.name)
-        if not name:
-            return
-        mode = member.mode & 0o7777
-        if member.isdir():
-            self._parents(name)
-            self._directory(name, mode, member.mtime)
-        elif member.issym():
-            self._parents(name)
-            self._clear(name)
-            os.symlink(member.linkname, f"{self.root}/{name}")
-            self.entries[name] = Entry("l", 0o777, member.mtime, target=member.linkname)
-        elif member.islnk():
-            self._hard_link(name, self._name(member.linkname))
-        elif member.isreg():
-            content = archive.extractfile(member)
-            assert content is not None
-            self.add_file(name, mode, member.mtime, content)
-        else:
-            raise InvalidArgument(f"{member.name!r} in the build context is a device or a pipe: leave it out by .dockerignore")
-
-    def add_file(self, name: str, mode: int, mtime: float, content: IO[bytes]) -> None:
+    def add_dockerfile(self, name: str, pieces: Iterator[bytes]) -> None:
+        """A body that is no archive."""
+        data = bytearray()
+        for piece in pieces:
+            data += piece
+            if len(data) > MAX_DOCKERFILE or b"\0" in piece:
+                raise InvalidArgument("the build context is neither a tar archive nor a Dockerfile")
         self._parents(name)
-        self._clear(name)
-        digest, size = hashlib.sha256(), 0
-        with open(f"{self.root}/{name}", "xb") as file:
-            while piece := content.read(_CHUNK):
-                digest.update(piece)
-                file.write(piece)
-                size += len(piece)
-            os.fchmod(file.fileno(), mode)
-        os.utime(f"{self.root}/{name}", (mtime, mtime))
-        self.entries[name] = Entry("f", mode, mtime, size, digest.hexdigest())
+        self._content.write(data)
+        digest = hashlib.sha256(data).hexdigest()
+        self._entries[name] = Entry("f", 0o644, 0, len(data), digest, path=self._content.name)
 
-    def finish(self) -> None:
-        """Times of directories, once nothing is added to them any more."""
-        for name, entry in self.entries.items():
-            if entry.kind == "d":
-                os.chmod(f"{self.root}/{name}", entry.mode)
-                os.utime(f"{self.root}/{name}", (entry.mtime, entry.mtime))
+    def add_archive(self, read: Read) -> None:
+        """All members of a tar."""
+        source = _Completed(expand(read))
+        reader = TarReader(Source(source.read))
+        while (member := reader.next()) is not None:
+            name = self._name(member.name)
+            if name:
+                self._add(reader, member, name)
+                # The end is only asked for when a file needs more than there was.
+                if source.ended and member.kind == FILE and member.size:
+                    raise InvalidArgument(f"the build context is cut off in {name!r}")
 
-    def _name(self, raw: str) -> str:
-        parts = [part for part in raw.split("/") if part not in ("", ".")]
-        if ".." in parts or "\0" in raw:
-            raise InvalidArgument(f"invalid path {raw!r} in the build context: it leads out of it")
+    def _add(self, reader: TarReader, member: Member, name: str) -> None:
+        self._parents(name)
+        mtime = member.mtime / 1e9
+        if member.kind == DIRECTORY:
+            self._replace(name, Entry("d", member.mode, mtime))
+        elif member.kind == SYMLINK:
+            self._replace(name, Entry("l", 0o777, mtime, target=os.fsdecode(member.link)))
+        elif member.kind == HARD_LINK:
+            target = self._name(member.link)
+            entry = self._entries.get(target)
+            if entry is None or entry.kind == "d":
+                raise InvalidArgument(f"the hard link {name!r} in the build context points to {target!r}, which is not in it")
+            if name != target:
+                self._replace(name, entry)
+        elif member.kind == FILE:
+            self._replace(name, self._file(reader, member, mtime))
+        else:
+            raise InvalidArgument(f"{name!r} in the build context is a device or a pipe: leave it out by .dockerignore")
+
+    def _file(self, reader: TarReader, member: Member, mtime: float) -> Entry:
+        """Keep the content of a file."""
+        if member.sparse is not None:
+            return self._sparse(reader, member, mtime)
+        digest, offset = hashlib.sha256(), self._used
+        while piece := reader.piece():
+            digest.update(piece)
+            self._content.write(piece)
+            self._used += len(piece)
+        return Entry("f", member.mode, mtime, member.size, digest.hexdigest(), path=self._content.name, offset=offset)
+
+    def _sparse(self, reader: TarReader, member: Member, mtime: float) -> Entry:
+        """A sparse file is kept apart, with its holes."""
+        path = f"{self._directory}/sparse-{len(self._entries)}"
+        with open(path, "x+b") as file:
+            reader.copy_to(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Entry("f", member.mode, mtime, member.size, digest, path=path)
+
+    def _name(self, raw: bytes) -> str:
+        parts = [part for part in os.fsdecode(raw).split("/") if part not in ("", ".")]
+        if ".." in parts or b"\0" in raw:
+            raise InvalidArgument(f"invalid path {os.fsdecode(raw)!r} in the build context: it leads out of it")
         return "/".join(parts)
 
     def _parents(self, name: str) -> None:
-        parts = name.split("/")
-        for count in range(1, len(parts)):
-            parent = "/".join(parts[:count])
-            entry = self.entries.get(parent)
+        slash = name.find("/")
+        while slash != -1:
+            parent = name[:slash]
+            entry = self._entries.get(parent)
             if entry is None:
-                self._directory(parent, 0o755, 0)
+                self._entries[parent] = Entry("d", 0o755, 0)
             elif entry.kind != "d":
                 raise InvalidArgument(f"{name!r} in the build context lies behind {parent!r}, which is not a directory")
+            slash = name.find("/", slash + 1)
 
-    def _directory(self, name: str, mode: int, mtime: float) -> None:
-        entry = self.entries.get(name)
-        if entry is None or entry.kind != "d":
-            self._clear(name)
-            os.mkdir(f"{self.root}/{name}", 0o700)
-        self.entries[name] = Entry("d", mode, mtime)
-
-    def _hard_link(self, name: str, target: str) -> None:
-        entry = self.entries.get(target)
-        if entry is None or entry.kind == "d":
-            raise InvalidArgument(f"the hard link {name!r} in the build context points to {target!r}, which is not in it")
-        if name == target:
-            return
-        self._parents(name)
-        self._clear(name)
-        os.link(f"{self.root}/{target}", f"{self.root}/{name}", follow_symlinks=False)
-        self.entries[name] = entry
-
-    def _clear(self, name: str) -> None:
-        entry = self.entries.get(name)
-        if entry is None:
-            return
-        if entry.kind == "d":
-            if any(other.startswith(name + "/") for other in self.entries):
-                raise InvalidArgument(f"{name!r} is twice in the build context, once as a directory that is not empty")
-            os.rmdir(f"{self.root}/{name}")
-        else:
-            os.unlink(f"{self.root}/{name}")
-        del self.entries[name]
+    def _replace(self, name: str, entry: Entry) -> None:
+        """A later member of the same name wins."""
+        before = self._entries.get(name)
+        was_directory = before is not None and before.kind == "d" and entry.kind != "d"
+        if was_directory and any(other.startswith(name + "/") for other in self._entries):
+            raise InvalidArgument(f"{name!r} is twice in the build context, once as a directory that is not empty")
+        self._entries[name] = entry

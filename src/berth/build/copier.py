@@ -6,18 +6,17 @@ owners changed on the way. All of it goes through a worker that confines every p
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
+import os
 import posixpath
 import re
-import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from berth.build.context import has_wildcards
 from berth.build.copy_plan import CopyPlan, kept_prefix
-from berth.build.stream import ByteStream, as_file, decompressed, produce
-from berth.build.tarball import Item, Ownership, rewrite, write
+from berth.build.stream import ByteStream, Pieces, produce
+from berth.build.tarball import Item, Ownership, read_range, rewrite, write
 from berth.build.tree_path import is_directory, owner, resolve
 from berth.contract.store import PathStat, Tree
 from berth.errors import InvalidArgument
@@ -48,24 +47,27 @@ async def write_plan(tree: Tree, plan: CopyPlan, destination: Destination) -> No
     items, base = plan.items, destination.path
     if plan.single and not destination.directory and not await _is_directory(tree, base):
         base, name = posixpath.split(base)
-        items = [_renamed(items[0], name)]
+        items = [replace(items[0], name=name)]
     await tree.make_directories(base, uid=uid, gid=gid)
     if items:
         await tree.put(base, produce(lambda: write(items, ownership)))
     for archive in plan.archives:
-        await tree.put(base, _archive(archive, Ownership(uid, gid) if destination.chown else Ownership()))
+        await tree.put(base, _archive(archive, Ownership(uid, gid) if destination.chown else None))
 
 
-def _renamed(item: Item, name: str) -> Item:
-    return Item(name, item.kind, item.mode, item.mtime, item.size, item.target, item.path, item.data)
+def _archive(archive: Item, ownership: Ownership | None) -> ByteStream:
+    """A local archive as it is, or with all of it given to one owner."""
 
-
-def _archive(path: str, ownership: Ownership) -> ByteStream:
-    """A local archive with its owners, or all of one owner."""
-
-    def pieces() -> Iterator[bytes]:
-        with open(path, "rb") as file:
-            yield from rewrite(decompressed(file), lambda member: member.name, ownership)
+    def pieces() -> Iterator[bytes | memoryview]:
+        fd = os.open(archive.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            content = read_range(fd, archive.offset, archive.size)
+            if ownership is None:
+                yield from content
+            else:
+                yield from rewrite(lambda: next(content, b""), lambda name, _: name, ownership)
+        finally:
+            os.close(fd)
 
     return produce(pieces)
 
@@ -135,27 +137,27 @@ class _Mapping:
         self._prefix = prefix
         self._exclude = exclude
 
-    def name(self, member: tarfile.TarInfo) -> str | None:
+    def name(self, old: str, is_dir: bool) -> str | None:
         """The new name of a member; None leaves it out."""
-        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        parts = [part for part in old.split("/") if part not in ("", ".")]
         if self._base and parts and parts[0] == self._base:
             parts = parts[1:]
         if self._regex is None:
-            return self._below("", "/".join(parts), member)
+            return self._below("", "/".join(parts), is_dir)
         top = "/".join(parts[: self._depth])
         if len(parts) < self._depth or not self._regex.match(top):
             return None
         self.found = True
-        return self._below(top, "/".join(parts[self._depth :]), member)
+        return self._below(top, "/".join(parts[self._depth :]), is_dir)
 
-    def _below(self, top: str, rest: str, member: tarfile.TarInfo) -> str | None:
+    def _below(self, top: str, rest: str, is_dir: bool) -> str | None:
         """`rest` is relative to the source; empty for the source itself."""
         prefix = self._prefix(top)
         if not rest:
-            if member.isdir():
+            if is_dir:
                 return prefix or None
             return None if self._exclude.excludes(posixpath.basename(top or self.root)) else (prefix or posixpath.basename(top))
-        if self._exclude.excludes(rest, member.isdir()):
+        if self._exclude.excludes(rest, is_dir):
             return None
         return f"{prefix}/{rest}" if prefix else rest
 
@@ -180,10 +182,10 @@ async def _pipe(
     source: Tree, target: Tree, base: str, mapping: _Mapping, name: str, ownership: Ownership, digest: hashlib._Hash
 ) -> None:
     """Stream the archive of one path from tree to tree."""
-    reader, abort = as_file(source.get(mapping.root), asyncio.get_running_loop())
+    pieces = Pieces(source.get(mapping.root))
 
-    def rename(member: tarfile.TarInfo) -> str | None:
-        new = mapping.name(member)
+    def rename(old: str, is_dir: bool) -> str | None:
+        new = mapping.name(old, is_dir)
         return new if mapping.directory or new is None else new or name
 
-    await target.put(base, produce(lambda: rewrite(reader, rename, ownership, digest), abort))
+    await target.put(base, produce(lambda: rewrite(pieces.read, rename, ownership, digest), pieces.abort))

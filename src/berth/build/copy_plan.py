@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import lzma
+import os
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from berth.build.context import Context, Entry, has_wildcards
-from berth.build.stream import decompressed, is_compressed, is_tar
-from berth.build.tarball import Item
-from berth.errors import InvalidArgument
+from berth.build.context import Context, Entry, has_wildcards, is_tar
+from berth.build.tarball import Item, read_range
+from berth.errors import DataLoss, InvalidArgument
 from berth.model.ignore import IgnoreRules
+from berth.storage.compression import expand
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class CopyPlan:
     `archives` are files on the host to unpack at the destination. `parts` identify the content, in order."""
 
     items: list[Item] = field(default_factory=list)
-    archives: list[str] = field(default_factory=list)
+    archives: list[Item] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     sources: int = 0
     single: bool = False
@@ -41,11 +41,11 @@ class CopyPlan:
         """A file of the host (a download)."""
         self._add_file(Item(name, "f", mode, mtime, size, path=path), digest)
 
-    def add_archive(self, path: str, digest: str) -> None:
+    def add_archive(self, item: Item, digest: str) -> None:
         """An archive to unpack."""
         self.sources += 1
         self.directory = True
-        self.archives.append(path)
+        self.archives.append(item)
         self.parts.append(f"archive {digest}")
 
     def _add_file(self, item: Item, digest: str) -> None:
@@ -105,35 +105,40 @@ def _add_directory(plan: CopyPlan, context: Context, path: str, prefix: str, exc
     for name, entry in context.walk(path):
         if exclude.excludes(name, entry.kind == "d"):
             continue
-        plan.items.append(_item(context, f"{path}/{name}" if path else name, start + name, entry))
+        plan.items.append(_item(start + name, entry))
         plan.parts.append(f"{entry.identity()} {start}{name}")
 
 
 def _add_entry(plan: CopyPlan, context: Context, path: str, entry: Entry, name: str, unpack: bool) -> None:
-    if unpack and entry.kind == "f" and is_archive(f"{context.root}/{path}"):
-        plan.add_archive(f"{context.root}/{path}", entry.digest)
+    if unpack and entry.kind == "f" and is_archive(entry.path, entry.offset, entry.size):
+        plan.add_archive(_item(name, entry), entry.digest)
         return
     plan.sources += 1
     plan.single = plan.sources == 1 and "/" not in name
     plan.items.extend(parent_items(name))
-    plan.items.append(_item(context, path, name, entry))
+    plan.items.append(_item(name, entry))
     plan.parts.append(f"{entry.identity()} {name}")
 
 
-def _item(context: Context, path: str, name: str, entry: Entry) -> Item:
-    return Item(name, entry.kind, entry.mode, entry.mtime, entry.size, entry.target, f"{context.root}/{path}")
+def _item(name: str, entry: Entry) -> Item:
+    return Item(name, entry.kind, entry.mode, entry.mtime, entry.size, entry.target, entry.path, entry.offset)
 
 
-def is_archive(path: str) -> bool:
-    """Whether the file is a tar, plain or compressed: what ADD unpacks."""
-    with open(path, "rb") as file:
-        start = file.peek(512)
-        if not is_compressed(start):
-            return is_tar(start)
-        try:
-            return is_tar(decompressed(file).read(512))
-        except (OSError, EOFError, ValueError, lzma.LZMAError):
-            return False
+def is_archive(path: str, offset: int, size: int) -> bool:
+    """Whether that part of a file of the host is a tar, plain or compressed: what ADD unpacks."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = read_range(fd, offset, size)
+        head = b""
+        for piece in expand(lambda: next(pieces, b"")):
+            head += piece
+            if len(head) >= 512:
+                break
+        return is_tar(head)
+    except DataLoss:
+        return False
+    finally:
+        os.close(fd)
 
 
 def excluded(patterns: Sequence[str]) -> IgnoreRules:

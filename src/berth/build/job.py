@@ -56,7 +56,8 @@ class Snapshot:
 
 @dataclass(kw_only=True)
 class Job:
-    """`scratch` is a private directory, gone when the build ends. `results` are the stages' futures."""
+    """`scratch` is a private directory, gone when the build ends. `results` are the stages' futures,
+    `written` the parts of the context that are on disk for mounts."""
 
     services: Services
     options: BuildOptions
@@ -67,7 +68,7 @@ class Job:
     settings: HostSettings
     results: dict[int, asyncio.Future[State]]
     id: str = field(default_factory=lambda: secrets.token_hex(6))
-    used_arguments: set[str] = field(default_factory=set)
+    written: dict[str, str] = field(default_factory=dict)
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     _pulled: dict[str, Image] = field(default_factory=dict)
     _scratches: int = 0

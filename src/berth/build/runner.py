@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import posixpath
-import shutil
-import tarfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 
@@ -21,12 +19,13 @@ from berth.build.mount_stubs import remove_stubs
 from berth.build.progress import Channel, TextOutput
 from berth.build.scope import Scope
 from berth.build.state import State
-from berth.build.stream import consume, run_in_thread
+from berth.build.stream import Read, consume, run_in_thread
 from berth.build.tree_path import is_directory, resolve
 from berth.contract.step import Step
 from berth.contract.store import Layer
 from berth.errors import BerthError, InvalidArgument, NotImplementedKind
 from berth.model.oci import Mount
+from berth.storage.tar_reader import FILE, Source, TarReader
 from berth.wire.container import HostConfig
 
 _PIPES = "/dev/pipes"
@@ -185,21 +184,15 @@ async def _realise(job: Job, prepared: PreparedMount, stack: AsyncExitStack) -> 
 
 
 async def _from_context(job: Job, mount: RunMount) -> str:
-    """The context itself when it is only read; a copy of that part when the command may write, as nobody else may see that."""
+    """That part of the context, written out; once for all that only read it, for each that may write to it anew."""
     resolved = job.context.resolve(mount.source) or ""
-    path = f"{job.context.root}/{resolved}" if resolved else job.context.root
-    if mount.read_only:
-        return path
-    copied = job.new_path()
-
-    def copy() -> None:
-        if os.path.isdir(path):
-            shutil.copytree(path, copied, symlinks=True)
-        else:
-            shutil.copy2(path, copied)
-
-    await run_in_thread(copy)
-    return copied
+    path = job.written.get(resolved) if mount.read_only else None
+    if path is None:
+        path = job.new_path()
+        await run_in_thread(partial(job.context.materialise, resolved, path))
+        if mount.read_only:
+            job.written[resolved] = path
+    return path
 
 
 async def _copied(job: Job, source: State, path: str) -> str:
@@ -214,15 +207,15 @@ async def _copied(job: Job, source: State, path: str) -> str:
             await tree.copy_out(found[0], destination)
             return destination
 
-        def unpack(reader: io.BufferedReader) -> None:
-            with tarfile.open(fileobj=reader, mode="r|") as archive:
-                for member in archive:
-                    content = archive.extractfile(member) if member.isreg() else None
-                    if content is not None:
-                        with content, open(f"{destination}/file", "xb") as file:
-                            shutil.copyfileobj(content, file)
-                        os.chown(f"{destination}/file", member.uid, member.gid)
-                        os.chmod(f"{destination}/file", member.mode & 0o7777)
+        def unpack(read: Read) -> None:
+            reader = TarReader(Source(read))
+            member = reader.next()
+            if member is None or member.kind != FILE:
+                raise InvalidArgument(f"failed to mount {path!r}: it is neither a directory nor a file")
+            with open(f"{destination}/file", "xb") as file:
+                reader.copy_to(file.fileno())
+                os.fchown(file.fileno(), member.uid, member.gid)
+                os.fchmod(file.fileno(), member.mode)
 
         await consume(tree.get(found[0]), unpack)
     return f"{destination}/file"

@@ -89,9 +89,9 @@ class BuildService:
         os.makedirs(self._root, mode=0o700, exist_ok=True)
         directory = mkdtemp(prefix="context-", dir=self._root)
         try:
-            os.mkdir(f"{directory}/files", 0o755)
+            os.mkdir(f"{directory}/files", 0o700)
             os.mkdir(f"{directory}/scratch", 0o700)
-            yield await consume(stream, lambda reader: unpack(reader, f"{directory}/files", dockerfile))
+            yield await consume(stream, lambda read: unpack(read, f"{directory}/files", dockerfile))
         finally:
             await run_in_thread(lambda: remove_tree(directory))
 
@@ -123,7 +123,7 @@ class BuildService:
             options=options,
             plan=planned,
             context=context,
-            scratch=os.path.join(os.path.dirname(context.root), "scratch"),
+            scratch=os.path.join(os.path.dirname(context.directory), "scratch"),
             arguments=self._arguments_of(planned.dockerfile, options),
             settings=await self._settings.read(),
             results={},

@@ -31,6 +31,7 @@ from berth.build.progress import Channel
 from berth.build.runner import CommandFailed, arguments, execute, prepare_mounts
 from berth.build.scope import Scope, host_architecture, platform_arguments
 from berth.build.state import State, from_image, from_scratch, timestamp
+from berth.build.tarball import Item
 from berth.build.tree_path import is_directory, resolve
 from berth.contract.store import Layer
 from berth.errors import BerthError
@@ -224,8 +225,8 @@ class StageBuilder:
         fetched = await download(source, self._job.new_path(), copy.keyword)
         if copy.checksum and copy.checksum != f"sha256:{fetched.digest}":
             raise StepError(f"digest mismatch sha256:{fetched.digest}: {copy.checksum}", copy.location)
-        if copy.unpack and is_archive(fetched.path):
-            plan.add_archive(fetched.path, fetched.digest)
+        if copy.unpack and is_archive(fetched.path, 0, fetched.size):
+            plan.add_archive(Item("", "f", 0o600, 0, fetched.size, path=fetched.path), fetched.digest)
             return
         name = file_name(source) if copy.destination.endswith("/") else copy.destination.rstrip("/").rpartition("/")[2]
         plan.add_file(name or file_name(source), fetched.path, fetched.size, fetched.digest, 0o600, fetched.mtime)

@@ -8,18 +8,14 @@ when the waiting task is cancelled.
 from __future__ import annotations
 
 import asyncio
-import bz2
 import concurrent.futures
-import io
-import lzma
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import BinaryIO, TypeVar, cast
-
-from backports import zstd
-from isal import igzip
+from typing import TypeVar
 
 T = TypeVar("T")
 ByteStream = AsyncIterator[bytes]
+Read = Callable[[], bytes]
+"""Gives the next piece of a stream, empty at the end."""
 
 CHUNK = 256 * 1024
 _THREADS = concurrent.futures.ThreadPoolExecutor(max_workers=16, thread_name_prefix="build")
@@ -29,35 +25,24 @@ class StreamAborted(OSError):
     """The other side of the stream went away."""
 
 
-class _Pulled(io.RawIOBase):
-    """A file for one thread; each read waits for the next piece of the asynchronous stream."""
+class Pieces:
+    """An asynchronous stream for one thread: `read` waits for its next piece, empty at the end."""
 
-    def __init__(self, stream: ByteStream, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
-        self._loop = loop
-        self._rest = memoryview(b"")
+        self._loop = asyncio.get_running_loop()
         self._pending: concurrent.futures.Future[bytes] | None = None
         self._aborted = False
-        self._ended = False
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._rest and not self._ended:
-            if self._aborted:
-                raise StreamAborted("the stream was given up")
-            self._pending = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
-            try:
-                piece = self._pending.result()
-            except concurrent.futures.CancelledError:
-                raise StreamAborted("the stream was given up") from None
-            self._ended = not piece
-            self._rest = memoryview(piece)
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
+    def read(self) -> bytes:
+        """In the thread. StreamAborted when the stream was given up."""
+        if self._aborted:
+            raise StreamAborted("the stream was given up")
+        self._pending = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
+        try:
+            return self._pending.result()
+        except concurrent.futures.CancelledError:
+            raise StreamAborted("the stream was given up") from None
 
     async def _next(self) -> bytes:
         async for piece in self._stream:
@@ -72,17 +57,10 @@ class _Pulled(io.RawIOBase):
             self._pending.cancel()
 
 
-def as_file(stream: ByteStream, loop: asyncio.AbstractEventLoop) -> tuple[io.BufferedReader, Callable[[], None]]:
-    """The stream as a file for a thread, and the function that ends its waiting."""
-    raw = _Pulled(stream, loop)
-    return io.BufferedReader(raw, CHUNK), raw.abort
-
-
-async def consume(stream: ByteStream, work: Callable[[io.BufferedReader], T]) -> T:
+async def consume(stream: ByteStream, work: Callable[[Read], T]) -> T:
     """Run `work` in a thread on the stream. Cancelling waits until the thread has noticed and ended."""
-    loop = asyncio.get_running_loop()
-    reader, abort = as_file(stream, loop)
-    return await run_in_thread(lambda: work(reader), abort)
+    pieces = Pieces(stream)
+    return await run_in_thread(lambda: work(pieces.read), pieces.abort)
 
 
 async def run_in_thread(work: Callable[[], T], abort: Callable[[], None] | None = None) -> T:
@@ -99,15 +77,12 @@ async def run_in_thread(work: Callable[[], T], abort: Callable[[], None] | None 
         raise
 
 
-async def produce(make: Callable[[], Iterator[bytes]], abort: Callable[[], None] | None = None) -> ByteStream:
-    """The generator's pieces; it runs in threads of the pool, one step at a time."""
+async def produce(make: Callable[[], Iterator[bytes | memoryview]], abort: Callable[[], None] | None = None) -> ByteStream:
+    """The generator's pieces, joined to chunks of some size; it runs in threads of the pool, one chunk at a time."""
     iterator = make()
     try:
-        while True:
-            piece = await run_in_thread(lambda: next(iterator, None), abort)
-            if piece is None:
-                return
-            yield piece
+        while chunk := await run_in_thread(lambda: _chunk(iterator), abort):
+            yield chunk
     finally:
         if abort is not None:
             abort()
@@ -116,33 +91,12 @@ async def produce(make: Callable[[], Iterator[bytes]], abort: Callable[[], None]
             close()
 
 
-def is_compressed(start: bytes) -> bool:
-    """Whether these first bytes are those of a compression that is understood."""
-    return start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"))
-
-
-def is_tar(start: bytes) -> bool:
-    """Whether these first bytes (512 at least) are a tar header."""
-    if len(start) < 512:
-        return False
-    if start[257:262] == b"ustar":
-        return True
-    try:
-        recorded = int(start[148:156].strip(b" \0") or b"x", 8)
-    except ValueError:
-        return False
-    return recorded == sum(start[:148]) + 8 * 32 + sum(start[156:512])
-
-
-def decompressed(reader: io.BufferedReader) -> BinaryIO:
-    """The plain bytes, by the magic number; the reader itself when it is not compressed."""
-    start = reader.peek(6)
-    if start.startswith(b"\x1f\x8b"):
-        return cast(BinaryIO, igzip.IGzipFile(fileobj=reader, mode="rb"))  # type: ignore[no-untyped-call]
-    if start.startswith(b"BZh"):
-        return cast(BinaryIO, bz2.BZ2File(reader))
-    if start.startswith(b"\xfd7zXZ\x00"):
-        return cast(BinaryIO, lzma.LZMAFile(reader))
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
-        return cast(BinaryIO, zstd.ZstdFile(reader))
-    return cast(BinaryIO, reader)
+def _chunk(iterator: Iterator[bytes | memoryview]) -> bytes:
+    parts: list[bytes | memoryview] = []
+    size = 0
+    for piece in iterator:
+        parts.append(piece)
+        size += len(piece)
+        if size >= CHUNK:
+            break
+    return b"".join(parts)

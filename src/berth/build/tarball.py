@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import io
-import tarfile
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO
 
-from berth.build.stream import CHUNK
+from berth.build.stream import CHUNK, Read
 from berth.errors import DataLoss, InvalidArgument
+from berth.storage.compression import expand
+from berth.storage.tar_reader import BLOCK, DIRECTORY, FILE, HARD_LINK, SYMLINK, Member, Source, TarReader
+from berth.storage.tar_writer import END, encode
 
-_END = b"\0" * 1024
+KINDS = {"f": FILE, "d": DIRECTORY, "l": SYMLINK}
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One member: `kind` f, d or l; content from `path` on the host, or `data`."""
+    """One member: `kind` f, d or l; content from `offset` on of the host's file `path`, or `data`."""
 
     name: str
     kind: str
@@ -27,6 +28,7 @@ class Item:
     size: int = 0
     target: str = ""
     path: str = ""
+    offset: int = 0
     data: bytes = b""
 
 
@@ -38,89 +40,97 @@ class Ownership:
     gid: int | None = None
     mode: int | None = None
 
-    def apply(self, info: tarfile.TarInfo) -> None:
-        """Change the header."""
-        if self.uid is not None:
-            info.uid, info.uname = self.uid, ""
-        if self.gid is not None:
-            info.gid, info.gname = self.gid, ""
-        if self.mode is not None and not info.issym():
-            info.mode = self.mode
-
-
-def header(info: tarfile.TarInfo) -> bytes:
-    """The header's blocks."""
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    def of(self, kind: int, uid: int, gid: int, mode: int) -> tuple[int, int, int]:
+        """Owner, group and mode of a member."""
+        if self.mode is not None and kind != SYMLINK:
+            mode = self.mode
+        return uid if self.uid is None else self.uid, gid if self.gid is None else self.gid, mode
 
 
 def write(items: Iterable[Item], ownership: Ownership) -> Iterator[bytes]:
     """An archive of the items."""
-    kinds = {"f": tarfile.REGTYPE, "d": tarfile.DIRTYPE, "l": tarfile.SYMTYPE}
-    for item in items:
-        info = tarfile.TarInfo(item.name)
-        info.type = kinds[item.kind]
-        info.mode, info.mtime, info.linkname = item.mode, int(item.mtime), item.target
-        info.size = item.size if item.kind == "f" else 0
-        ownership.apply(info)
-        yield header(info)
-        if item.kind == "f":
-            with open(item.path, "rb") if item.path else io.BytesIO(item.data) as file:
-                yield from _content(file, info.size, item.name)
-    yield _END
+    with ExitStack() as stack:
+        opened: dict[str, int] = {}
+        for item in items:
+            kind = KINDS[item.kind]
+            uid, gid, mode = ownership.of(kind, 0, 0, item.mode)
+            size = item.size if kind == FILE else 0
+            name, link = os.fsencode(item.name), os.fsencode(item.target)
+            yield encode(name, kind, mode=mode, uid=uid, gid=gid, size=size, mtime=int(item.mtime), link=link)
+            if kind != FILE:
+                continue
+            if not item.path:
+                yield item.data
+            else:
+                if item.path not in opened:
+                    opened[item.path] = os.open(item.path, os.O_RDONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, opened[item.path])
+                yield from read_range(opened[item.path], item.offset, size)
+            if size % BLOCK:
+                yield bytes(-size % BLOCK)
+    yield END
+
+
+def read_range(fd: int, offset: int, size: int) -> Iterator[bytes]:
+    """A part of a file, exactly. DataLoss when the file is shorter."""
+    while size:
+        piece = os.pread(fd, min(size, CHUNK), offset)
+        if not piece:
+            raise DataLoss("a file became shorter while it was copied")
+        yield piece
+        offset += len(piece)
+        size -= len(piece)
 
 
 def rewrite(
-    source: IO[bytes], rename: Callable[[tarfile.TarInfo], str | None], ownership: Ownership, digest: hashlib._Hash | None = None
-) -> Iterator[bytes]:
-    """The archive with members renamed, or left out (None), and owners changed. `digest` gets what identifies the result.
+    read: Read, rename: Callable[[str, bool], str | None], ownership: Ownership, digest: hashlib._Hash | None = None
+) -> Iterator[bytes | memoryview]:
+    """The archive, plain or compressed, with members renamed, or left out (None), and owners changed. `rename` gets the
+    name and whether it is a directory. `digest` gets what identifies the result: everything but times.
 
-    Hard links are renamed like their targets. One whose target was left out is an InvalidArgument.
+    Hard links are renamed like their targets. One whose target was left out is an InvalidArgument, and so is a sparse file.
     """
-    names: dict[str, str] = {}
-    with tarfile.open(fileobj=source, mode="r|", errorlevel=2) as archive:
-        for member in archive:
-            name = rename(member)
-            if name is None:
-                continue
-            info = copy.copy(member)
-            info.pax_headers = {key: value for key, value in member.pax_headers.items() if key.startswith("SCHILY.xattr.")}
-            if member.islnk():
-                if member.linkname not in names:
-                    raise InvalidArgument(f"{member.name!r} is a hard link to {member.linkname!r}, which is not copied with it")
-                info.linkname = names[member.linkname]
-            names[member.name] = name
-            info.name = name
-            ownership.apply(info)
-            if digest is not None:
-                digest.update(_identity(info))
-            if member.isreg():
-                info.type = tarfile.REGTYPE
-            info.size = member.size if member.isreg() else 0
-            yield header(info)
-            if member.isreg():
-                file = archive.extractfile(member)
-                assert file is not None
-                yield from _content(file, member.size, member.name, digest)
-    yield _END
-
-
-def _identity(info: tarfile.TarInfo) -> bytes:
-    mode = info.mode & 0o7777
-    device = (info.devmajor, info.devminor)
-    xattrs = sorted(info.pax_headers.items())
-    parts = (info.name, info.type, mode, info.uid, info.gid, info.size, info.linkname, device, xattrs)
-    return repr(parts).encode("utf-8", "surrogateescape")
-
-
-def _content(file: IO[bytes], size: int, name: str, digest: hashlib._Hash | None = None) -> Iterator[bytes]:
-    left = size
-    while left:
-        piece = file.read(min(CHUNK, left))
-        if not piece:
-            raise DataLoss(f"{name!r} became shorter while it was copied")
-        left -= len(piece)
+    pieces = expand(read)
+    reader = TarReader(Source(lambda: next(pieces, b"")))
+    names: dict[bytes, bytes] = {}
+    while (member := reader.next()) is not None:
+        new = rename(os.fsdecode(member.name), member.kind == DIRECTORY)
+        if new is None:
+            continue
+        if member.sparse is not None:
+            raise InvalidArgument(f"{os.fsdecode(member.name)!r} is a sparse file, which is not supported here")
+        name = os.fsencode(new)
+        link = member.link
+        if member.kind == HARD_LINK:
+            if link not in names:
+                shown = (os.fsdecode(member.name), os.fsdecode(link))
+                raise InvalidArgument(f"{shown[0]!r} is a hard link to {shown[1]!r}, which is not copied with it")
+            link = names[link]
+        names[member.name] = name
+        head = _header(member, name, link, ownership, 0)
         if digest is not None:
-            digest.update(piece)
-        yield piece
-    if size % tarfile.BLOCKSIZE:
-        yield b"\0" * (tarfile.BLOCKSIZE - size % tarfile.BLOCKSIZE)
+            digest.update(head)
+        yield _header(member, name, link, ownership, member.mtime // 1_000_000_000)
+        while piece := reader.piece():
+            if digest is not None:
+                digest.update(piece)
+            yield piece
+        if member.size % BLOCK:
+            yield bytes(-member.size % BLOCK)
+    yield END
+
+
+def _header(member: Member, name: bytes, link: bytes, ownership: Ownership, mtime: int) -> bytes:
+    uid, gid, mode = ownership.of(member.kind, member.uid, member.gid, member.mode)
+    return encode(
+        name,
+        member.kind,
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        size=member.size,
+        mtime=mtime,
+        link=link,
+        device=(member.major, member.minor),
+        xattrs=member.xattrs,
+    )
