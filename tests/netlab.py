@@ -25,7 +25,7 @@ from berth.engine.networks import NetworkService
 from berth.kernel import netlink, nfnetlink
 from berth.kernel.namespace import setns, unshare
 from berth.model.identifier import new_id
-from berth.network import live
+from berth.network import live, stale
 from berth.network.host import write_sysctl
 from berth.storage.database import Database
 from berth.wire.container import ContainerConfig, HostConfig
@@ -64,6 +64,12 @@ class Namespace:
     def shell(self, command: str) -> None:
         """A command there, for what a hostile root could do."""
         subprocess.run(["nsenter", f"--net=/proc/{self.pid}/ns/net", "sh", "-ec", command], check=True, timeout=20)
+
+    def __enter__(self) -> Namespace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the process; the namespace goes with it."""
@@ -290,6 +296,7 @@ class Lab:
                 pass
             os.waitpid(pid, 0)
         self.database.close()
+        stale.withdraw(self.config.name)
         shutil.rmtree(self.config.run, ignore_errors=True)
 
 

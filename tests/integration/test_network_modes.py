@@ -12,12 +12,14 @@ import pytest
 
 from berth.contract.network import Attachment
 from berth.errors import AlreadyExists, Conflict, Forbidden, InvalidArgument, NotFound, NotImplementedKind, Unavailable
+from berth.kernel import netlink
 from berth.model.filters import Filters
+from berth.network import stale
 from berth.network.host import write_sysctl
 from berth.network.nftables import Nftables
 from berth.wire.container import ContainerConfig, HostConfig
 from berth.wire.network import IPAM, EndpointIPAMConfig, EndpointSettings, IPAMConfig, NetworkCreateRequest
-from netlab import HOST_ADDRESS, LAN_ADDRESS, Lab, in_lab, reaches
+from netlab import HOST_ADDRESS, LAN_ADDRESS, Lab, Namespace, in_lab, reaches
 
 
 def request(name: str, subnet: str = "", **options: object) -> NetworkCreateRequest:
@@ -281,5 +283,26 @@ def test_ipvlan_works_or_is_refused_by_name(tmp_path: Path) -> None:
         two = await lab.run("two", mode="flat")
         with one.listen(80) as server:
             assert two.reaches(server, lab.address("one", "flat"), 80) == lab.address("two", "flat")
+
+    in_lab(tmp_path, test)
+
+
+def test_what_a_deleted_engine_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    async def test(lab: Lab) -> None:
+        directory = tmp_path / "announced"
+        nft = Nftables()
+        gone, busy, there = (f"berth-{digit * 8}" for digit in "abc")
+        for table in (gone, busy, there):
+            stale.announce(table, str(tmp_path if table == there else tmp_path / "deleted"), str(directory))
+            nft.run(f"table inet {table} {{ chain x {{ }}; }}")
+            netlink.create_bridge(f"b{table[-8:]}-0", "02:00:00:00:00:07", 1500)
+        with Namespace() as container:
+            netlink.create_veth("port0", "bbbbbbbbb-0", "eth0", container.fd, "02:00:00:00:00:08", 1500)
+            assert stale.remove_abandoned(nft, str(directory)) == [gone]
+        assert {link["name"] for link in netlink.links()} >= {"bbbbbbbbb-0", "bcccccccc-0"}
+        assert "baaaaaaaa-0" not in {link["name"] for link in netlink.links()}
+        tables = {entry["table"]["name"] for entry in nft.query("list tables")}
+        assert gone not in tables and {busy, there} <= tables
+        assert sorted(os.listdir(directory)) == [busy, there]
 
     in_lab(tmp_path, test)

@@ -53,7 +53,7 @@ class NetworkService:
         self._catalog = NetworkCatalog(database)
         self._definitions = Definitions(config, self._catalog.networks)
         pattern = bridge.device_pattern(config.engine_id, is_default_engine=config.is_default)
-        self._fabric = Fabric(config.name, pattern)
+        self._fabric = Fabric(config.name, pattern, config.root)
         self._resolver = ResolverClient(config.resolver, spawn)
         self._attacher = Attacher(config, self._catalog, self._fabric, self._resolver)
         self._broken = ""
@@ -65,6 +65,7 @@ class NetworkService:
         """The predefined networks, bridges, rules, elements. Idempotent. An engine whose host lacks what networks need starts
         all the same; containers that need them are refused with the reason."""
         async with host_lock(self._defining):
+            await self._fabric.clear_abandoned()
             if self._catalog.by_name(BRIDGE) is None:
                 for record in predefined(self._config, host.subnets_in_use()):
                     self._catalog.add(record)

@@ -17,7 +17,7 @@ from berth.errors import BerthError
 from berth.kernel import netlink
 from berth.kernel.netlink import open_socket
 from berth.kernel.nfnetlink import FAMILY_INET, NETLINK_NETFILTER, batch, element
-from berth.network import bridge, foreign, host
+from berth.network import bridge, foreign, host, stale
 from berth.network.firewall import BridgeRules, element_of, rule_set
 from berth.network.nftables import Nftables, RuleError
 from berth.network.record import BRIDGE, ENABLE_ICC, ENABLE_MASQUERADE, NetworkRecord, Published
@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 class Fabric:
     """One per engine. `table` is the engine's name; `pattern` matches its bridges."""
 
-    def __init__(self, table: str, pattern: str) -> None:
+    def __init__(self, table: str, pattern: str, root: str) -> None:
         self.table = table
+        self._root = root
         self._pattern = pattern
         self._nft = Nftables()
         self._bridges: dict[str, NetworkRecord] = {}
@@ -45,11 +46,20 @@ class Fabric:
         self.blocking: list[foreign.ForeignChain] = []
         self.default_mtu = 1500
 
+    async def clear_abandoned(self) -> None:
+        """Remove what engines left whose root is gone, before subnets are chosen around it. Trouble with it stops nobody."""
+        try:
+            for table in await asyncio.to_thread(stale.remove_abandoned, self._nft):
+                log.info("removed the rules and bridges of %s, whose data is gone", table)
+        except (BerthError, OSError) as error:
+            log.warning("what abandoned engines left behind could not be removed: %s", error)
+
     async def start(self, networks: Iterable[NetworkRecord], published: Iterable[Published]) -> None:
         """Bridges, rules and elements as they should be. Idempotent."""
         self._bridges = {n.id: n for n in networks if n.driver == BRIDGE and not n.config_only}
         self._published = set(published)
         async with self._lock:
+            stale.announce(self.table, self._root)
             await asyncio.to_thread(self._establish, list(self._bridges.values()))
         if self._watch is None:
             self._watch = RuleWatch(self._schedule)
@@ -172,6 +182,7 @@ class Fabric:
             bridge.remove(record.device)
         self._bridges = {}
         self._published = set()
+        stale.withdraw(self.table)
 
     def close(self) -> None:
         """Let go; everything on the host stays."""
