@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from berth.compose.convert.mount import file_content
-from berth.compose.model import Project, Service, plain
+from berth.compose.model import Network, Project, Service, Volume, plain
 
 # What can change without the container having to: how many there are, how the image comes about, who waits for whom.
 _INDIFFERENT = (
@@ -22,6 +22,11 @@ _INDIFFERENT = (
     "post_start",
     "pre_stop",
 )
+
+
+def resource_hash(resource: Network | Volume) -> str:
+    """64 hex digits over the settings of a network or volume, kept as a label on it."""
+    return hashlib.sha256(msgspec.json.encode(plain(resource), order="deterministic")).hexdigest()
 
 
 def config_hash(project: Project, service: Service) -> str:

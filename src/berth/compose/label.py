@@ -44,9 +44,9 @@ def container_labels(
     }
 
 
-def resource_labels(project: Project, kind: str, key: str, labels: Mapping[str, str]) -> dict[str, str]:
+def resource_labels(project: Project, kind: str, key: str, labels: Mapping[str, str], config_hash: str) -> dict[str, str]:
     """Labels of a network or volume; `kind` is NETWORK or VOLUME."""
-    return {**labels, PROJECT: project.name, kind: key, VERSION: COMPOSE_VERSION}
+    return {**labels, PROJECT: project.name, kind: key, CONFIG_HASH: config_hash, VERSION: COMPOSE_VERSION}
 
 
 def project_filter(project: str, *, oneoff: bool | None = False) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TextIO
 
 from berth.client.engine import Engine
@@ -52,6 +53,16 @@ class LogPrinter:
             return front
         number = self.names.index(name) if name in self.names else len(self.names)
         return f"\x1b[{_COLORS[number % len(_COLORS)]}m{front}\x1b[0m"
+
+
+def started_at(text: str) -> float | None:
+    """Seconds of the epoch, a little before the time; None for a container that never started."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    try:
+        moment = datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+    return moment + float(f"0.{fraction or 0}") - 0.000_01 if moment > 0 else None
 
 
 def short_name(project: str, container: str) -> str:
@@ -110,10 +121,26 @@ class Follower:
         self._threads[container] = thread
         thread.start()
 
+    def follow_start(self, container: str, name: str) -> None:
+        """Begin with a container that has just started, from that start on; not when its log is being read already."""
+        if self.following(container):
+            return
+        try:
+            state = self._engine.containers.inspect(container).state
+        except BerthError:
+            return
+        since = started_at(state.started_at or "") if state is not None else None
+        self.follow(container, name, since=since)
+
     def following(self, container: str) -> bool:
         """Whether its log is still being read."""
         thread = self._threads.get(container)
         return thread is not None and thread.is_alive()
+
+    @property
+    def active(self) -> bool:
+        """Whether any log is still being read."""
+        return any(thread.is_alive() for thread in list(self._threads.values()))
 
     def join(self, timeout: float | None = 2.0) -> None:
         """Wait until what the containers have written has been printed; without a timeout until they end."""

@@ -38,11 +38,11 @@ class Existing:
 
 @dataclass(frozen=True)
 class Observed:
-    """Containers in the order of service and number; networks and volumes by their names, with the ids of networks."""
+    """Containers in the order of service and number; networks and volumes with their labels, by their names."""
 
     containers: tuple[Existing, ...] = ()
-    networks: Mapping[str, str] = field(default_factory=dict)
-    volumes: frozenset[str] = frozenset()
+    networks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    volumes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def of_service(self, service: str) -> list[Existing]:
         """A service's containers by number, without those of `run`."""
@@ -52,15 +52,15 @@ class Observed:
 def observe(engine: Engine, project: Project) -> Observed:
     """Containers of the project, and those of its networks and volumes that are there."""
     wanted = {network.name for network in project.networks.values()}
-    networks = {n.name: n.id or "" for n in engine.networks.list() if n.name in wanted} if wanted else {}
-    volumes = set()
+    networks = {n.name or "": n.labels or {} for n in engine.networks.list() if n.name in wanted} if wanted else {}
+    volumes: dict[str, Mapping[str, str]] = {}
     for volume in project.volumes.values():
         try:
-            engine.volumes.inspect(volume.name)
+            found = engine.volumes.inspect(volume.name)
         except NotFound:
             continue
-        volumes.add(volume.name)
-    return Observed(tuple(list_containers(engine, project.name)), {str(k): v for k, v in networks.items()}, frozenset(volumes))
+        volumes[volume.name] = found.labels or {}
+    return Observed(tuple(list_containers(engine, project.name)), networks, volumes)
 
 
 def list_containers(engine: Engine, project: str, *, oneoff: bool | None = None, all: bool = True) -> list[Existing]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from berth.compose import label
 from berth.compose.convert.container import Place, convert_container
 from berth.compose.convert.endpoint import endpoint, ordered_networks
-from berth.compose.fingerprint import config_hash
+from berth.compose.fingerprint import config_hash, resource_hash
 from berth.compose.load.consistency import service_order
-from berth.compose.model import Project, Service
+from berth.compose.model import Network, Project, Service, Volume
 from berth.compose.observe import Existing, Observed
 from berth.compose.operation import (
     Await,
@@ -47,6 +47,7 @@ class Wishes:
     no_recreate: bool = False
     always_recreate_dependencies: bool = False
     remove_orphans: bool = False
+    ignore_orphans: bool = False
     renew_anonymous: bool = False
     start: bool = True
     timeout: int | None = None
@@ -125,21 +126,38 @@ class _Planner:
         done: list[str] = []
         for key in service.networks:
             network = self.project.networks[key]
-            if network.name not in self.observed.networks:
-                if network.external:
-                    raise NotFound(f"network {network.name} declared as external, but could not be found")
-                labels = label.resource_labels(self.project, label.NETWORK, key, network.labels)
-                done.append(self.plan.add(CreateNetwork(key, network, labels)))
+            if network.name in self.observed.networks:
+                self._compare("Network", network, self.observed.networks[network.name])
+                continue
+            if network.external:
+                raise NotFound(f"network {network.name} declared as external, but could not be found")
+            labels = label.resource_labels(self.project, label.NETWORK, key, network.labels, resource_hash(network))
+            done.append(self.plan.add(CreateNetwork(key, network, labels)))
         for key in [m.source for m in service.volumes if m.type == "volume" and m.source]:
             volume = self.project.volumes[key]
-            if volume.name not in self.observed.volumes:
-                if volume.external:
-                    raise NotFound(f'external volume "{volume.name}" not found')
-                labels = label.resource_labels(self.project, label.VOLUME, key, volume.labels)
-                done.append(self.plan.add(CreateVolume(volume, labels)))
+            if volume.name in self.observed.volumes:
+                self._compare("Volume", volume, self.observed.volumes[volume.name])
+                continue
+            if volume.external:
+                raise NotFound(f'external volume "{volume.name}" not found')
+            labels = label.resource_labels(self.project, label.VOLUME, key, volume.labels, resource_hash(volume))
+            done.append(self.plan.add(CreateVolume(volume, labels)))
         for joined in service.joined_services:
             done += self.made.get(joined, [])
         return done
+
+    def _compare(self, word: str, resource: Network | Volume, labels: Mapping[str, str]) -> None:
+        """Tell when something exists that is not what the files describe. It is used as it is: others may depend on it."""
+        notice = ""
+        if resource.external:
+            return
+        if labels.get(label.PROJECT) != self.project.name:
+            notice = f"{word} {resource.name} exists and was not created for this project: say `external: true` to use it"
+        elif labels.get(label.CONFIG_HASH) not in (None, resource_hash(resource)):
+            notice = f"{word} {resource.name} exists with other settings than the files have: `down` and `up` apply them"
+            notice += " (with -v: the data is lost)" if word == "Volume" else ""
+        if notice and notice not in self.plan.notices:
+            self.plan.notices.append(notice)
 
     def _ready(self, service: Service) -> list[str]:
         """What to wait for before a container of the service starts."""
@@ -254,7 +272,7 @@ class _Planner:
         if self.wishes.remove_orphans:
             for container in found:
                 self._discard(container)
-        elif found:
+        elif found and not self.wishes.ignore_orphans:
             names = ", ".join(container.name for container in found)
             self.plan.notices.append(
                 f"Found orphan containers ([{names}]) for this project. If you removed or renamed this service in your compose "

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from berth.compose import label
-from berth.compose.fingerprint import config_hash
+from berth.compose.fingerprint import config_hash, resource_hash
 from berth.compose.model import Project
 from berth.compose.observe import Existing, Observed
 from berth.compose.plan import Wishes, plan_up, selected_services
@@ -42,8 +42,9 @@ def _made(project: Project, names: Iterable[str] = (), *, state: str = "running"
                 **values,
             )
         )
-    networks = {network.name: "n" for network in project.networks.values()}
-    return Observed(tuple(containers), networks, frozenset(v.name for v in project.volumes.values()))
+    mine = {label.PROJECT: "demo"}
+    networks = {network.name: mine for network in project.networks.values()}
+    return Observed(tuple(containers), networks, {volume.name: mine for volume in project.volumes.values()})
 
 
 def test_from_nothing(files: Any) -> None:
@@ -171,7 +172,7 @@ def test_anonymous_volumes_are_inherited_unless_renewed(files: Any) -> None:
 def test_orphans_are_named_or_removed(files: Any) -> None:
     project = files.load("services: {a: {image: x}}\n")
     orphan = Existing(id="o", name="demo-gone-1", service="gone")
-    observed = Observed((*_made(project).containers, orphan), {"demo_default": "n"})
+    observed = Observed((*_made(project).containers, orphan), {"demo_default": {label.PROJECT: "demo"}})
     plan = plan_up(project, observed, Wishes())
     assert plan.operations == [] and "[demo-gone-1]" in plan.notices[0]
     assert _lines(str(plan_up(project, observed, Wishes(remove_orphans=True)))) == [
@@ -207,7 +208,7 @@ def test_external_things_have_to_be_there(files: Any) -> None:
         plan_up(network, Observed(), Wishes())
     volume = files.load("services: {a: {image: x, volumes: ['v:/v']}}\nvolumes: {v: {external: true}}\n")
     with pytest.raises(NotFound, match='external volume "v" not found'):
-        plan_up(volume, Observed(networks={"demo_default": "n"}), Wishes())
+        plan_up(volume, Observed(networks={"demo_default": {}}), Wishes())
 
 
 def test_dependencies_come_along_unless_not_wanted(files: Any) -> None:
@@ -258,3 +259,14 @@ def test_labels_are_those_of_docker_compose(files: Any) -> None:
         "com.docker.compose.depends_on": "db:service_healthy:false",
         "com.docker.compose.image": "sha256:x",
     }
+
+
+def test_networks_and_volumes_that_changed_are_told(files: Any) -> None:
+    project = files.load("services: {a: {image: x, volumes: ['v:/v'], networks: [n, m]}}\nvolumes: {v: }\nnetworks: {n: , m: }\n")
+    other = {label.PROJECT: "demo", label.CONFIG_HASH: "0"}
+    same = {label.PROJECT: "demo", label.CONFIG_HASH: resource_hash(project.networks["m"])}
+    plan = plan_up(project, Observed((), {"demo_n": other, "demo_m": same}, {"demo_v": {}}), Wishes())
+    assert [notice.split(":")[0] for notice in plan.notices] == [
+        "Network demo_n exists with other settings than the files have",
+        "Volume demo_v exists and was not created for this project",
+    ]

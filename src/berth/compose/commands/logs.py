@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
 
+from berth.client.stream import json_lines
 from berth.compose import label
 from berth.compose.logs import Follower, LogOptions, LogPrinter, print_logs, short_name
 from berth.compose.moment import moment
 from berth.compose.session import Session
+from berth.errors import BerthError
+from berth.wire.system import EventMessage
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,32 @@ def run(session: Session, options: LogsOptions) -> int:
         follower = Follower(session.engine, name, log, printer)
         for container, short in zip(found, names, strict=True):
             follower.follow(container.id, short)
-        follower.join(None)
+        _follow_starts(session, name, options, follower)
+        # A container that is being restarted has no log to follow for a moment, and is not running for a part of it.
+        while follower.active or any(c.running for c in session.containers(name, project, options.services)):
+            follower.join(1.0)
+            time.sleep(0.3)
     return 0
+
+
+def _follow_starts(session: Session, name: str, options: LogsOptions, follower: Follower) -> None:
+    """Follow containers that start while we look, those of before as well as new ones."""
+    filters = {"type": ["container"], "event": ["start"], "label": [f"{label.PROJECT}={name}", f"{label.ONEOFF}=False"]}
+    stream = session.engine.events.open(filters=filters)
+
+    def read() -> None:
+        try:
+            for raw in json_lines(stream):
+                message = msgspec.convert(raw, EventMessage)
+                attributes = (message.actor.attributes if message.actor else None) or {}
+                identity = (message.actor.id if message.actor else None) or ""
+                if options.services and attributes.get(label.SERVICE) not in options.services:
+                    continue
+                follower.follow_start(identity, short_name(name, attributes.get("name", "")))
+        except BerthError:
+            return
+
+    threading.Thread(target=read, daemon=True).start()
 
 
 def events(

@@ -24,6 +24,7 @@ from berth.compose.observe import Existing, Observed, list_containers, observe
 from berth.compose.operation import Plan
 from berth.compose.plan import Wishes, container_name, plan_up, selected_services
 from berth.compose.session import Session
+from berth.compose.units import parse_bool
 from berth.compose.waiting import DependencyFailed, await_container
 from berth.errors import BerthError, DeadlineExceeded, InvalidArgument, NotFound
 from berth.wire.system import EventMessage
@@ -114,6 +115,10 @@ def prepare(session: Session, project: Project, options: UpOptions) -> tuple[Pla
     if not session.dry_run:
         images = ensure_images(session.engine, project, services, wishes, session.progress)
     observed = observe(session.engine, project)
+
+    def flag(name: str) -> bool:
+        return parse_bool(project.environment.get(name, ""))
+
     plan = plan_up(
         project,
         observed,
@@ -125,7 +130,8 @@ def prepare(session: Session, project: Project, options: UpOptions) -> tuple[Pla
             force_recreate=options.force_recreate,
             no_recreate=options.no_recreate,
             always_recreate_dependencies=options.always_recreate_deps,
-            remove_orphans=options.remove_orphans,
+            remove_orphans=options.remove_orphans or flag("COMPOSE_REMOVE_ORPHANS"),
+            ignore_orphans=flag("COMPOSE_IGNORE_ORPHANS"),
             renew_anonymous=options.renew_anon_volumes,
             start=not options.no_start,
             timeout=options.timeout,
@@ -207,9 +213,7 @@ class _Attached:
                     continue
                 if message.action == "start" and attributes.get(label.SERVICE) in self._shown:
                     identity = (message.actor.id if message.actor else None) or ""
-                    self._follower.follow(
-                        identity, self._name(attributes.get("name", "")), since=(message.time_nano or 0) / 1e9 - 0.5
-                    )
+                    self._follower.follow_start(identity, self._name(attributes.get("name", "")))
                 elif message.action == "die":
                     self._ends.put(message)
         except BerthError:
