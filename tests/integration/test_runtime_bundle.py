@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from support.launching import Bench, Wish
+from berth.model.oci import Mount
+from support.launching import NAMESPACES, Bench, Wish
 
 pytest_plugins = ["support.launch_fixture"]
 
@@ -104,3 +105,17 @@ def test_steps_features_and_refusals(bench: Bench, tmp_path: Path) -> None:
     del document["hooks"]
     Path(path, "config.json").write_text(json.dumps(document))
     assert "invalid container id" in run(bench, path, "../x").stderr
+
+
+@pytest.mark.parametrize("names", [NAMESPACES, tuple(name for name in NAMESPACES if name != "user")])
+def test_the_interpreter_cannot_be_written_from_inside(bench: Bench, tmp_path: Path, names: tuple[str, ...]) -> None:
+    mounts = [
+        Mount(destination=path, type="bind", source=path, options=["rbind", "ro"])
+        for path in ("/usr/lib", "/lib", "/lib64", "/usr/local/lib")
+        if os.path.isdir(path)
+    ]
+    code = "import os; print('read-only', os.statvfs('/proc/self/exe').f_flag & os.ST_RDONLY)"
+    wish = Wish(["/proc/self/exe", "-I", "-S", "-c", code], namespaces=names, mounts=mounts)
+    done = run(bench, bundle(bench, tmp_path, wish), "one")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "read-only 1\n"

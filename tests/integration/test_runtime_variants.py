@@ -15,7 +15,7 @@ import pytest
 from berth.kernel import bpf, mount
 from berth.model.oci import Device, DeviceRule, Mount, Resources, Rlimit
 from berth.runtime import cgroup, launch
-from support.launching import CAPABILITIES, Bench, Running, Wish, in_child, read_until
+from support.launching import CAPABILITIES, Bench, Running, Wish, in_child, launch_and_wait, read_until
 
 pytest_plugins = ["support.launch_fixture"]
 
@@ -104,6 +104,21 @@ def test_propagation_into_the_container(bench: Bench, tmp_path: Path, option: st
         assert bench.running(wish, use) == appears
     finally:
         subprocess.run(["umount", "-R", tmp_path], check=True)
+
+
+def test_a_mount_younger_than_the_launcher_is_seen(bench: Bench, tmp_path: Path) -> None:
+    host = ["nsenter", f"--mount=/proc/{os.getpid()}/ns/mnt"]
+
+    def body() -> str:
+        subprocess.run([*host, "mount", "-t", "tmpfs", "t", tmp_path], check=True)
+        subprocess.run([*host, "touch", tmp_path / "young"], check=True)
+        mounts = [Mount(destination="/data", type="bind", source=str(tmp_path), options=["rbind"])]
+        return launch_and_wait(bench, bench.request(Wish(["ls", "/data"], mounts=mounts))).output
+
+    try:
+        assert in_child(bench, body) == "young\n"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_shared_propagation_reaches_the_host(bench: Bench, tmp_path: Path) -> None:
@@ -216,7 +231,9 @@ def test_no_descriptor_is_lost_in_the_shim(bench: Bench) -> None:
 def test_scratch_mounts_are_gone_after_a_launch(bench: Bench) -> None:
     def use(container: Running) -> list[str]:
         table = Path("/proc/self/mountinfo").read_text()
-        return [line for line in table.splitlines() if "overlay" in line] + os.listdir(f"{bench.store}/{launch.SCRATCH}")
+        return [line for line in table.splitlines() if "overlay" in line and bench.base in line] + os.listdir(
+            f"{bench.store}/{launch.SCRATCH}"
+        )
 
     assert bench.running(Wish(["sleep", "1000"]), use) == []
 

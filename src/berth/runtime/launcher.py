@@ -23,7 +23,7 @@ import sys
 
 from berth.kernel.namespace import CLONE_NEWNS, unshare
 from berth.kernel.process import PR_SET_SECUREBITS, prctl
-from berth.runtime import channel, shim
+from berth.runtime import channel, guard, shim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _LONGEST_LOG = 1 << 20
 
 def main(arguments: list[str]) -> None:
     """Serve until the engine closes the socket. Arguments: its number, run directory, store, launch module, path of workers."""
+    guard.execute_read_only()
     descriptor, run, store, launch_name, *worker_path = arguments
     control = _socket.socket(fileno=int(descriptor))
     os.set_inheritable(control.fileno(), False)

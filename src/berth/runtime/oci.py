@@ -26,7 +26,7 @@ from berth.kernel import capability, namespace, terminal
 from berth.kernel import seccomp as filters
 from berth.model.oci import Spec
 from berth.model.rootfs import Overlay
-from berth.runtime import launch, mount_options, plan, process_exit
+from berth.runtime import guard, launch, mount_options, plan, process_exit
 
 _STATE = "/run/berth-runtime"
 _LATER = ("create", "start", "state", "kill", "delete", "exec", "list", "events", "pause", "resume", "update", "ps", "spec")
@@ -49,6 +49,8 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 
 def main() -> None:
     """The command."""
+    if "run" in sys.argv[1:]:
+        guard.execute_read_only()
     arguments = _parser().parse_args()
     try:
         code = _command(arguments)

@@ -366,7 +366,7 @@ class _Mounts:
             self._mount(entry)
         self._devices()
         for source, target in files:
-            self._bind(source, target, mount_options.Options(bind=True))
+            self._bind(source, target, mount_options.Options(bind=True), own=True)
         if terminal:
             self.steps.append(["console", {"height": height, "width": width}])
         self.steps += [["mask", {"path": path}] for path in spec.linux.masked_paths]
@@ -406,11 +406,12 @@ class _Mounts:
     def _owns(self, kind: str) -> bool:
         return "user" not in self.kinds or ("network" if kind == "sysfs" else "pid") in self.kinds
 
-    def _bind(self, source: str, target: str, options: mount_options.Options) -> None:
+    def _bind(self, source: str, target: str, options: mount_options.Options, own: bool = False) -> None:
         entry = {
             "kind": "bind",
             "step": "mount",
             "path": source,
+            "own": own,
             "recursive": options.recursive,
             "deep": options.deep,
             "attributes": options.attributes,

@@ -20,7 +20,6 @@ from berth.kernel.mount import (
     MOUNT_ATTR_RDONLY,
     MS_NODEV,
     MS_PRIVATE,
-    MS_SHARED,
     mount,
     mount_setattr,
     move_mount,
@@ -210,9 +209,25 @@ def bind(source: Source, setting: Setting) -> Parts:
     """A bind mount of the host's `path`: idmapped where the filesystem can, private (or as asked) from its birth.
 
     A clone that is not private stays in its source's peer group: what the container mounts there would reach the host.
+    It is cloned in the host's mount namespace, where mounts appear that are younger than the launcher, and whose peers
+    `shared` is about. Only the engine's own files (`own`) come from the launcher's.
     """
+    if source["own"]:
+        return _bind(source, setting)
+    ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(_host_mounts[0], CLONE_NEWNS)
+        try:
+            return _bind(source, setting)
+        finally:
+            setns(ours, CLONE_NEWNS)
+    finally:
+        os.close(ours)
+
+
+def _bind(source: Source, setting: Setting) -> Parts:
     path, recursive, propagation = source["path"], source["recursive"], source["propagation"]
-    clone = _clone(path, recursive, propagation, setting)
+    clone = open_tree(AT_FDCWD, path, recursive)
     try:
         parts = _map_bind(clone, path, recursive, propagation, setting)
     except BaseException:
@@ -222,33 +237,6 @@ def bind(source: Source, setting: Setting) -> Parts:
         if source["attributes"] or source["clear"]:
             mount_setattr(fd, source["attributes"], source["clear"], recursive=source["deep"])
     return parts
-
-
-def _clone(path: str, recursive: bool, propagation: int, setting: Setting) -> int:
-    pieces = path.split("/", 4)
-    if pieces[:2] == ["", "proc"] and pieces[3:4] == ["root"] and len(pieces) == 5:
-        # A mount of another container (its /dev/shm): the kernel clones only what is in the caller's own namespace.
-        other = os.open(f"/proc/{pieces[2]}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return _clone_in(other, "/" + pieces[4], recursive)
-        finally:
-            os.close(other)
-    if propagation != MS_SHARED:
-        return open_tree(AT_FDCWD, path, recursive)
-    # The launcher's own mounts are slaves: what shall reach the host must be cloned in the host's namespace.
-    return _clone_in(_host_mounts[0], path, recursive)
-
-
-def _clone_in(namespace: int, path: str, recursive: bool) -> int:
-    ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(namespace, CLONE_NEWNS)
-        try:
-            return open_tree(AT_FDCWD, path, recursive)
-        finally:
-            setns(ours, CLONE_NEWNS)
-    finally:
-        os.close(ours)
 
 
 def _map_bind(clone: int, path: str, recursive: bool, propagation: int, setting: Setting) -> Parts:
@@ -274,7 +262,7 @@ def _one_by_one(path: str, below: list[str], propagation: int, setting: Setting)
     parts: Parts = []
     for place in (path, *(f"{os.path.realpath(path)}/{name}" for name in below)):
         try:
-            fd = _clone(place, False, propagation, setting)
+            fd = open_tree(AT_FDCWD, place)
         except (FileNotFoundError, PermissionError):
             continue
         try:

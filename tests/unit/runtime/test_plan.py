@@ -139,7 +139,7 @@ def test_network(compiler: Compiler) -> None:
 def test_sysfs_of_a_foreign_network_namespace_is_bound(compiler: Compiler) -> None:
     mounts = [Mount(destination="/sys", type="sysfs", source="sysfs", options=["ro"])]
     found = lines(compiler, request(mounts=mounts))
-    assert any("kind=bind path=/sys recursive=True" in line for line in found)
+    assert any("kind=bind path=/sys own=False recursive=True" in line for line in found)
     assert not any("kind=sysfs" in line for line in found)
 
 
@@ -154,7 +154,7 @@ def test_sysfs_of_a_foreign_network_namespace_is_bound(compiler: Compiler) -> No
 )
 def test_bind_options(compiler: Compiler, options: list[str], expected: str) -> None:
     found = lines(compiler, request(mounts=[Mount(destination="/d", source="/s", options=options)]))
-    assert f"open 1 kind=bind path=/s {expected}" in found
+    assert f"open 1 kind=bind path=/s own=False {expected}" in found
 
 
 @pytest.mark.parametrize("target", ["relative", "/", "", "/..", "/proc/self", "/./proc", "/x/../proc/1"])
