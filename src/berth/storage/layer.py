@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from berth.contract.store import ByteStream, Layer
-from berth.errors import Conflict, DataLoss, NotFound
+from berth.errors import Conflict, DataLoss, InvalidArgument, NotFound
 from berth.kernel.fs import fsync_directory, remove_tree, syncfs
 from berth.model.descriptor import Descriptor
 from berth.model.digest import Digest, digest_of, hex_of, parse_digest
@@ -197,6 +197,9 @@ class LayerStore:
                         _unpack(expand(reader.read), f"{staging}/fs", lower, stop, None)
                     except Abandoned:
                         raise Conflict("unpacking was cancelled") from None
+                    except DataLoss as error:
+                        # Nothing of ours was lost: the client sent it.
+                        raise InvalidArgument(f"invalid archive: {error.message}") from error
 
             await run_stoppable(None, work, reader)
             return await self.adopt(parent, staging)

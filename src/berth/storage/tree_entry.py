@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 
-from berth.errors import Conflict, InvalidArgument, NotFound
+from berth.errors import Conflict, NotFound
 from berth.kernel import mount
 from berth.kernel.libc import AT_FDCWD
-from berth.kernel.namespace import CLONE_NEWNS, unshare
+from berth.kernel.namespace import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
 from berth.kernel.paths import make_directories_in_root, open_in_root
 from berth.kernel.process import PR_SET_SECUREBITS, prctl, set_filesystem_ids
 
@@ -45,11 +45,11 @@ class IdMap:
         return IdMap(tuple((int(a), int(b), int(c)) for a, b, c in rows))
 
     def outside(self, number: int) -> int:
-        """The id on this side. InvalidArgument for an id that the container does not have."""
+        """The id on this side. An id that the container does not have becomes its root, to whom copied files belong anyway."""
         for inside, outside, count in self._extents:
             if inside <= number < inside + count:
                 return outside + number - inside
-        raise InvalidArgument(f"the id {number} does not exist in the container: it is outside of its user namespace")
+        return self.outside(0)
 
     def inside(self, number: int) -> int:
         """The id that the container sees; 65534 for one that it does not have."""
@@ -62,8 +62,9 @@ class IdMap:
 class Entered:
     """A tree. A context manager: the end lets go of it, and unmounts it."""
 
-    def __init__(self, root: int, uids: IdMap, gids: IdMap, mounted: str | None = None) -> None:
+    def __init__(self, root: int, uids: IdMap, gids: IdMap, *, userns: int = -1, mounted: str | None = None) -> None:
         self.root = root
+        self._userns = userns
         self._uids = uids
         self._gids = gids
         self._mounted = mounted
@@ -76,11 +77,28 @@ class Entered:
         """The container's ids for those of a stat."""
         return self._uids.inside(uid), self._gids.inside(gid)
 
+    def set_capability(self, fd: int, value: bytes) -> bool:
+        """Give a file a capability. Through an id-mapped mount the kernel takes it only from inside of the user namespace, so
+        a child goes there for it. False when it cannot be had."""
+        if self._userns < 0:
+            return _set_capability(fd, value)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                setns(self._userns, CLONE_NEWUSER)
+                status = int(not _set_capability(fd, value))
+            finally:
+                os._exit(status)
+        return os.waitpid(child, 0)[1] == 0
+
     def __enter__(self) -> Entered:
         return self
 
     def __exit__(self, *exc: object) -> None:
         os.close(self.root)
+        if self._userns >= 0:
+            os.close(self._userns)
         if self._mounted is not None:
             mount.umount2(self._mounted)
 
@@ -98,7 +116,18 @@ def enter_pid(pid: int, uid_base: int) -> Entered:
         raise Conflict("the container has ended meanwhile: try again")
     prctl(PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
     set_filesystem_ids(uid_base)
-    return Entered(root, uids, gids)
+    userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC) if uid_base else -1
+    return Entered(root, uids, gids, userns=userns)
+
+
+def _set_capability(fd: int, value: bytes) -> bool:
+    try:
+        os.setxattr(fd, "security.capability", value)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EINVAL):
+            raise
+        return False
+    return True
 
 
 def enter_overlay(description: dict[str, Any]) -> Entered:
@@ -112,7 +141,7 @@ def enter_overlay(description: dict[str, Any]) -> Entered:
     root = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for tree, target in sorted(binds, key=lambda bind: bind[1]):
         _put_bind(root, tree, os.fsencode(target))
-    return Entered(root, IdMap(), IdMap(), store)
+    return Entered(root, IdMap(), IdMap(), mounted=store)
 
 
 def _clone(source: str) -> int | None:

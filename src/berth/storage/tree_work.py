@@ -9,7 +9,7 @@ import socket
 import stat
 import time
 
-from berth.errors import InvalidArgument, NotFound
+from berth.errors import DataLoss, InvalidArgument, NotFound
 from berth.kernel.libc import check, libc
 from berth.kernel.paths import make_directories_in_root, open_in_root
 from berth.storage.compression import expand
@@ -168,11 +168,17 @@ def put(tree: Entered, fds: list[int], path: str, strict: bool) -> None:
         os.close(base)
     with socket.socket(fileno=os.dup(fds[0])) as source:
         pieces = expand(lambda: source.recv(_PIECE))
-        with Unpacker(tree.root, os.fsencode(asked.clean), strict=strict, owner=tree.outside) as unpacker:
-            unpacker.run(TarReader(Source(lambda: next(pieces, b""))))
-        for _ in pieces:
-            # What follows the archive is read, so that the sender is not held up.
-            pass
+        try:
+            with Unpacker(
+                tree.root, os.fsencode(asked.clean), strict=strict, owner=tree.outside, set_capability=tree.set_capability
+            ) as unpacker:
+                unpacker.run(TarReader(Source(lambda: next(pieces, b""))))
+            for _ in pieces:
+                # What follows the archive is read, so that the sender is not held up.
+                pass
+        except DataLoss as error:
+            # Nothing of ours was lost: the client sent it.
+            raise InvalidArgument(f"invalid archive: {error.message}") from error
 
 
 def make_directories(tree: Entered, fds: list[int], path: str, uid: int, gid: int, mode: int) -> None:

@@ -23,6 +23,7 @@ _HIGHEST_ID = 0xFFFFFFFE
 _OPEN_DIRECTORIES = 64
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 _TIME_LIMIT = (1 << 62) - 1
 _TYPES = {CHAR: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 
@@ -59,7 +60,8 @@ class Unpacker:
 
     `root` is what links are resolved in, `base` the target's path inside. With `layer`, whiteouts are turned into overlay
     form, and parents that the archive leaves out look as they do in `lower` (roots of the layers below, top first).
-    `strict` refuses to replace a directory by something else and the reverse. `owner` maps ids to those written on disk.
+    `strict` refuses to replace a directory by something else and the reverse. `owner` maps ids to those written on disk;
+    `set_capability(fd, value)` is asked for file capabilities where setting the attribute is not enough.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Unpacker:
         lower: Sequence[int] = (),
         strict: bool = False,
         owner: Callable[[int, int], tuple[int, int]] | None = None,
+        set_capability: Callable[[int, bytes], object] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._root = root
@@ -80,6 +83,7 @@ class Unpacker:
         self._lower = lower
         self._strict = strict
         self._owner = owner
+        self._set_capability = set_capability
         self._stop = stop
         self._open: dict[bytes, int] = {}
         self._retired: list[int] = []
@@ -291,11 +295,17 @@ class Unpacker:
         uid, gid = self._ids(member)
         if uid or gid or self._owner is not None or member.kind == DIRECTORY:
             os.fchown(fd, uid, gid)
-        os.fchmod(fd, member.mode)
+        os.fchmod(fd, member.mode & ~_SET_ID if self._owner is not None and self._changed_hands(member, uid) else member.mode)
         if member.xattrs:
             for attribute, value in member.xattrs.items():
-                if overlay.keeps(attribute):
+                if attribute == "security.capability" and self._set_capability is not None:
+                    self._set_capability(fd, value)
+                elif overlay.keeps(attribute):
                     _tolerant(lambda a=attribute, v=value: os.setxattr(fd, a, v))  # type: ignore[misc]
+
+    def _changed_hands(self, member: Member, uid: int) -> bool:
+        """Whether the owner does not exist where it is unpacked, so that root has it: not with the right to become root."""
+        return member.uid != 0 and self._owner is not None and uid == self._owner(0, 0)[0]
 
     def _ids(self, member: Member) -> tuple[int, int]:
         uid, gid = member.uid, member.gid
