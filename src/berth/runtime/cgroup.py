@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     Group = dict[str, Any]
 
 V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio")
+V2_CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
 _PATIENCE = 5.0
 
 
 def layout() -> tuple[dict[str, str], str | None, list[str]]:
-    """(v1 mount points by controller, the cgroup2 mount point, the controllers that cgroup2 has) of this host."""
+    """(v1 mount points by controller, the cgroup2 mount point, those of our controllers that cgroup2 has) of this host."""
     roots: dict[str, str] = {}
     v2: str | None = None
     for line in read_text("/proc/self/mountinfo").splitlines():
@@ -43,8 +44,8 @@ def layout() -> tuple[dict[str, str], str | None, list[str]]:
                     roots.setdefault(option, where)
         elif kind == "cgroup2" and (v2 is None or where == "/sys/fs/cgroup"):
             v2 = where
-    enabled = read_text(v2 + "/cgroup.controllers").split() if v2 else []
-    return roots, v2, enabled
+    offered = read_text(v2 + "/cgroup.controllers").split() if v2 else []
+    return roots, v2, [name for name in offered if name in V2_CONTROLLERS]
 
 
 def directory(group: Group, controller: str) -> str:
@@ -93,15 +94,22 @@ def _inherit_cpuset(path: str) -> None:
 def _create_v2(root: str, parts: list[str], enabled: list[str]) -> None:
     here = root
     for part in parts:
-        for controller in enabled:
-            try:
-                write_text(here + "/cgroup.subtree_control", "+" + controller)
-            except OSError as error:
-                # The controller may be in use by a process of that level, or not be given to it: the limit fails then.
-                if error.errno not in (errno.EBUSY, errno.ENOENT, errno.EOPNOTSUPP):
-                    raise
+        _delegate(here, enabled)
         here += "/" + part
         _make(here)
+
+
+def _delegate(path: str, wanted: list[str]) -> None:
+    """Hand controllers down to the children of a v2 group."""
+    have = read_text(path + "/cgroup.subtree_control").split()
+    for controller in wanted:
+        if controller not in have:
+            try:
+                write_text(path + "/cgroup.subtree_control", "+" + controller)
+            except OSError as error:
+                # A process of that level is in the way, or the level was not given it: a limit that needs it fails then.
+                if error.errno not in (errno.EBUSY, errno.ENOENT, errno.EOPNOTSUPP):
+                    raise
 
 
 def open_v2(group: Group) -> int:

@@ -169,3 +169,14 @@ def test_layout_reads_this_host() -> None:
     assert all(os.path.isdir(path) for path in roots.values())
     assert v2 is None or os.path.exists(v2 + "/cgroup.procs")
     assert v2 is not None or not enabled
+
+
+def test_v2_controllers_are_handed_down_once(tmp_path: Path) -> None:
+    group = {"path": "/berth/x", "roots": {}, "v2": str(tmp_path), "enabled": ["memory", "pids"]}
+    (tmp_path / "berth").mkdir()
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    (tmp_path / "berth/cgroup.subtree_control").write_text("pids\n")
+    cgroup.create(group)
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "cpu memory pids\n", "nothing to do there"
+    assert (tmp_path / "berth/cgroup.subtree_control").read_text().startswith("+memory")
+    assert (tmp_path / "berth/x").is_dir()
