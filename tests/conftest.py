@@ -27,9 +27,12 @@ def shared_engine() -> Iterator[EngineProcess]:
 @pytest.fixture
 def engine(shared_engine: EngineProcess) -> Iterator[EngineProcess]:
     """The session's engine; after the test its containers are removed, and nothing may be left."""
-    # Bridges and the resolver come with the first container: a warm engine is the state to compare with.
+    # The default bridge comes with the first container, the resolver with the first network: compare with a warm engine.
     if not getattr(shared_engine, "warm", False):
         shared_engine.ok("run", "--rm", "busybox", "true")
+        shared_engine.ok("network", "create", "warm")
+        shared_engine.ok("run", "--rm", "--network", "warm", "busybox", "true")
+        shared_engine.ok("network", "rm", "warm")
         shared_engine.warm = True  # type: ignore[attr-defined]
     with leak.nothing_left(shared_engine.snapshot):
         yield shared_engine

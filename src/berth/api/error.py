@@ -51,7 +51,8 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
         text = "page not found" if error.status in (404, 405) else error.text or error.reason
         return json_response({"message": text}, error.status)
     except (ConnectionResetError, BrokenPipeError):
-        raise
+        # Nobody is left to answer; the server notices when it tries.
+        return web.Response(status=499)
     except Exception:  # the request handler's loop: one bad request must not end the engine
         number = secrets.token_hex(4)
         log.exception("error %s while serving %s %s", number, request.method, request.path)

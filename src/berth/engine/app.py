@@ -23,6 +23,7 @@ from berth.errors import Conflict
 from berth.runtime.native import NativeRuntime
 from berth.storage.blob import BlobStore
 from berth.storage.database import Database
+from berth.storage.gc import Collector
 from berth.storage.layer import LayerStore
 from berth.storage.snapshot import SnapshotStore
 from berth.storage.tree import TreeStore
@@ -130,4 +131,5 @@ async def start(config: EngineConfig) -> Engine:
     )
     await networks.start()
     await containers.restore()
+    await Collector(database, blobs, layers, snapshots).start(containers.with_task())
     return engine

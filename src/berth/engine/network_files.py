@@ -76,7 +76,7 @@ class Files:
     def _live_row(self, network_id: str, reference: str) -> Endpoint | None:
         rows = self._catalog.live_in(network_id)
         named = [row for row in rows if row.live and row.live.name == reference]
-        return (named or [row for row in rows if row.container_id.startswith(reference)] or [None])[0]
+        return next(iter(named or [row for row in rows if row.container_id.startswith(reference)]), None)
 
     def links(self, facts: ContainerFacts, rows: Sequence[Endpoint]) -> dict[str, str]:
         """What a container calls others in its user-defined networks: alias to name or id."""

@@ -17,7 +17,7 @@ _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 
 
 
 def rfc3339(seconds: float) -> str:
-    """Seconds since the epoch as 2026-01-02T03:04:05.678901000Z, to the microsecond (a float has no more); 0 is Go's zero time."""
+    """Seconds since the epoch as 2026-01-02T03:04:05.678901000Z, to the microsecond; 0 is Go's zero time."""
     return rfc3339_ns(round(seconds * 1e6) * 1000) if seconds else ZERO
 
 

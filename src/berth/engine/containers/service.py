@@ -132,6 +132,10 @@ class ContainerService:
         """How many containers are in each state."""
         return dict(Counter(str(c.status) for c in self.parts.catalog))
 
+    def with_task(self) -> frozenset[str]:
+        """The ids of containers that run, whose snapshots are mounted."""
+        return frozenset(c.id for c in self.parts.catalog if c.status in HAS_TASK)
+
     def of_image(self, image_id: str) -> list[User]:
         """Usage: containers made from the image."""
         return [_user(c) for c in self.parts.catalog if c.record.image_id == image_id]
