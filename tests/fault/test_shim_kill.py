@@ -10,9 +10,11 @@ import socket
 import subprocess
 
 import pytest
+from msgspec.structs import replace
 
 from berth.errors import Conflict, Internal
-from berth.runtime import record, remains
+from berth.model.endpoint import NetworkPlan
+from berth.runtime import channel, record, remains
 from support.shim_harness import Peer, engine_over, exec_request, frames, with_place
 
 
@@ -287,31 +289,51 @@ def test_a_worker_is_spawned_with_site_packages_and_loses_its_power_when_it_leav
     with_place(test)
 
 
-def test_the_resolver_gets_the_sockets_again_when_it_comes_back():
+class Resolver:
+    """What the shims hand their sockets to."""
+
+    def __init__(self, path):
+        self.path = path
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.setblocking(False)
+        self.listener.bind(path)
+        self.listener.listen()
+
+    async def handed_over(self):
+        connection, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(self.listener), 8)
+        connection.setblocking(True)
+        message, fds = await asyncio.to_thread(channel.receive, connection)
+        count = len(fds)
+        channel.close_all(fds)
+        return connection, message, count
+
+    def close(self):
+        self.listener.close()
+        os.unlink(self.path)
+
+
+@pytest.mark.parametrize("there_from_the_beginning", [True, False])
+def test_the_resolver_gets_the_sockets_again_when_it_comes_back(there_from_the_beginning):
     async def test(place, engine):
-        from msgspec.structs import replace
-
-        from berth.model.endpoint import NetworkPlan
-        from berth.runtime import channel
-
         path = f"{place.base}/resolver.sock"
+        resolver = Resolver(path) if there_from_the_beginning else None
         place.planner.extra = {"resolver_fds": True}
         request = replace(place.request("sleep", "60"), network=NetworkPlan(resolver=path))
-        await engine.launch(request)
+        task = await engine.launch(request)
+        resolver = resolver or Resolver(path)
         for _ in range(2):
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            listener.setblocking(False)
-            listener.bind(path)
-            listener.listen()
-            connection, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(listener), 8)
-            connection.setblocking(True)
-            message, fds = await asyncio.to_thread(channel.receive, connection)
+            connection, message, count = await resolver.handed_over()
             assert message == {"v": 1, "op": "serve", "container": request.id}
-            assert len(fds) == 2
-            channel.close_all(fds)
+            assert count == 2
+            resolver.close()
             connection.close()
-            listener.close()
-            os.unlink(path)
+            resolver = Resolver(path)
+        connection, _, _ = await resolver.handed_over()
+        await task.kill(9)
+        await task.wait()
+        assert await asyncio.to_thread(connection.recv, 10) == b"", "the end of the container is the end of the connection"
+        connection.close()
+        resolver.close()
 
     with_place(test)
 
