@@ -12,6 +12,7 @@ from berth.compose.progress import Progress
 from berth.errors import BerthError, DeadlineExceeded
 from berth.wire.container import ContainerState
 
+RUNNING = "Running"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 
 
@@ -46,14 +47,15 @@ def await_container(
     *,
     service: str = "",
     deadline: float | None = None,
+    settled: float = 0.0,
 ) -> str:
     """Poll until the condition is met; the word for it. `condition` may also be `ready`: running without a health check,
-    healthy with one, or ended with 0."""
+    healthy with one, or ended with 0. Merely running counts from the time `settled` on: what fails at once should be seen."""
     pause = _FIRST_PAUSE
     while True:
         state = engine.containers.inspect(container).state or ContainerState()
         word = _met(state, name, condition, service)
-        if word is not None:
+        if word is not None and not (word == RUNNING and time.monotonic() < settled):
             return word
         if deadline is not None and time.monotonic() > deadline:
             raise DeadlineExceeded(
@@ -85,5 +87,5 @@ def _met(state: ContainerState, name: str, condition: str, service: str) -> str 
     if health in (None, "none", ""):
         if condition == "service_healthy":
             raise DependencyFailed(f"container {name} has no healthcheck configured")
-        return "Healthy" if status == "running" else None
+        return RUNNING if status == "running" else None
     return "Healthy" if health == "healthy" else None

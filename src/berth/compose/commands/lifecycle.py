@@ -72,7 +72,10 @@ def start(session: Session, options: LifecycleOptions) -> int:
         started[service] = []
         for container in by_service[service]:
             if container.state not in ("running", "restarting"):
-                started[service].append(plan.add(Start(container.name), before))
+                done = plan.add(Start(container.name), before)
+                for hook in services[service].post_start if service in services else ():
+                    done = plan.add(RunHook(container.name, hook, "post_start"), [done])
+                started[service].append(done)
     session.execute(plan, name, Observed(tuple(c for each in by_service.values() for c in each)))
     return 0
 

@@ -29,6 +29,9 @@ from berth.compose.waiting import DependencyFailed, await_container
 from berth.errors import BerthError, DeadlineExceeded, InvalidArgument, NotFound
 from berth.wire.system import EventMessage
 
+# How long a container without a health check has to run before --wait believes it.
+_SETTLE_SECONDS = 0.7
+
 
 @dataclass(frozen=True)
 class UpOptions:
@@ -143,6 +146,7 @@ def prepare(session: Session, project: Project, options: UpOptions) -> tuple[Pla
 def _wait_ready(session: Session, project: Project, options: UpOptions) -> int:
     """--wait: all containers run (healthy, where that is checked) or have ended with 0."""
     deadline = time.monotonic() + options.wait_timeout if options.wait_timeout else None
+    settled = time.monotonic() + _SETTLE_SECONDS
     names = selected_services(project, options.services, dependencies=not options.no_deps)
     code = 0
     for container in list_containers(session.engine, project.name, oneoff=False):
@@ -151,7 +155,9 @@ def _wait_ready(session: Session, project: Project, options: UpOptions) -> int:
         subject = f"Container {container.name}"
         session.progress.step(subject, "Waiting")
         try:
-            word = await_container(session.engine, container.id, container.name, "ready", threading.Event(), deadline=deadline)
+            word = await_container(
+                session.engine, container.id, container.name, "ready", threading.Event(), deadline=deadline, settled=settled
+            )
         except (DependencyFailed, DeadlineExceeded) as error:
             session.progress.step(subject, "Error")
             session.progress.text(error.message)
