@@ -17,7 +17,7 @@ from berth.errors import BerthError, InvalidArgument
 from berth.model.digest import digest_of
 from berth.storage.tree import TreeStore
 from support.canary import SECRET, canary
-from support.spawning import Spawner
+from support.spawning import opened_trees
 from support.stores import Stores, archive, open_stores, stream
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking keeps owners and makes device nodes: root is needed")
@@ -92,12 +92,10 @@ def test_imports_stay_inside(stores: Stores, tmp_path: Path) -> None:
 
 
 def test_archives_put_into_a_container_stay_inside(stores: Stores, tmp_path: Path) -> None:
-    spawner = Spawner()
-
-    async def run() -> tuple[int, int]:
+    async def run(trees: TreeStore) -> tuple[int, int]:
         done = refused = 0
         view = await stores.snapshots.prepare("key", None)
-        async with TreeStore(spawner.spawn).of_overlay(view) as tree:
+        async with trees.of_overlay(view) as tree:
             for number, members in enumerate(orders(str(tmp_path / "canary"))):
                 await tree.make_directories(f"/t{number}")
                 try:
@@ -107,9 +105,8 @@ def test_archives_put_into_a_container_stay_inside(stores: Stores, tmp_path: Pat
                     refused += 1
         return done, refused
 
-    with canary(tmp_path / "canary"):
-        done, refused = asyncio.run(run())
-        spawner.end()
+    with canary(tmp_path / "canary"), opened_trees() as trees:
+        done, refused = asyncio.run(run(trees))
     assert done > 50 and done + refused == 24 * len(attacks("/x"))
     # What was written to the canary's path is in the container, where that path is its own.
     upper = stores.root / "containers/key/upper"

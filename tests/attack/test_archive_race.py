@@ -28,7 +28,7 @@ from backports import zstd
 from berth.errors import BerthError, InvalidArgument, NotFound
 from berth.storage.tree import TreeStore
 from support.canary import SECRET, canary
-from support.spawning import Spawner
+from support.spawning import opened_trees
 from support.stores import Stores, archive, collect, open_stores, stream
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a worker mounts and changes owners: root is needed")
@@ -39,10 +39,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
-def spawner() -> Iterator[Spawner]:
-    made = Spawner()
-    yield made
-    made.end()
+def trees() -> Iterator[TreeStore]:
+    with opened_trees() as store:
+        yield store
 
 
 @pytest.fixture
@@ -91,7 +90,7 @@ class Racer(threading.Thread):
 
 
 @pytest.mark.parametrize("target", ["absolute", "relative"])
-def test_a_swapped_link_leads_nowhere(container: tuple[int, Path], tmp_path: Path, spawner: Spawner, target: str) -> None:
+def test_a_swapped_link_leads_nowhere(container: tuple[int, Path], tmp_path: Path, trees: TreeStore, target: str) -> None:
     pid, root = container
     (root / "swap").mkdir()
     (root / "swap/file").write_text("inside")
@@ -100,18 +99,18 @@ def test_a_swapped_link_leads_nowhere(container: tuple[int, Path], tmp_path: Pat
         racer = Racer(root / "swap", root / "link")
         racer.start()
         try:
-            tries, read = asyncio.run(_copy_both_ways(pid, spawner))
+            tries, read = asyncio.run(_copy_both_ways(pid, trees))
         finally:
             racer.end()
     assert racer.swaps > 500 and tries >= 5 and read >= 5
 
 
-async def _copy_both_ways(pid: int, spawner: Spawner) -> tuple[int, int]:
+async def _copy_both_ways(pid: int, trees: TreeStore) -> tuple[int, int]:
     """Out and in, for a while; how many tries there were, and how often the file was read."""
     tries = read = 0
     until = time.monotonic() + SECONDS
     new = archive(("directory", "dir", 0o777), ("directory/file", "file", "written"), ("file2", "file", "x"))
-    async with TreeStore(spawner.spawn).of_pid(pid, 0) as tree:
+    async with trees.of_pid(pid, 0) as tree:
         while time.monotonic() < until:
             tries += 1
             for path in (*["/swap/file"] * 10, "/swap", "/etc/.."):
@@ -136,7 +135,7 @@ async def _copy_both_ways(pid: int, spawner: Spawner) -> tuple[int, int]:
 FAKES = ("xz", "unxz", "bzip2", "gzip", "unpigz", "pigz", "zstd", "tar", "sh")
 
 
-def test_nothing_of_the_tree_is_executed(container: tuple[int, Path], spawner: Spawner) -> None:
+def test_nothing_of_the_tree_is_executed(container: tuple[int, Path], trees: TreeStore) -> None:
     pid, root = container
     for folder in ("bin", "usr/bin"):
         for name in FAKES:
@@ -145,7 +144,7 @@ def test_nothing_of_the_tree_is_executed(container: tuple[int, Path], spawner: S
     data = archive(("unpacked", "file", "x"))
 
     async def run() -> None:
-        async with TreeStore(spawner.spawn).of_pid(pid, 0) as tree:
+        async with trees.of_pid(pid, 0) as tree:
             for compress in (bytes, gzip.compress, bz2.compress, lzma.compress, zstd.compress):
                 await tree.put("/tmp", stream(compress(data)))
                 os.unlink(root / "tmp/unpacked")
@@ -166,18 +165,17 @@ def test_nothing_of_the_tree_is_loaded(container: tuple[int, Path], tmp_path: Pa
         (root / name).mkdir(parents=True)
     (root / "etc/nsswitch.conf").write_text("passwd: evil\n")
     trace = tmp_path / "trace"
-    spawner = Spawner("strace", "-f", "-qq", "-e", "trace=openat,execve,open", "-o", str(trace))
 
-    async def run() -> None:
-        async with TreeStore(spawner.spawn).of_pid(pid, 0) as tree:
+    async def run(trees: TreeStore) -> None:
+        async with trees.of_pid(pid, 0) as tree:
             await tree.stat("/etc")
             await collect(tree.get("/etc"))
             await tree.put("/tmp", stream(zstd.compress(archive(("x", "file", "y"), uid=12))))
             with pytest.raises(InvalidArgument):
                 await tree.copy_in([(str(root), "bin/busybox")], "/x", owner="user:group")
 
-    asyncio.run(run())
-    spawner.end()
+    with opened_trees("strace", "-f", "-qq", "-e", "trace=openat,execve,open", "-o", str(trace)) as trees:
+        asyncio.run(run(trees))
     lines = trace.read_text().splitlines()
     entered = max(number for number, line in enumerate(lines) if f'"/proc/{pid}/root"' in line)
     assert entered > 20
@@ -185,7 +183,7 @@ def test_nothing_of_the_tree_is_loaded(container: tuple[int, Path], tmp_path: Pa
     assert [line for line in opened if '"/proc/self/fd/' not in line] == []
 
 
-def test_a_volume_path_that_leads_out_copies_nothing(stores: Stores, tmp_path: Path, spawner: Spawner) -> None:
+def test_a_volume_path_that_leads_out_copies_nothing(stores: Stores, tmp_path: Path, trees: TreeStore) -> None:
     """What an image declares as VOLUME is its own content, however the path is written."""
     with canary(tmp_path / "canary") as outside:
         data = archive(
@@ -198,7 +196,7 @@ def test_a_volume_path_that_leads_out_copies_nothing(stores: Stores, tmp_path: P
         async def run() -> dict[str, bool]:
             found = {}
             layer = await stores.layers.apply_tar(None, stream(data))
-            async with TreeStore(spawner.spawn).of_overlay(stores.snapshots.view(layer.chain_id)) as tree:
+            async with trees.of_overlay(stores.snapshots.view(layer.chain_id)) as tree:
                 for number, path in enumerate(("/link", "/up", f"/../..{outside}", f"/dir/../../..{outside}", "/../../dir")):
                     volume = tmp_path / f"volume{number}"
                     volume.mkdir()
@@ -213,7 +211,7 @@ def test_a_volume_path_that_leads_out_copies_nothing(stores: Stores, tmp_path: P
     assert [os.listdir(tmp_path / f"volume{number}") for number in range(4)] == [[]] * 4
 
 
-def test_an_accounts_file_cannot_hang_or_fill_the_engine(container: tuple[int, Path], tmp_path: Path, spawner: Spawner) -> None:
+def test_an_accounts_file_cannot_hang_or_fill_the_engine(container: tuple[int, Path], tmp_path: Path, trees: TreeStore) -> None:
     pid, root = container
     etc = root / "etc"
     os.mkfifo(etc / "fifo")
@@ -225,7 +223,7 @@ def test_an_accounts_file_cannot_hang_or_fill_the_engine(container: tuple[int, P
     (etc / "loop").symlink_to("loop")
 
     async def run() -> None:
-        async with TreeStore(spawner.spawn).of_pid(pid, 0) as tree:
+        async with trees.of_pid(pid, 0) as tree:
             for name in ("fifo", "zero", "loop", "."):
                 with pytest.raises(InvalidArgument):
                     await tree.read_file(f"/etc/{name}", 1 << 20)
@@ -243,14 +241,14 @@ def test_an_accounts_file_cannot_hang_or_fill_the_engine(container: tuple[int, P
     assert time.monotonic() - started < 10
 
 
-def test_a_fifo_in_a_tree_does_not_stop_a_copy(container: tuple[int, Path], spawner: Spawner) -> None:
+def test_a_fifo_in_a_tree_does_not_stop_a_copy(container: tuple[int, Path], trees: TreeStore) -> None:
     pid, root = container
     os.mkfifo(root / "etc/fifo")
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(root / "etc/socket"))
 
     async def run() -> list[str]:
-        async with TreeStore(spawner.spawn).of_pid(pid, 0) as tree:
+        async with trees.of_pid(pid, 0) as tree:
             with tarfile.open(fileobj=io.BytesIO(await collect(tree.get("/etc")))) as tar:
                 return tar.getnames()
 

@@ -17,7 +17,7 @@ from berth.kernel import mount
 from berth.model.digest import digest_of
 from berth.storage.gc import Collector
 from berth.storage.tree import TreeStore
-from support.spawning import Spawner
+from support.spawning import opened_trees
 from support.stores import EMPTY, Stores, archive, open_stores, stream
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a small filesystem is mounted: root is needed")
@@ -106,18 +106,16 @@ def test_committing_onto_a_full_disk(small: Stores) -> None:
 
 
 def test_putting_an_archive_onto_a_full_disk(small: Stores) -> None:
-    spawner = Spawner()
-
-    async def run() -> None:
+    async def run(trees: TreeStore) -> None:
         view = await small.snapshots.prepare("key", None)
-        async with TreeStore(spawner.spawn).of_overlay(view) as tree:
+        async with trees.of_overlay(view) as tree:
             with pytest.raises(ResourceExhausted, match="no space left on device while unpacking the archive"):
                 await tree.put("/", pieces(too_much()))
             assert (await tree.stat("/")).name == "/"
         await small.snapshots.remove("key")
 
-    asyncio.run(run())
-    spawner.end()
+    with opened_trees() as trees:
+        asyncio.run(run(trees))
 
 
 def test_things_can_be_removed_from_a_full_disk(small: Stores) -> None:

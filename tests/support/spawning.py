@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from berth.storage.tree import TreeStore
 
 
 class Spawner:
@@ -12,7 +15,7 @@ class Spawner:
 
     def __init__(self, *prefix: str) -> None:
         self._prefix = prefix
-        self._children: list[subprocess.Popen[bytes]] = []
+        self.children: list[subprocess.Popen[bytes]] = []
 
     async def spawn(self, module: str, arguments: Sequence[str], fds: Sequence[int]) -> int:
         """A worker; its process id."""
@@ -22,11 +25,21 @@ class Spawner:
         )
         command = [*self._prefix, sys.executable, "-I", "-S", "-c", code, ",".join(map(str, fds)), *arguments]
         child = subprocess.Popen(command, pass_fds=tuple(fds))
-        self._children.append(child)
+        self.children.append(child)
         return child.pid
 
     def end(self) -> None:
         """Every worker has ended, without an error."""
-        for child in self._children:
+        for child in self.children:
             assert child.wait(timeout=20) == 0
-        self._children.clear()
+        self.children.clear()
+
+
+@contextmanager
+def opened_trees(*prefix: str) -> Iterator[TreeStore]:
+    """A tree store whose workers are started with the prefix (strace, say)."""
+    spawner = Spawner(*prefix)
+    store = TreeStore(spawner.spawn)
+    yield store
+    store.close()
+    spawner.end()

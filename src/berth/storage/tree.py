@@ -1,5 +1,7 @@
 """The engine's side of trees: a worker per tree, requests one after another, tars streamed over socket pairs.
 
+Workers are forked by a parent that the launcher forks when a tree is opened and none is there; it ends when it is idle.
+
 A stream is a socket pair of its own, whose other end goes to the worker with the request; the kernel's buffers are all that
 is in flight. Leaving the context waits until the worker has unmounted what it mounted.
 """
@@ -34,6 +36,14 @@ class TreeStore:
 
     def __init__(self, spawn: Spawn) -> None:
         self._spawn = spawn
+        self._parent: socket.socket | None = None
+        self._starting = asyncio.Lock()
+
+    def close(self) -> None:
+        """Let go of the workers' parent; trees that are open stay so."""
+        if self._parent is not None:
+            self._parent.close()
+            self._parent = None
 
     def of_pid(self, pid: int, uid_base: int) -> contextlib.AbstractAsyncContextManager[WorkerTree]:
         """The tree of a running container. NotFound when it has ended."""
@@ -48,21 +58,52 @@ class TreeStore:
 
     @contextlib.asynccontextmanager
     async def _open(self, arguments: list[str]) -> AsyncIterator[WorkerTree]:
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        near.setblocking(False)
+        tree = await self._enter(arguments)
         try:
+            yield tree
+        finally:
+            await asyncio.shield(tree.close())
+
+    async def _enter(self, arguments: list[str]) -> WorkerTree:
+        """A worker that has entered its tree. A parent that was idle may end just when it is asked: then a new one is."""
+        while True:
+            near, far = _sequenced()
+            tree = WorkerTree(near)
             try:
-                await self._spawn(WORKER, arguments, [far.fileno()])
+                try:
+                    fresh = await self._fork(arguments, far.fileno())
+                finally:
+                    far.close()
+                await tree.receive()
+            except BaseException:
+                near.close()
+                if not tree.lost or fresh:
+                    raise
+                self.close()
+            else:
+                return tree
+
+    async def _fork(self, arguments: list[str], fd: int) -> bool:
+        """Ask the parent for a worker; true when the parent had to be started for it."""
+        message = [json.dumps({"tree": arguments}).encode()]
+        async with self._starting:
+            if self._parent is not None:
+                try:
+                    socket.send_fds(self._parent, message, [fd])
+                    return False
+                except OSError:
+                    self.close()
+            near, far = _sequenced()
+            try:
+                await self._spawn(WORKER, [], [far.fileno()])
+                socket.send_fds(near, message, [fd])
+            except BaseException:
+                near.close()
+                raise
             finally:
                 far.close()
-            tree = WorkerTree(near)
-            await tree.receive()
-            try:
-                yield tree
-            finally:
-                await asyncio.shield(tree.close())
-        finally:
-            near.close()
+            self._parent = near
+            return True
 
 
 class WorkerTree:
@@ -71,13 +112,13 @@ class WorkerTree:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._turn = asyncio.Lock()
-        self._lost = False
+        self.lost = False
 
     async def receive(self) -> Any:
         """The worker's answer to the last request."""
         data = await asyncio.get_running_loop().sock_recv(self._control, _LONGEST)
         if not data:
-            self._lost = True
+            self.lost = True
             raise Internal("the worker that reads the container's filesystem has ended: see the launcher's log")
         answer: dict[str, Any] = json.loads(data)
         if "error" in answer:
@@ -86,7 +127,7 @@ class WorkerTree:
         return answer["ok"]
 
     def _send(self, operation: str, arguments: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        if self._lost:
+        if self.lost:
             raise Conflict("an earlier request to this tree was given up: open it again")
         socket.send_fds(self._control, [json.dumps({"op": operation, **arguments}).encode()], list(fds))
 
@@ -100,7 +141,7 @@ class WorkerTree:
         try:
             return await self.receive()
         except asyncio.CancelledError:
-            self._lost = True
+            self.lost = True
             raise
 
     async def _settle(self) -> None:
@@ -110,16 +151,19 @@ class WorkerTree:
 
     async def close(self) -> None:
         """Wait until the worker has let go of the tree. A lost one ends by itself when the socket closes."""
-        if self._lost:
+        if self.lost:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
         else:
             with contextlib.suppress(OSError, BerthError):
                 self._send("close", {})
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_GOODBYE):
-                while await asyncio.get_running_loop().sock_recv(self._control, _LONGEST):
-                    pass
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_GOODBYE):
+                    while await asyncio.get_running_loop().sock_recv(self._control, _LONGEST):
+                        pass
+        finally:
+            self._control.close()
 
     async def stat(self, path: str) -> PathStat:
         """NotFound without it."""
@@ -217,6 +261,12 @@ class WorkerTree:
         finally:
             for fd in fds:
                 os.close(fd)
+
+
+def _sequenced() -> tuple[socket.socket, socket.socket]:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setblocking(False)
+    return near, far
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

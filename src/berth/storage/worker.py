@@ -1,19 +1,23 @@
 """The worker that touches a container's tree, a process of its own: it enters one tree, serves requests, and ends.
 
+    engine -> parent   {"tree": [kind, ...]}, with the control socket of a new worker, which the parent forks
+                       kind is `pid PID UID_BASE`, or `overlay JSON` with store, layers, upper, work and binds
     engine -> worker   {"op": name, ...}, with descriptors: stream sockets, directories of the host
     worker -> engine   {"ok": value} or {"error": {"kind": class of berth.errors, "message": text}}
 
-one at a time, on a SEQPACKET socket; the first message from the worker says that it is ready. It never changes its root:
+one at a time, on SEQPACKET sockets; the first message from the worker says that it is ready. It never changes its root:
 paths are resolved by openat2 from a descriptor, so nothing of the tree is ever executed, loaded or looked up by a library.
-Everything is imported before a tree is entered. It ends when the socket closes.
+Everything is imported before a tree is entered. It ends when its socket closes.
 
-Arguments: `pid PID UID_BASE`, or `overlay JSON` with store, layers, upper, work and binds.
+The parent only forks, so that imports are paid once for many trees. It ends after a short idle time, or with the engine.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import signal
 import socket
 import sys
 
@@ -30,14 +34,48 @@ if TYPE_CHECKING:
 
 LONGEST_MESSAGE = 1 << 17
 MOST_DESCRIPTORS = 250
+IDLE_SECONDS = 2.0
 
 
 def main(arguments: Sequence[str], fds: Sequence[int]) -> None:
-    """Serve one tree. `fds` is the control socket."""
-    control = socket.socket(fileno=fds[0])
+    """The parent: fork a worker for each tree that is asked for. `fds` is the engine's socket."""
+    engine = socket.socket(fileno=fds[0])
+    engine.settimeout(IDLE_SECONDS)
     os.umask(0)
+    # The kernel reaps the workers.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    while True:
+        try:
+            data, passed, _, _ = socket.recv_fds(engine, LONGEST_MESSAGE, 1)
+        except OSError:
+            return
+        if not data:
+            return
+        if os.fork() == 0:
+            _live(engine, json.loads(data)["tree"], passed[0])
+        os.close(passed[0])
+
+
+def _live(engine: socket.socket, arguments: list[str], fd: int) -> None:
+    """The life of a worker. Never returns."""
+    status = 1
     try:
-        tree = _enter(list(arguments))
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        engine.close()
+        _work(arguments, socket.socket(fileno=fd))
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _work(arguments: list[str], control: socket.socket) -> None:
+    try:
+        tree = _enter(arguments)
     except (OSError, BerthError) as error:
         _answer(control, _failure(error, "opening the filesystem of the container"))
         return
@@ -103,7 +141,3 @@ def _answer(control: socket.socket, answer: dict[str, Any]) -> bool:
     except OSError:
         return False
     return True
-
-
-if __name__ == "__main__":
-    main(sys.argv[2:], [int(sys.argv[1])])

@@ -21,7 +21,7 @@ from backports import zstd
 
 from berth.errors import Forbidden, InvalidArgument, NotFound
 from berth.storage.tree import TreeStore
-from support.spawning import Spawner
+from support.spawning import Spawner, opened_trees
 from support.stores import Stores, archive, collect, picture, stream
 
 MEMBERS = (
@@ -42,12 +42,10 @@ MEMBERS = (
 
 
 @pytest.fixture
-def trees() -> Iterator[TreeStore]:
-    mounts = Path("/proc/self/mountinfo").read_text()
-    spawner = Spawner()
-    yield TreeStore(spawner.spawn)
-    spawner.end()
-    assert Path("/proc/self/mountinfo").read_text() == mounts
+def trees(tmp_path: Path) -> Iterator[TreeStore]:
+    with opened_trees() as store:
+        yield store
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
 async def snapshot(stores: Stores) -> str:
@@ -292,3 +290,38 @@ async def test_a_process_that_is_gone(trees: TreeStore) -> None:
     with pytest.raises(NotFound, match="has ended"):
         async with trees.of_pid(2**22 - 1, 0):
             pass
+
+
+async def test_workers_share_a_parent_that_may_be_lost(stores: Stores) -> None:
+    await snapshot(stores)
+    spawner = Spawner()
+    trees = TreeStore(spawner.spawn)
+    view = stores.snapshots.mounts("key")
+    for _ in range(3):
+        async with trees.of_overlay(view) as tree:
+            assert (await tree.stat("/etc")).name == "etc"
+    (parent,) = spawner.children
+    async with trees.of_overlay(view) as tree:
+        # An open tree does not need it any more, and the next one starts another.
+        parent.kill()
+        assert parent.wait(timeout=10) == -9
+        assert (await tree.stat("/etc")).name == "etc"
+    spawner.children.clear()
+    async with trees.of_overlay(view) as tree:
+        assert (await tree.stat("/etc")).name == "etc"
+    assert len(spawner.children) == 1
+    trees.close()
+    spawner.end()
+
+
+async def test_an_idle_parent_ends(stores: Stores) -> None:
+    await snapshot(stores)
+    spawner = Spawner()
+    trees = TreeStore(spawner.spawn)
+    async with trees.of_overlay(stores.snapshots.mounts("key")):
+        pass
+    spawner.end()
+    async with trees.of_overlay(stores.snapshots.mounts("key")) as tree:
+        assert (await tree.stat("/etc")).name == "etc"
+    trees.close()
+    spawner.end()
