@@ -107,7 +107,7 @@ def test_stages_copy_from_each_other(engine: EngineProcess, tmp_path: Path) -> N
         engine,
         tmp_path,
         "FROM busybox AS tools\n"
-        "RUN mkdir -p /opt/t && echo data > /opt/t/f && ln /opt/t/f /opt/t/hard && ln -s f /opt/t/soft && chown 1000:2000 /opt/t/f"
+        "RUN mkdir -p /opt/t && cd /opt/t && echo data > f && ln f hard && ln -s f soft && chown 1000:2000 /opt/t/f"
         " && chmod 4750 /opt/t/f && mkdir -m 700 /opt/t/closed && ln -s /opt/t /via\n"
         "FROM busybox AS unused\nRUN exit 1\n"
         "FROM busybox\nCOPY --from=tools /opt/t /copied\nCOPY --from=0 --chown=5:6 /via/soft /one\n"
@@ -125,6 +125,17 @@ def test_stages_copy_from_each_other(engine: EngineProcess, tmp_path: Path) -> N
         "data",
     ]
     assert shell(engine, "/from-image/busybox true && echo runs") == "runs"
+
+
+def test_links_to_directories_stay(engine: EngineProcess, tmp_path: Path) -> None:
+    ok(
+        engine,
+        tmp_path,
+        "FROM busybox AS other\nRUN mkdir -p /r/lib/deep && echo other > /r/lib/deep/b\n"
+        "FROM busybox\nRUN mkdir -p /usr/lib && ln -s usr/lib /lib\nCOPY rootfs/ /\nCOPY --from=other /r/ /\n",
+        **{"rootfs/lib/a": "context\n", "rootfs/new/c": "c"},
+    )
+    assert shell(engine, "readlink /lib; cat /usr/lib/a /usr/lib/deep/b; ls /new") == "usr/lib\ncontext\nother\nc"
 
 
 def test_target_arguments_and_labels(engine: EngineProcess, tmp_path: Path) -> None:

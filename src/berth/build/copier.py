@@ -6,20 +6,22 @@ owners changed on the way. All of it goes through a worker that confines every p
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 
 from berth.build.context import has_wildcards
 from berth.build.copy_plan import CopyPlan, kept_prefix
 from berth.build.stream import ByteStream, Pieces, produce
 from berth.build.tarball import Item, Ownership, read_range, rewrite, write
-from berth.build.tree_path import is_directory, owner, resolve
+from berth.build.tree_path import is_directory, is_link, owner, resolve
 from berth.contract.store import PathStat, Tree
-from berth.errors import InvalidArgument
+from berth.errors import InvalidArgument, NotFound
 from berth.model.ignore import IgnoreRules, glob_regex
 
 
@@ -48,6 +50,8 @@ async def write_plan(tree: Tree, plan: CopyPlan, destination: Destination) -> No
     if plan.single and not destination.directory and not await _is_directory(tree, base):
         base, name = posixpath.split(base)
         items = [replace(items[0], name=name)]
+    links = DirectoryLinks(tree, base)
+    items = [item for item in items if item.kind != "d" or not await links.holds(item.name)]
     await tree.make_directories(base, uid=uid, gid=gid)
     if items:
         await tree.put(base, produce(lambda: write(items, ownership)))
@@ -87,8 +91,34 @@ class TreeCopy:
     command: str
 
 
-async def copy_tree(source: Tree, target: Tree, copy: TreeCopy, destination: Destination) -> str:
-    """Copy from another tree; owners are kept unless --chown. The digest of what was copied."""
+class DirectoryLinks:
+    """Which directories at the destination are links to directories (/bin of many distributions): they stay, and what is
+    copied into them goes where they lead. An archive without the directory's own entry does just that."""
+
+    def __init__(self, tree: Tree, base: str) -> None:
+        self._tree = tree
+        self._base = base
+        self._missing: set[str] = set()
+
+    async def holds(self, name: str) -> bool:
+        """Whether that directory, relative to the destination, is such a link."""
+        if posixpath.dirname(name) in self._missing:
+            self._missing.add(name)
+            return False
+        path = posixpath.join(self._base, name)
+        try:
+            stat = await self._tree.stat(path)
+        except NotFound:
+            self._missing.add(name)
+            return False
+        return is_link(stat) and await _is_directory(self._tree, path)
+
+
+async def copy_tree(
+    source: Tree, target: Tree, copy: TreeCopy, destination: Destination, before: Callable[[], AbstractAsyncContextManager[Tree]]
+) -> str:
+    """Copy from another tree; owners are kept unless --chown. The digest of what was copied. `before` opens the target as it
+    was, since the target itself is busy while it is written to."""
     if destination.chown:
         uid, gid = await owner(target, destination.chown)
         ownership = Ownership(uid, gid, destination.mode)
@@ -105,10 +135,13 @@ async def copy_tree(source: Tree, target: Tree, copy: TreeCopy, destination: Des
         base, name = destination.path, posixpath.basename(posixpath.normpath(text))
         if not into and not mapping.directory:
             base, name = posixpath.split(destination.path)
+        existing = mapping.directory and await _is_directory(target, base)
         await target.make_directories(posixpath.dirname(base) if mapping.mode else base, uid=uid, gid=gid)
         if mapping.mode:
             await target.make_directories(base, uid=uid, gid=gid, mode=mapping.mode)
-        await _pipe(source, target, base, mapping, name, ownership, digest)
+        async with AsyncExitStack() as stack:
+            links = DirectoryLinks(await stack.enter_async_context(before()), base) if existing else None
+            await _pipe(source, target, base, mapping, name, links, ownership, digest)
         if not mapping.found:
             raise InvalidArgument(_missing(copy.command, text))
     return digest.hexdigest()
@@ -179,13 +212,25 @@ async def _mapping(source: Tree, text: str, copy: TreeCopy) -> _Mapping:
 
 
 async def _pipe(
-    source: Tree, target: Tree, base: str, mapping: _Mapping, name: str, ownership: Ownership, digest: hashlib._Hash
+    source: Tree,
+    target: Tree,
+    base: str,
+    mapping: _Mapping,
+    name: str,
+    links: DirectoryLinks | None,
+    ownership: Ownership,
+    digest: hashlib._Hash,
 ) -> None:
-    """Stream the archive of one path from tree to tree."""
+    """Stream the archive of one path from tree to tree. `name` is for a source that is a single file."""
     pieces = Pieces(source.get(mapping.root))
+    loop = asyncio.get_running_loop()
 
     def rename(old: str, is_dir: bool) -> str | None:
         new = mapping.name(old, is_dir)
-        return new if mapping.directory or new is None else new or name
+        if new is None or not mapping.directory:
+            return new if new is None else new or name
+        if is_dir and links is not None and asyncio.run_coroutine_threadsafe(links.holds(new), loop).result():
+            return None
+        return new
 
     await target.put(base, produce(lambda: rewrite(pieces.read, rename, ownership, digest), pieces.abort))

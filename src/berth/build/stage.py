@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import msgspec
@@ -33,7 +34,7 @@ from berth.build.scope import Scope, host_architecture, platform_arguments
 from berth.build.state import State, from_image, from_scratch, timestamp
 from berth.build.tarball import Item
 from berth.build.tree_path import is_directory, resolve
-from berth.contract.store import Layer
+from berth.contract.store import Layer, Tree
 from berth.errors import BerthError
 from berth.wire.container import ContainerConfig
 
@@ -245,12 +246,16 @@ class StageBuilder:
             return cached
         services = self._job.services
         tree_copy = TreeCopy(sources=copy.sources, exclude=excluded(copy.exclude), parents=copy.parents, command=copy.keyword)
+
+        def before() -> AbstractAsyncContextManager[Tree]:
+            return services.trees.of_overlay(services.snapshots.view(state.chain_id))
+
         async with self._job.snapshot(state.chain_id) as snapshot:
             async with (
                 services.trees.of_overlay(services.snapshots.view(source.chain_id)) as origin,
                 services.trees.of_overlay(snapshot.overlay) as tree,
             ):
-                digest = await copy_tree(origin, tree, tree_copy, destination)
+                digest = await copy_tree(origin, tree, tree_copy, destination, before)
             content = cache_key(state, "COPY --from content", [digest, *identity])
             cached = await self._hit([content, quick], state, created_by, None)
             if cached is not None:

@@ -16,6 +16,11 @@ def is_directory(stat: PathStat) -> bool:
     return bool(stat.mode & _DIRECTORY)
 
 
+def is_link(stat: PathStat) -> bool:
+    """Whether it is a symbolic link."""
+    return bool(stat.mode & _SYMLINK)
+
+
 async def resolve(tree: Tree, path: str) -> tuple[str, PathStat] | None:
     """The absolute path with all links followed inside the tree, and its stat; None when it is not there."""
     done: list[str] = []
