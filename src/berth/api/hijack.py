@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
+from typing import Any
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 _CHUNK = 65536
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})")
 
 
 class _Tail:
@@ -36,6 +40,80 @@ class _Tail:
     def feed_eof(self) -> None:
         """The client has closed its side: a duplicate sees that by itself, a pump is told."""
         self.arrived.set()
+
+
+class Protocol(RequestHandler):
+    """The server's protocol, which keeps the bytes behind an upgrade request away from the HTTP parser: it would drop those
+    that came in the same packet, and take later ones for a request."""
+
+    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self._left: int | None = None
+        self._early = bytearray()
+        self._tail: _Tail | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Up to the end of an upgrade request to the parser, the rest to its taker."""
+        if self._left is None:
+            self._left = upgrade_length(data)
+        if self._left is None:
+            super().data_received(data)
+            return
+        request, rest = data[: self._left], data[self._left :]
+        self._left -= len(request)
+        if request:
+            super().data_received(request)
+        if rest and self._tail is not None:
+            self._tail.feed_data(rest)
+        elif rest:
+            self._early += rest
+            if len(self._early) > _CHUNK and self.transport is not None:
+                self.transport.pause_reading()
+
+    def hand_over(self, tail: _Tail) -> None:
+        """The request is being taken over: what came and what comes goes to `tail`."""
+        self._tail = tail
+        if self._early:
+            tail.feed_data(bytes(self._early))
+            self._early.clear()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """An upgrade that was refused: the next bytes are a request again."""
+        if not isinstance(resp, Hijacked) and self._left is not None:
+            self._left = None
+            self._early.clear()
+        answer: tuple[web.StreamResponse, bool] = await super().finish_response(request, resp, start_time)
+        return answer
+
+
+def upgrade_length(data: bytes) -> int | None:
+    """The length of the request that the data begin with, if it asks for an upgrade to `tcp`; None for any other."""
+    if not data.startswith(b"POST "):
+        return None
+    end = data.find(b"\r\n\r\n")
+    head = data[:end].lower() if 0 < end < _CHUNK else b""
+    if b"\r\nupgrade: tcp" not in head or b"\r\ntransfer-encoding:" in head:
+        return None
+    length = _LENGTH.search(head)
+    return end + 4 + (int(length[1]) if length else 0)
+
+
+class Site(web.SockSite):
+    """Listens with Protocol."""
+
+    async def start(self) -> None:
+        """Like SockSite.start."""
+        await super(web.SockSite, self).start()
+        loop, server = asyncio.get_running_loop(), self._runner.server
+        assert server is not None
+        self._server = await loop.create_server(
+            lambda: Protocol(server, loop=loop, **server._kwargs),
+            sock=self._sock,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+        )
 
 
 class Hijacked(web.StreamResponse):
@@ -84,6 +162,8 @@ async def take_over(request: web.Request, *, multiplexed: bool) -> Connection:
     head = headers(upgrade="upgrade" in request.headers.get("Connection", "").lower(), multiplexed=multiplexed)
     tail = _Tail()
     request.protocol.set_parser(tail)  # type: ignore[arg-type]
+    if isinstance(request.protocol, Protocol):
+        request.protocol.hand_over(tail)
     if transport.get_extra_info("ssl_object") is not None:
         return _pumped(transport, tail, head)
     transport.pause_reading()

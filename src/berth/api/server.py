@@ -12,6 +12,7 @@ from aiohttp import web
 
 from berth.api import versions
 from berth.api.error import map_errors
+from berth.api.hijack import Site
 from berth.api.route import API_VERSION, Handler, Route
 from berth.errors import Conflict
 
@@ -90,5 +91,5 @@ async def serve(app: web.Application, listener: socket.socket) -> web.AppRunner:
     """Serve until the runner is cleaned up."""
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS, keepalive_timeout=75)
     await runner.setup()
-    await web.SockSite(runner, listener).start()
+    await Site(runner, listener).start()
     return runner
