@@ -82,8 +82,9 @@ def _wait(peer: Peer) -> Peer:
             if peer.process.poll() is not None:
                 break
             time.sleep(0.05)
+    said = Path(f"{peer.directory}/log").read_text(errors="replace")[-2000:]
     peer.stop()
-    raise SystemExit(f"bench: {peer.name} did not start")
+    raise SystemExit(f"bench: {peer.name} did not start; it said:\n{said}")
 
 
 def _spawn(name: str, command: list[str], directory: str, marks: tuple[str, ...]) -> Peer:

@@ -59,6 +59,8 @@ class Engine:
             await self.networks.teardown()
         await self.networks.stop()
         await self.runtime.close()
+        if stop_containers:
+            await self.runtime.teardown()
         self.database.close()
         os.close(self.lock)
 

@@ -142,6 +142,10 @@ class NativeRuntime:
         self._tasks.clear()
         await self._server.close()
 
+    async def teardown(self) -> None:
+        """After `close`, when no container is left: remove what this engine has outside its root."""
+        await asyncio.to_thread(remains.remove_engine, self._run, self._name)
+
     async def _make_room(self, id: str) -> None:
         """An earlier run of the same container that has ended makes way."""
         known = self._tasks.get(id)

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from berth.contract.runtime import Exit
+from berth.kernel.fs import remove_tree
 from berth.kernel.process import start_time
 from berth.runtime import cgroup, record
 
@@ -123,6 +124,20 @@ def known_ids(run: str, name: str) -> set[str]:
     for root in {*roots.values(), *([v2] if v2 else [])}:
         found.update(_entries(f"{root}/{name}"))
     return {id for id in found if is_id(id)}
+
+
+def remove_engine(run: str, name: str) -> None:
+    """The engine stops with its containers: remove the parent of their control groups and the run directory. What is still in
+    use stays. Blocks."""
+    if known_ids(run, name):
+        return
+    roots, v2, _ = cgroup.layout()
+    for root in {*roots.values(), *([v2] if v2 else [])}:
+        try:
+            os.rmdir(f"{root}/{name}")
+        except OSError:
+            pass  # Not there, or somebody else put a group into it.
+    remove_tree(run)
 
 
 def _entries(path: str) -> list[str]:
