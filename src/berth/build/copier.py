@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 
+from berth.build.chmod import Chmod
 from berth.build.context import has_wildcards
 from berth.build.copy_plan import CopyPlan, kept_prefix
 from berth.build.stream import ByteStream, Pieces, produce
@@ -32,10 +33,10 @@ class Destination:
     path: str
     directory: bool
     chown: str = ""
-    mode: int | None = None
+    mode: Chmod | None = None
 
     @classmethod
-    def of(cls, text: str, working_dir: str, chown: str, mode: int | None) -> Destination:
+    def of(cls, text: str, working_dir: str, chown: str, mode: Chmod | None) -> Destination:
         """From the instruction's last word."""
         directory = text in ("", ".") or text.endswith(("/", "/.", "/.."))
         path = posixpath.normpath(posixpath.join("/", working_dir or "/", text))

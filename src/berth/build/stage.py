@@ -16,11 +16,11 @@ from dataclasses import replace
 import msgspec
 
 from berth.build.cache import cache_key
+from berth.build.chmod import Chmod
 from berth.build.copier import Destination, TreeCopy, copy_tree, several_sources, write_plan
 from berth.build.copy_plan import CopyPlan, add_source, excluded, is_archive
 from berth.build.dockerfile.error import StepError, located
 from berth.build.dockerfile.expansion import ExpansionError, expand_document
-from berth.build.dockerfile.fields import octal
 from berth.build.dockerfile.instruction import Command, Copy, Instruction, Run, Value
 from berth.build.dockerfile.lexer import is_heredoc_word
 from berth.build.dockerfile.parser import parse_trigger
@@ -184,7 +184,10 @@ class StageBuilder:
     async def _copy(self, state: State, instruction: Copy) -> State:
         env = state.config.env or []
         copy = _expanded(instruction, self._scope, env)
-        mode = octal(copy.chmod, "--chmod") if copy.chmod else None
+        try:
+            mode = Chmod.parse(copy.chmod) if copy.chmod else None
+        except ValueError as error:
+            raise StepError(str(error), copy.location) from None
         destination = Destination.of(copy.destination, state.config.working_dir or "/", copy.chown, mode)
         if copy.from_:
             return await self._copy_from(state, copy, destination)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from berth.build.chmod import Chmod
 from berth.build.stream import CHUNK, Read
 from berth.errors import DataLoss, InvalidArgument
 from berth.storage.compression import expand
@@ -38,12 +39,12 @@ class Ownership:
 
     uid: int | None = None
     gid: int | None = None
-    mode: int | None = None
+    mode: Chmod | None = None
 
     def of(self, kind: int, uid: int, gid: int, mode: int) -> tuple[int, int, int]:
         """Owner, group and mode of a member."""
         if self.mode is not None and kind != SYMLINK:
-            mode = self.mode
+            mode = self.mode.apply(mode, kind == DIRECTORY)
         return uid if self.uid is None else self.uid, gid if self.gid is None else self.gid, mode
 
 

@@ -184,6 +184,13 @@ def test_owner_and_mode(bench: Any) -> None:
     assert files["/x/b"].mode == 0o640
 
 
+def test_symbolic_modes(bench: Any) -> None:
+    image = bench.build("FROM base\nCOPY --chmod=go-rwx,+x d/ /x/\n", {"d/b": "2"})
+    assert bench.files(image)["/x/b"].mode == 0o711
+    with pytest.raises(InvalidArgument, match="invalid --chmod 'rwx'"):
+        bench.build("FROM base\nCOPY --chmod=rwx d/ /x/\n", {"d/b": "2"})
+
+
 def test_add_unpacks_local_archives_and_copy_does_not(bench: Any, context_tar: Any) -> None:
     archive = gzip.compress(context_tar({"in/side": "x"}))
     image = bench.build("FROM base\nADD a.tgz /x/\nCOPY a.tgz /y/\nADD --chown=3:4 a.tgz /z\n", {"a.tgz": archive})
