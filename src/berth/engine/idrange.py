@@ -55,17 +55,17 @@ class IdRanges:
         self._root = os.path.realpath(root)
         self._run = run
         self._subordinate = subordinate
-        self._used: set[int] = set()
+        self._used: dict[int, int] = {}
         self._free: list[int] = []
         self._blocks: set[int] = set()
         self._loaded = False
 
     def adopt(self, base: int) -> None:
-        """A task that runs already has this range."""
+        """One more task has this range: it ran before this engine did, or it joins the one that took it."""
         self._load()
         if base in self._free:
             self._free.remove(base)
-        self._used.add(base)
+        self._used[base] = self._used.get(base, 0) + 1
 
     def take(self) -> int:
         """The first host id of a free slot."""
@@ -73,20 +73,23 @@ class IdRanges:
         if not self._free:
             self._claim()
         base = self._free.pop()
-        self._used.add(base)
+        self._used[base] = 1
         return base
 
     def give_back(self, base: int) -> None:
-        """Idempotent."""
-        if base in self._used:
-            self._used.discard(base)
+        """Once for each take and adopt. The range is free when its last task has ended."""
+        left = self._used.get(base, 0) - 1
+        if left > 0:
+            self._used[base] = left
+        elif left == 0:
+            del self._used[base]
             self._free.append(base)
 
     def close(self) -> None:
         """Give up the blocks in which nothing runs."""
         with self._locked():
             for block in list(self._blocks):
-                if not self._used.intersection(_bases(block)):
+                if not any(base in self._used for base in _bases(block)):
                     os.unlink(f"{self._run}/{block}")
                     self._blocks.discard(block)
         self._free, self._loaded = [], False

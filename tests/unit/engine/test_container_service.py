@@ -504,6 +504,10 @@ def test_joining_a_container(tmp_path: Path) -> None:
         assert paths["network"] == f"/proc/{target.pid}/ns/net" and paths["user"] == f"/proc/{target.pid}/ns/user"
         assert joined.request.spec.linux.uid_mappings == target.request.spec.linux.uid_mappings
         assert joined.request.bind_files == target.request.bind_files
+        target.finish(0)
+        await settled(lambda: world.service.get("target").status is Status.EXITED)
+        third = await started(world, "third")
+        assert third.request.spec.linux.uid_mappings[0] != joined.request.spec.linux.uid_mappings[0]
         with pytest.raises(Conflict, match="non running container"):
             await started(world, "late", network_mode="container:other")
 

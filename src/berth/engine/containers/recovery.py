@@ -49,7 +49,7 @@ class Recovery:
         alive = [c for c in containers if c.id in tasks and c.id not in ended]
         for container in alive:
             container.task = tasks[container.id]
-            if container.uid_base and not container.record.host_config.privileged:
+            if container.uid_base:
                 self._parts.ranges.adopt(container.uid_base)
         await self._parts.networks.restore([(c.facts(), tasks[c.id].pid) for c in alive])
         for container in alive:

@@ -108,7 +108,7 @@ class Running:
             await self._parts.networks.release(container.id)
         except BerthError as error:
             log.error("cannot clean up after container %s: %s", short_id(container.id), error.message)
-        if container.uid_base and not _joined(container):
+        if container.uid_base:
             self._parts.ranges.give_back(container.uid_base)
         container.state.id_map = []
 
@@ -172,7 +172,3 @@ class Running:
         if container.status in HAS_TASK:
             self._parts.catalog.save(container)
 
-
-def _joined(container: Container) -> bool:
-    host = container.record.host_config
-    return any((mode or "").startswith("container:") for mode in (host.network_mode, host.pid_mode, host.ipc_mode))

@@ -133,6 +133,9 @@ class Launching:
         if separation.host_user:
             return []
         if partner is not None:
+            if partner.uid_base:
+                self._parts.ranges.adopt(partner.uid_base)
+                undo.callback(self._parts.ranges.give_back, partner.uid_base)
             return list(partner.state.id_map)
         base = self._parts.ranges.take()
         undo.callback(self._parts.ranges.give_back, base)
