@@ -57,7 +57,9 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         "--bridge",
         bridge,
     ]
-    command += ["-H", f"unix://{target.socket}", "--default-address-pool", "base=10.244.0.0/16,size=24"]
+    # Without rules of its own in the host: what the scenarios need is within one bridge.
+    command += ["--iptables=false", "--ip-forward=false", "-H", f"unix://{target.socket}"]
+    command += ["--default-address-pool", "base=10.244.0.0/16,size=24"]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:

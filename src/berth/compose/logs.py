@@ -55,14 +55,26 @@ class LogPrinter:
         return f"\x1b[{_COLORS[number % len(_COLORS)]}m{front}\x1b[0m"
 
 
-def started_at(text: str) -> float | None:
-    """Seconds of the epoch, a little before the time; None for a container that never started."""
+def run_began(started: str, finished: str) -> float | None:
+    """A time (seconds of the epoch) between a container's run and the one before it; None when there was none before.
+
+    The start itself will not do: engines note it when the process already writes. While it runs, `finished` is the end of the
+    run before. When it has ended meanwhile, the start less a little is the best guess.
+    """
+    began, ended = _epoch(started), _epoch(finished)
+    if ended is None or began is None:
+        return None
+    return ended if ended < began else began - 0.5
+
+
+def _epoch(text: str) -> float | None:
+    """Seconds of the epoch of RFC 3339 with up to nine decimals; None for the zero time of what never happened."""
     whole, _, fraction = text.rstrip("Z").partition(".")
     try:
         moment = datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
-    return moment + float(f"0.{fraction or 0}") - 0.000_01 if moment > 0 else None
+    return moment + float(f"0.{fraction or 0}") if moment > 0 else None
 
 
 def short_name(project: str, container: str) -> str:
@@ -129,7 +141,7 @@ class Follower:
             state = self._engine.containers.inspect(container).state
         except BerthError:
             return
-        since = started_at(state.started_at or "") if state is not None else None
+        since = run_began(state.started_at or "", state.finished_at or "") if state is not None else None
         self.follow(container, name, since=since)
 
     def following(self, container: str) -> bool:
