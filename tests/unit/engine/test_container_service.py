@@ -288,6 +288,19 @@ def test_rm_removes_after_the_exit_with_its_volumes(tmp_path: Path) -> None:
     run(case())
 
 
+def test_a_restart_by_hand_keeps_a_container_with_rm(tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path)
+        await started(world, auto_remove=True)
+        await world.service.restart("web", 1)
+        assert world.service.get("web").status is Status.RUNNING and len(world.runtime.launched) == 2
+        removed = world.service.wait("web", "removed")
+        world.runtime.launched[1].finish(0)
+        assert (await removed).code == 0
+
+    run(case())
+
+
 def test_on_failure_restarts_until_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def case() -> None:
         monkeypatch.setattr("berth.engine.containers.restart.FIRST_DELAY", 0.001)

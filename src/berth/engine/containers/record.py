@@ -105,6 +105,7 @@ class Container:
         self.backoff = 0.0
         self.execs: dict[str, Execution] = {}
         self.deleting = False
+        self.held = False
         self.gone = False
         self._exit_waiters: list[asyncio.Future[Ended]] = []
         self._removal_waiters: list[asyncio.Future[Ended]] = []

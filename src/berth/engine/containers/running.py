@@ -75,7 +75,7 @@ class Running:
             if container.task is not task:
                 return
             await self.ended(container, ended)
-        if container.auto_remove and container.status is Status.EXITED and not container.deleting:
+        if container.auto_remove and container.status is Status.EXITED and not container.deleting and not container.held:
             await self._remove(container)
 
     async def ended(self, container: Container, ended: Exit) -> None:

@@ -44,6 +44,9 @@ from berth.wire.container import (
 )
 from berth.wire.network import EndpointSettings
 
+# How long an engine that ends with its containers waits for those with --rm to be removed.
+_REMOVAL_SECONDS = 10.0
+
 
 class ContainerService:
     """Containers. `committing` and `files` are used by the routes directly; everything else goes through the methods."""
@@ -100,6 +103,9 @@ class ContainerService:
         if stop_containers:
             running = [c for c in self.parts.catalog if is_running(c.status)]
             await asyncio.gather(*(self._stop_quietly(c) for c in running))
+            going = [c.removal() for c in running if c.auto_remove or c.deleting]
+            if going:
+                await asyncio.wait(going, timeout=_REMOVAL_SECONDS)
         for container in self.parts.catalog:
             await self._running.let_go(container)
         self.parts.ranges.close()
@@ -214,8 +220,7 @@ class ContainerService:
         async with container.lock:
             task = container.live_task()
             await self.parts.networks.connect(container.facts(), network, settings, task.pid if task else None)
-            container.record.endpoints = {**container.record.endpoints, network: settings}
-            self.parts.catalog.save(container, durable=not container.auto_remove)
+            self._save_endpoints(container)
 
     async def disconnect(self, reference: str, network: str, *, force: bool) -> None:
         """Take an endpoint away."""
@@ -223,8 +228,12 @@ class ContainerService:
         async with container.lock:
             task = container.live_task()
             await self.parts.networks.disconnect(container.facts(), network, task.pid if task else None, force=force)
-            container.record.endpoints = {n: e for n, e in container.record.endpoints.items() if n != network}
-            self.parts.catalog.save(container, durable=not container.auto_remove)
+            self._save_endpoints(container)
+
+    def _save_endpoints(self, container: Container) -> None:
+        """As the networks know them now, by name; the caller may have named one by its id."""
+        container.record.endpoints = self.parts.networks.check(container.facts())
+        self.parts.catalog.save(container, durable=not container.auto_remove)
 
     # Looking
 

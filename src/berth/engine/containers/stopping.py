@@ -99,14 +99,16 @@ class Stopping:
         await self._kill_and_wait(container, ended)
 
     async def restart(self, container: Container, timeout: int | None, signal: str = "") -> None:
-        """Stop if it runs, then start."""
+        """Stop if it runs, then start. A container with --rm is not removed by the stop in between."""
+        container.held = True
         try:
-            await self.stop(container, timeout, signal)
-        except NotModified:
-            pass
-        if container.auto_remove and container.status is Status.EXITED:
-            raise Conflict(f"container {short_id(container.id)} was run with --rm and is removed when it stops")
-        await self._running.start(container)
+            try:
+                await self.stop(container, timeout, signal)
+            except NotModified:
+                pass
+            await self._running.start(container)
+        finally:
+            container.held = False
         self._parts.emit(container, "restart")
 
     async def pause(self, container: Container) -> None:
