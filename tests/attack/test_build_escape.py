@@ -19,7 +19,7 @@ from support.engine import EngineProcess
 def canary(tmp_path: Path) -> Iterator[Path]:
     """A directory of the host, which is the same afterwards."""
     folder = tmp_path / "canary"
-    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "empty").mkdir(parents=True)
     (folder / "file").write_text("alive")
     before = sorted((str(path), path.lstat().st_mode, path.lstat().st_mtime_ns) for path in [folder, *folder.rglob("*")])
     yield folder
@@ -141,14 +141,10 @@ def test_mount_options_that_are_not_the_builders_are_refused(engine: EngineProce
 
 def test_removing_mount_points_does_not_follow_links(engine: EngineProcess, canary: Path) -> None:
     """The step moves the parent of its mount point away and puts a link to the host in its place."""
-    (canary / "sub" / "empty").mkdir()
-    canary_state = (canary / "sub" / "empty").stat()
     step = f"mv /a /moved && ln -s {canary} /a && ls -l /a"
     text = f"FROM busybox\nRUN --mount=type=tmpfs,target=/a/sub/empty {step}\nRUN ls -d /moved\n"
     done = build(engine, ("Dockerfile", {}, text.encode()))
     assert done.returncode == 0, done.stderr
-    assert (canary / "sub" / "empty").stat().st_ino == canary_state.st_ino
-    (canary / "sub" / "empty").rmdir()
 
 
 def test_a_cache_directory_is_never_resolved_through_itself(engine: EngineProcess, canary: Path) -> None:
