@@ -196,13 +196,20 @@ def node(source: Source, setting: Setting) -> int:
     try:
         fd = new_mount("tmpfs", (("mode", "755"), ("size", "4k")))
         _make_node(fd, {**source["node"], "name": "node"}, setting.base)
-        try:
-            return open_tree(fd, "node")
-        finally:
-            os.close(fd)
     finally:
         set_filesystem_ids(0)
         os.umask(old)
+    os.mkdir(setting.place, 0o700)
+    try:
+        # Linux 6.1 clones parts of attached mounts only.
+        move_mount(fd, AT_FDCWD, setting.place)
+        try:
+            return open_tree(fd, "node")
+        finally:
+            umount2(setting.place)
+    finally:
+        os.close(fd)
+        os.rmdir(setting.place)
 
 
 def bind(source: Source, setting: Setting) -> Parts:
