@@ -119,7 +119,7 @@ class Site(web.SockSite):
 class Hijacked(web.StreamResponse):
     """Tells the server that the answer has been given: nothing more is written by it."""
 
-    def __init__(self, pump: _Pump | None = None) -> None:
+    def __init__(self, pump: asyncio.Task[None] | None = None) -> None:
         super().__init__()
         self.force_close()
         self._pump = pump
@@ -130,13 +130,13 @@ class Hijacked(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing to write. The server closes the connection after this: a pump has to be done by then."""
         if self._pump is not None:
-            await self._pump.run()
+            await self._pump
 
 
 class Connection:
     """A connection that was taken over. `fd` is the caller's; `pending` was read from the client already."""
 
-    def __init__(self, fd: int, pending: bytes, pump: _Pump | None = None) -> None:
+    def __init__(self, fd: int, pending: bytes, pump: asyncio.Task[None] | None = None) -> None:
         self.fd = fd
         self.pending = pending
         self.response = Hijacked(pump)
@@ -189,7 +189,8 @@ def _pumped(transport: asyncio.Transport, tail: _Tail, head: bytes) -> Connectio
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     transport.write(head)
-    return Connection(theirs.detach(), b"", _Pump(transport, ours, tail))
+    pump = asyncio.create_task(_Pump(transport, ours, tail).run(), name="pump")
+    return Connection(theirs.detach(), b"", pump)
 
 
 class _Pump:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ def test_length_of_an_upgrade_request(data: bytes, length: int | None) -> None:
     assert hijack.upgrade_length(data) == length
 
 
-async def _serve(path: Path) -> web.AppRunner:
+async def _serve(path: Path, tls: ssl.SSLContext | None = None) -> web.AppRunner:
     async def take(request: web.Request) -> web.StreamResponse:
         if request.query.get("refuse"):
             return web.Response(status=409, text="no")
@@ -50,7 +52,7 @@ async def _serve(path: Path) -> web.AppRunner:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
-    await hijack.Site(runner, listener).start()
+    await hijack.Site(runner, listener, ssl_context=tls).start()
     return runner
 
 
@@ -89,3 +91,25 @@ def test_after_a_refusal_the_connection_speaks_http_again(tmp_path: Path) -> Non
         await runner.cleanup()
 
     asyncio.run(asyncio.wait_for(case(), 10))
+
+
+def test_over_tls_the_engine_pumps(tmp_path: Path) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "2"]
+    subprocess.run([*command, "-keyout", "key", "-out", "cert"], cwd=tmp_path, check=True, capture_output=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    client = ssl.create_default_context(cafile=str(tmp_path / "cert"))
+    client.check_hostname = False
+
+    async def case() -> None:
+        runner = await _serve(tmp_path / "s", server)
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"), ssl=client, server_hostname="x")
+        writer.write(UPGRADE + b"a lot")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        writer.write(b"x" * 300_000)
+        writer.write(b"end")
+        assert await reader.read(-1) == b"a lot" + b"x" * 300_000 + b"end"
+        writer.close()
+        await runner.cleanup()
+
+    asyncio.run(asyncio.wait_for(case(), 20))
