@@ -61,6 +61,8 @@ class Engine:
         await self.runtime.close()
         if stop_containers:
             await self.runtime.teardown()
+        self.trees.close()
+        self.layers.close()
         self.database.close()
         os.close(self.lock)
 
@@ -133,5 +135,6 @@ async def start(config: EngineConfig) -> Engine:
     )
     await networks.start()
     await containers.restore()
+    await volumes.sweep()
     await Collector(database, blobs, layers, snapshots).start(containers.with_task())
     return engine
