@@ -89,6 +89,8 @@ class EngineProcess:
                 if self.process.poll() is not None:
                     break
                 time.sleep(0.02)
+        self.process.kill()
+        self.process.wait()
         raise AssertionError(f"berthd did not become ready:\n{self.log_text()}")
 
     def log_text(self) -> str:
