@@ -8,14 +8,16 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from berth.contract.runtime import AttachStream, LaunchFailed
 from berth.engine.containers.creation import CreateBody
 from berth.engine.containers.execution import ExecBody
 from berth.engine.containers.lifecycle import Status
+from berth.engine.containers.record import Container
 from berth.engine.exec import ExecService
-from berth.errors import BerthError, Conflict, Forbidden, InvalidArgument, NotFound, NotModified
+from berth.errors import BerthError, Conflict, Forbidden, InvalidArgument, NotFound, NotModified, ResourceExhausted
 from berth.model.filters import Filters
 from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
 from berth.wire.mount import Mount, MountBindOptions
@@ -478,6 +480,42 @@ def test_an_engine_that_was_killed_takes_over(tmp_path: Path) -> None:
         await settled(lambda: new.get("alive").state.exit_code == 9)
         await old.shutdown(False)
         await new.shutdown(False)
+
+    run(case())
+
+
+def test_an_engine_that_was_killed_between_launch_and_record(tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path)
+        task = await started(world)
+        old = world.service.get("web")
+        assert old.watcher is not None
+        old.watcher.cancel()
+        before = msgspec.json.encode(old.record).replace(b'"status":"running",', b"")
+        assert before != msgspec.json.encode(old.record)
+        world.database.execute("UPDATE containers SET document = ?", (before,))
+        new = world.reopen()
+        await new.restore()
+        assert new.get("web").status is Status.RUNNING and new.get("web").state.pid == task.pid
+        assert world.networks.restored == [task.id]
+        task.finish(6)
+        await settled(lambda: new.get("web").state.exit_code == 6)
+
+    run(case())
+
+
+def test_a_full_disk_does_not_hide_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def case() -> None:
+        world = World(tmp_path)
+        task = await started(world)
+
+        def full(container: Container, *, durable: bool = False) -> None:
+            raise ResourceExhausted("no space left on device")
+
+        monkeypatch.setattr(world.service.parts.catalog, "save", full)
+        waiting = world.service.wait("web", "")
+        task.finish(5)
+        assert (await waiting).code == 5
 
     run(case())
 

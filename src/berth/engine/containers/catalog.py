@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
 from berth.engine.containers import names
 from berth.engine.containers.record import Container, ContainerRecord
-from berth.errors import Conflict, InvalidArgument, NotFound
-from berth.model.identifier import check_name, is_id_prefix
+from berth.errors import Conflict, InvalidArgument, NotFound, ResourceExhausted
+from berth.model.identifier import check_name, is_id_prefix, short_id
 from berth.storage.database import Database
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(ContainerRecord)
+
+
+@contextmanager
+def _storing(identifier: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise ResourceExhausted(
+            f"cannot record container {short_id(identifier)}: {error}: is there no space left on device? Free some on the data root"
+        ) from error
 
 
 class Catalog:
@@ -78,7 +90,7 @@ class Catalog:
     def add(self, container: Container, *, durable: bool) -> None:
         """Record a new container whose name is claimed."""
         record = container.record
-        with self._database.transaction(durable=durable):
+        with _storing(record.id), self._database.transaction(durable=durable):
             self._database.execute(
                 "INSERT INTO containers (id, name, created, document) VALUES (?, ?, ?, ?)",
                 (record.id, record.name, record.created, _ENCODER.encode(record)),
@@ -86,9 +98,9 @@ class Catalog:
         self._containers[record.id] = container
 
     def save(self, container: Container, *, durable: bool = False) -> None:
-        """Store the record as it is now."""
+        """Store the record as it is now. ResourceExhausted when the disk is full."""
         record = container.record
-        with self._database.transaction(durable=durable):
+        with _storing(record.id), self._database.transaction(durable=durable):
             self._database.execute(
                 "UPDATE containers SET name = ?, document = ? WHERE id = ?", (record.name, _ENCODER.encode(record), record.id)
             )

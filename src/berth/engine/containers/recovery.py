@@ -2,6 +2,7 @@
 
 row says running, shim lives          the task is taken over, its watcher starts
 row says running, exit record         the end is recorded with its own code and time; restart policy; --rm removes it
+row says created, shim lives          killed right after the launch: taken over
 row says running, neither             the host went down: code 255
 row says restarting                   the back-off starts anew
 row says removing                     the removal is finished
@@ -43,8 +44,11 @@ class Recovery:
     async def restore(self) -> None:
         """See the module's table."""
         containers = self._parts.catalog.load()
-        await self._remove_unknown({c.id for c in containers})
-        tasks = await self._load_tasks([c for c in containers if c.status in HAS_TASK])
+        present = [identifier async for identifier in self._parts.runtime.tasks()]
+        await self._remove_unknown({c.id for c in containers}, present)
+        tasks = await self._load_tasks([c for c in containers if c.status in HAS_TASK or c.id in present])
+        for container in containers:
+            self._note_start(container, tasks.get(container.id))
         ended = await self._ended(tasks)
         alive = [c for c in containers if c.id in tasks and c.id not in ended]
         for container in alive:
@@ -57,6 +61,13 @@ class Recovery:
         for container in containers:
             if container not in alive:
                 await self._settle(container, tasks.get(container.id), ended.get(container.id))
+
+    @staticmethod
+    def _note_start(container: Container, task: Task | None) -> None:
+        """The engine was killed between a launch and its record: the container has a task all the same."""
+        state = container.state
+        if task is not None and state.status in (Status.CREATED, Status.EXITED, Status.RESTARTING):
+            state.status, state.started_at, state.pid = Status.RUNNING, task.started_at, task.pid
 
     async def _load_tasks(self, containers: list[Container]) -> dict[str, Task]:
         found: dict[str, Task] = {}
@@ -115,8 +126,8 @@ class Recovery:
             container.state.status = Status.RESTARTING
             self._running.schedule(container, 0.0)
 
-    async def _remove_unknown(self, known: set[str]) -> None:
-        async for identifier in self._parts.runtime.tasks():
+    async def _remove_unknown(self, known: set[str], present: list[str]) -> None:
+        for identifier in present:
             if identifier not in known:
                 await self._parts.runtime.remove_leftovers(identifier)
         for name in os.listdir(f"{self._parts.config.root}/containers"):

@@ -88,7 +88,11 @@ class Running:
             container.record.host_config.restart_policy, ended.code, state.restart_count, manual_stop=state.manual_stop
         )
         container.move(Status.RESTARTING if again else Status.EXITED)
-        parts.catalog.save(container)
+        try:
+            parts.catalog.save(container)
+        except BerthError as error:
+            # A full disk must not keep anybody from learning of the end; the shim's exit record has it too.
+            log.error("the end of container %s is not recorded: %s", short_id(container.id), error.message)
         if ended.oom_killed:
             parts.emit(container, "oom")
         duration = str(max(0, int(ended.at - state.started_at)))
@@ -106,8 +110,8 @@ class Running:
             if task is not None:
                 await task.delete()
             await self._parts.networks.release(container.id)
-        except BerthError as error:
-            log.error("cannot clean up after container %s: %s", short_id(container.id), error.message)
+        except (BerthError, OSError) as error:
+            log.error("cannot clean up after container %s: %s", short_id(container.id), error)
         if container.uid_base:
             self._parts.ranges.give_back(container.uid_base)
         container.state.id_map = []

@@ -88,6 +88,8 @@ class Launching:
         container.state.id_map = self._id_map(record, separation, partner, owners, undo)
         files = self._write_files(record, attachment, separation, partner)
         request = self._request(container, separation, partner, mounts, attachment, files)
+        # The id map is on record before anything uses it: an engine killed right after the launch finds it there.
+        parts.catalog.save(container)
         handed[0] = True
         try:
             return await parts.runtime.launch(request, streams)
