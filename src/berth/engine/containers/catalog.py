@@ -24,7 +24,7 @@ def _storing(identifier: str) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise ResourceExhausted(
-            f"cannot record container {short_id(identifier)}: {error}: is there no space left on device? Free some on the data root"
+            f"cannot record container {short_id(identifier)}: {error}: free some space on the data root"
         ) from error
 
 
