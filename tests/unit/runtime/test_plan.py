@@ -28,7 +28,7 @@ from berth.model.oci import (
     User,
 )
 from berth.model.rootfs import Overlay
-from berth.runtime import plan as plans
+from berth.runtime import mount_options
 from berth.runtime.plan import Compiler, describe, extend_mapping, failure_message
 
 V1 = {"memory": "/c/memory", "pids": "/c/pids", "devices": "/c/devices", "cpu": "/c/cpu,cpuacct", "cpuacct": "/c/cpu,cpuacct"}
@@ -257,6 +257,6 @@ def test_unknown_user_has_its_own_sentence() -> None:
 
 
 def test_mount_option_of_the_filesystem() -> None:
-    options = plans.mount_options.parse(["size=5m", "mode=700", "noatime", "exec", "nr_inodes=5"], "/x")
+    options = mount_options.parse(["size=5m", "mode=700", "noatime", "exec", "nr_inodes=5"], "/x")
     assert options.data == [["size", "5m"], ["mode", "700"], ["nr_inodes", "5"]]
     assert options.attributes == 0x10 and options.clear == 0x78
