@@ -7,12 +7,12 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from support.engine import EngineProcess
+from support.engine import SLOW, EngineProcess
 
 
 def until(check: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for a condition."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOW
     while not check():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.05)

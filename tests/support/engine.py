@@ -20,7 +20,9 @@ from berth.errors import BerthError
 from support import leak
 
 BIN = Path(sys.executable).parent
-READY_SECONDS = 20.0
+# Software emulation is many times slower: what waits for something there waits longer.
+SLOW = float(os.environ.get("BERTH_TEST_SLOW", "1"))
+READY_SECONDS = 20.0 * SLOW
 APPLETS = """
     sh cat echo ls true false sleep id env mount umount ping wget nc ps touch mkdir rm ln stat head tail dd wc grep sed cut tr
     kill test tty stty seq date find chmod chown df free ip nslookup httpd yes mknod su more md5sum sha256sum sync uname printf
@@ -132,7 +134,7 @@ class EngineProcess:
         """Any command with DOCKER_HOST set."""
         data = input.encode() if isinstance(input, str) else input
         done = subprocess.run(
-            command, input=data, stdin=subprocess.DEVNULL if data is None else None, capture_output=True, timeout=timeout,
+            command, input=data, stdin=subprocess.DEVNULL if data is None else None, capture_output=True, timeout=timeout * SLOW,
             env=self.environment(), check=False, cwd=cwd,
         )  # fmt: skip
         return subprocess.CompletedProcess(
@@ -143,13 +145,13 @@ class EngineProcess:
         self, *arguments: str, input: str | bytes | None = None, timeout: float = 60, cwd: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """The unmodified docker CLI."""
-        return self.run("docker", *arguments, input=input, timeout=timeout, cwd=cwd)
+        return self.run("docker", *arguments, input=input, timeout=timeout * SLOW, cwd=cwd)
 
     def berth(
         self, *arguments: str, input: str | bytes | None = None, timeout: float = 60, cwd: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """berth's own CLI."""
-        return self.run(str(BIN / "berth"), *arguments, input=input, timeout=timeout, cwd=cwd)
+        return self.run(str(BIN / "berth"), *arguments, input=input, timeout=timeout * SLOW, cwd=cwd)
 
     def ok(self, *arguments: str, input: str | bytes | None = None, timeout: float = 60) -> str:
         """The docker CLI's output, without the last line end; fails the test on an error."""
