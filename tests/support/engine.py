@@ -145,13 +145,13 @@ class EngineProcess:
         self, *arguments: str, input: str | bytes | None = None, timeout: float = 60, cwd: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """The unmodified docker CLI."""
-        return self.run("docker", *arguments, input=input, timeout=timeout * SLOW, cwd=cwd)
+        return self.run("docker", *arguments, input=input, timeout=timeout, cwd=cwd)
 
     def berth(
         self, *arguments: str, input: str | bytes | None = None, timeout: float = 60, cwd: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """berth's own CLI."""
-        return self.run(str(BIN / "berth"), *arguments, input=input, timeout=timeout * SLOW, cwd=cwd)
+        return self.run(str(BIN / "berth"), *arguments, input=input, timeout=timeout, cwd=cwd)
 
     def ok(self, *arguments: str, input: str | bytes | None = None, timeout: float = 60) -> str:
         """The docker CLI's output, without the last line end; fails the test on an error."""
