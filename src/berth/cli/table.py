@@ -11,22 +11,23 @@ from typing import Any
 
 import click
 
-from berth.cli.template import Template
+from berth.cli.template import Row, Template, json_text
 
-Row = dict[str, Any]
+Fields = dict[str, Any]
+
 Column = tuple[str, str]
 
 
-def aligned(lines: Sequence[Sequence[str]], gap: int = 3) -> list[str]:
-    """Columns as wide as their widest cell plus the gap, the last one free."""
+def aligned(lines: Sequence[Sequence[str]], gap: int = 3, least: int = 10) -> list[str]:
+    """Columns as wide as their widest cell plus the gap, at least `least`, the last one free."""
     if not lines:
         return []
     count = max(map(len, lines))
-    widths = [max((len(line[i]) for line in lines if i < len(line)), default=0) + gap for i in range(count)]
+    widths = [max(least, max((len(line[i]) for line in lines if i < len(line)), default=0) + gap) for i in range(count)]
     return ["".join(cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=False)) + line[-1] for line in lines]
 
 
-def print_rows(rows: Iterable[Row], columns: Sequence[Column], *, form: str | None = None, quiet: str = "") -> None:
+def print_rows(rows: Iterable[Fields], columns: Sequence[Column], *, form: str | None = None, quiet: str = "") -> None:
     """Print rows. `quiet` names the one field to print; `form` is the user's --format."""
     if quiet and not form:
         for row in rows:
@@ -34,12 +35,12 @@ def print_rows(rows: Iterable[Row], columns: Sequence[Column], *, form: str | No
     elif form in (None, "", "table"):
         lines = [[heading for _, heading in columns], *([str(row[name]) for name, _ in columns] for row in rows)]
         for line in aligned(lines):
-            click.echo(line.rstrip())
+            click.echo(line)
     elif form == "json":
         for row in rows:
-            click.echo(json.dumps(row, separators=(",", ":"), ensure_ascii=False))
+            click.echo(json_text(Row(row)))
     else:
-        _print_template(list(rows), columns, form or "")
+        _print_template([Row(row) for row in rows], columns, form or "")
 
 
 def _print_template(rows: list[Row], columns: Sequence[Column], form: str) -> None:
@@ -52,9 +53,16 @@ def _print_template(rows: list[Row], columns: Sequence[Column], form: str) -> No
     template = Template(form.removeprefix("table").lstrip())
     names = rows[0] if rows else dict.fromkeys([name for name, _ in columns], "")
     known = dict(columns)
-    heading = template.render({name: known.get(name, _spaced(name)) for name in {**names, **known}})
+    heading = template.render(Row({name: _heading(name, names.get(name), known) for name in {**names, **known}}))
     for line in aligned([heading.split("\t"), *(template.render(row).split("\t") for row in rows)]):
-        click.echo(line.rstrip())
+        click.echo(line)
+
+
+def _heading(name: str, value: Any, known: dict[str, str]) -> Any:
+    """The heading of a placeholder; that of a label is the last part of its name."""
+    if callable(value):
+        return lambda label: label.rpartition(".")[2].replace("-", " ").replace("_", " ")
+    return known.get(name, _spaced(name))
 
 
 def _spaced(name: str) -> str:

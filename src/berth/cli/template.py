@@ -27,6 +27,15 @@ _TOKEN = re.compile(
 Scope = dict[str, Any]
 
 
+class Row(dict[str, Any]):
+    """What a template of a list is run on: placeholders by name. A callable value is a method with arguments: `.Label "x"`."""
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The values without the methods, in the order in which Docker writes them as JSON."""
+        return {name: value for name, value in sorted(self.items()) if not callable(value)}
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A word of an action."""
@@ -197,7 +206,11 @@ def _command(tokens: list[Token], position: int, dot: Any, scope: Scope, piped: 
             return function(*arguments, *piped), position
         except (TypeError, ValueError, IndexError, KeyError) as error:
             raise InvalidArgument(f"template: error calling {head.text}: {error}") from error
-    return _operand(tokens, position, dot, scope)
+    value, position = _operand(tokens, position, dot, scope)
+    if callable(value):
+        arguments, position = _arguments(tokens, position, dot, scope)
+        return value(*map(str, [*arguments, *piped])), position
+    return value, position
 
 
 def _arguments(tokens: list[Token], position: int, dot: Any, scope: Scope) -> tuple[list[Any], int]:
@@ -280,7 +293,11 @@ def _slice(value: Any, *bounds: int) -> Any:
     return value[bounds[0] if bounds else 0 : bounds[1] if len(bounds) > 1 else None]
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """Compact JSON. A row is written as Docker does: sorted, and with < > & escaped."""
+    if isinstance(value, Row):
+        text = json.dumps(value.plain, separators=(",", ":"), ensure_ascii=False)
+        return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -294,7 +311,7 @@ def _last(values: tuple[Any, ...], stop: Callable[[Any], bool]) -> Any:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "json": _json,
+    "json": json_text,
     "join": lambda items, separator: separator.join(map(_text, items or ())),
     "split": lambda text, separator: text.split(separator),
     "lower": lambda text: text.lower(),

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from berth.errors import Forbidden, InvalidArgument, NotImplementedKind, Unavailable
 
 BERTH_SOCKET = "/run/berth/berth.sock"
-DOCKER_SOCKET = "/var/run/docker.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def parse_host(text: str) -> Address:
     if not separator:
         raise InvalidArgument(f"unable to parse docker host `{text}`: write unix:///path or tcp://host:port")
     if scheme == "unix":
-        return Address(path=rest or DOCKER_SOCKET)
+        return Address(path=rest or BERTH_SOCKET)
     if scheme in ("tcp", "http", "https"):
         name, _, port = rest.rstrip("/").rpartition(":")
         if not port.isdigit():

@@ -38,6 +38,12 @@ class BuildOptions:
     force_remove: bool = False
     shm_size: int = 0
     memory: int = 0
+    memory_swap: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
     extra_hosts: tuple[str, ...] = ()
     cache_from: tuple[str, ...] = ()
     platform: str = ""
@@ -57,9 +63,15 @@ class Builds:
         response = self._engine.request("POST", "/build", query=_query(options), body=context, headers=headers)
         return progress(response)
 
-    def prune(self, *, all: bool = False, filters: FilterMap | None = None) -> Any:
-        """Remove what builds have kept."""
-        return self._engine.json("POST", "/build/prune", query={"all": all or None, "filters": encode_filters(filters)})
+    def prune(self, *, all: bool = False, filters: FilterMap | None = None, keep: int = 0) -> Any:
+        """Remove what builds have kept, but for `keep` bytes."""
+        query = {
+            "all": all or None,
+            "filters": encode_filters(filters),
+            "reserved-space": keep or None,
+            "keep-storage": keep or None,
+        }
+        return self._engine.json("POST", "/build/prune", query=query)
 
 
 def _query(options: BuildOptions) -> dict[str, str | int | bool | list[str] | None]:
@@ -80,6 +92,12 @@ def _query(options: BuildOptions) -> dict[str, str | int | bool | list[str] | No
         "forcerm": options.force_remove or None,
         "shmsize": options.shm_size or None,
         "memory": options.memory or None,
+        "memswap": options.memory_swap or None,
+        "cpushares": options.cpu_shares or None,
+        "cpuperiod": options.cpu_period or None,
+        "cpuquota": options.cpu_quota or None,
+        "cpusetcpus": options.cpuset_cpus or None,
+        "cpusetmems": options.cpuset_mems or None,
         "extrahosts": list(options.extra_hosts),
         "cachefrom": encoded(list(options.cache_from)),
         "platform": options.platform or None,

@@ -240,27 +240,28 @@ class Engine:
         return EventStream(self)
 
 
-def connect(host: str | None = None, *, autostart: bool = True) -> Engine:
-    """The engine at `host`, else at BERTH_HOST or DOCKER_HOST, else berth's own.
+def address(host: str | None = None) -> Address:
+    """Where the engine is: at `host`, else at BERTH_HOST or DOCKER_HOST, else berth's own. Docker's is never guessed."""
+    from berth.client.address import BERTH_SOCKET, from_environment, parse_host
 
-    When berth's own does not run, root starts it (client/autostart.py); others get Docker's if that one is there.
+    named = host or os.environ.get("BERTH_HOST") or os.environ.get("DOCKER_HOST")
+    return from_environment(parse_host(named)) if named else Address(path=BERTH_SOCKET)
+
+
+def connect(host: str | None = None, *, autostart: bool = True) -> Engine:
+    """The engine at `address(host)`. When none is named and berth's own does not run, it is started (client/autostart.py).
+
     DOCKER_API_VERSION pins the API version; DOCKER_TLS_VERIFY and DOCKER_CERT_PATH are used for tcp.
     """
-    from berth.client.address import BERTH_SOCKET, DOCKER_SOCKET, from_environment, listens, parse_host
+    from berth.client.address import listens
 
-    pinned = os.environ.get("DOCKER_API_VERSION") or None
+    found = address(host)
     named = host or os.environ.get("BERTH_HOST") or os.environ.get("DOCKER_HOST")
-    if named:
-        return Engine(from_environment(parse_host(named)), version=pinned)
-    path = BERTH_SOCKET
-    if not listens(path):
-        if os.geteuid() != 0 and listens(DOCKER_SOCKET):
-            path = DOCKER_SOCKET
-        elif autostart:
-            from berth.client.autostart import start_engine
+    if not named and autostart and not listens(found.path or ""):
+        from berth.client.autostart import start_engine
 
-            start_engine()
-    return Engine(Address(path=path), version=pinned)
+        start_engine()
+    return Engine(found, version=os.environ.get("DOCKER_API_VERSION") or None)
 
 
 def encode_query(query: Query) -> str:

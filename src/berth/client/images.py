@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 
 from berth.client.credentials import registry_auth
@@ -30,6 +31,14 @@ class LocalImage(Struct, kw_only=True):
     config: dict[str, Any] | None = field(name="Config", default=None)
 
 
+def _platform(text: str | None) -> str | None:
+    """`linux/arm64/v8` as the JSON that the newer endpoints want."""
+    if not text:
+        return None
+    names = dict(zip(("os", "architecture", "variant"), text.split("/"), strict=False))
+    return msgspec.json.encode(names).decode()
+
+
 class Images:
     """`name` is a reference or an id, everywhere."""
 
@@ -45,13 +54,15 @@ class Images:
         """What clients look at."""
         return self._engine.typed(LocalImage, "GET", f"/images/{name}/json")
 
-    def inspect_raw(self, name: str) -> Any:
+    def inspect_raw(self, name: str, *, platform: str | None = None) -> Any:
         """As the engine wrote it, for display."""
-        return self._engine.json("GET", f"/images/{name}/json")
+        return self._engine.json("GET", f"/images/{name}/json", query={"platform": _platform(platform)})
 
-    def history(self, name: str) -> History:
+    def history(self, name: str, *, platform: str | None = None) -> History:
         """Its layers, newest first."""
-        return self._engine.typed(list[ImageHistoryResponseItem], "GET", f"/images/{name}/history")
+        return self._engine.typed(
+            list[ImageHistoryResponseItem], "GET", f"/images/{name}/history", query={"platform": _platform(platform)}
+        )
 
     def pull(self, name: str, *, platform: str | None = None, all_tags: bool = False, auth: str | None = None) -> Progress:
         """Pull, yielding progress; iterate to the end. Credentials come from Docker's configuration file unless given."""
@@ -68,7 +79,7 @@ class Images:
         """Push, yielding progress; iterate to the end."""
         reference = parse(name, default_tag=not all_tags)
         headers = {"X-Registry-Auth": auth if auth is not None else registry_auth(reference.domain)}
-        query = {"tag": reference.tag, "platform": platform or None}
+        query = {"tag": reference.tag, "platform": _platform(platform)}
         return progress(self._engine.request("POST", f"/images/{reference.familiar_name}/push", query=query, headers=headers))
 
     def import_tar(
@@ -91,20 +102,31 @@ class Images:
         """Another name for it."""
         self._engine.raw("POST", f"/images/{name}/tag", query={"repo": repo, "tag": tag})
 
-    def remove(self, name: str, *, force: bool = False, noprune: bool = False) -> Removed:
+    def remove(self, name: str, *, force: bool = False, noprune: bool = False, platforms: Strings | None = None) -> Removed:
         """Untag, and delete what has no name left. The answer lists {"Untagged": ...} and {"Deleted": ...}."""
-        query = {"force": force or None, "noprune": noprune or None}
+        wanted = [_platform(p) or "" for p in platforms or []]
+        query = {"force": force or None, "noprune": noprune or None, "platforms": wanted or None}
         answer: Removed = self._engine.json("DELETE", f"/images/{name}", query=query) or []
         return answer
 
-    def save(self, names: Strings) -> Response:
+    def save(self, names: Strings, *, platforms: Strings | None = None) -> Response:
         """Images as one tar, in pieces."""
-        return self._engine.request("GET", "/images/get", query={"names": names})
+        return self._engine.request(
+            "GET", "/images/get", query={"names": names, "platform": [_platform(p) or "" for p in platforms or []] or None}
+        )
 
-    def load(self, tar: Body, *, quiet: bool = False) -> Progress:
+    def load(self, tar: Body, *, quiet: bool = False, platforms: Strings | None = None) -> Progress:
         """Load what `save` made, yielding progress."""
         headers = {"Content-Type": "application/x-tar"}
-        return progress(self._engine.request("POST", "/images/load", query={"quiet": quiet}, body=tar, headers=headers))
+        return progress(
+            self._engine.request(
+                "POST",
+                "/images/load",
+                query={"quiet": quiet, "platform": [_platform(p) or "" for p in platforms or []] or None},
+                body=tar,
+                headers=headers,
+            )
+        )
 
     def search(self, term: str, *, limit: int | None = None, filters: FilterMap | None = None) -> Any:
         """Search the default registry."""

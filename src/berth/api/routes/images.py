@@ -76,6 +76,9 @@ class ImageRoutes:
 
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /images/{name}."""
+        # There is one platform to an image: what is asked for must be it.
+        for platform in request.query.getall("platforms", []):
+            self._images.get_for(request.match_info["name"], platform)
         records = await self._images.remove(
             request.match_info["name"], force=query_bool(request, "force"), prune_parents=not query_bool(request, "noprune")
         )

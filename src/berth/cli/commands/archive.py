@@ -9,6 +9,7 @@ from typing import BinaryIO
 import click
 
 from berth.cli import progress
+from berth.cli.command import declare
 from berth.cli.session import engine, save_stream
 from berth.errors import InvalidArgument, NotFound
 from berth.model.reference import parse
@@ -34,26 +35,28 @@ def open_input(path: str | None) -> BinaryIO:
         raise NotFound(f"open {path}: {(error.strerror or '').lower()}") from error
 
 
-@click.command("save")
+@declare("save")
 @click.option("-o", "--output", help="Write to a file, instead of STDOUT")
+@click.option("--platform", multiple=True, help="Save only the given platform (os[/arch[/variant]])")
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
-def save(names: tuple[str, ...], output: str | None) -> None:
+def save(names: tuple[str, ...], output: str | None, platform: tuple[str, ...]) -> None:
     """Save one or more images to a tar archive (streamed to STDOUT by default)."""
     if output is None and sys.stdout.isatty():
         raise InvalidArgument("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    save_stream(engine().images.save(list(names)), output)
+    save_stream(engine().images.save(list(names), platforms=list(platform)), output)
 
 
-@click.command("load")
+@declare("load")
 @click.option("-i", "--input", "path", help="Read from tar archive file, instead of STDIN")
+@click.option("--platform", multiple=True, help="Load only the given platform (os[/arch[/variant]])")
 @click.option("-q", "--quiet", is_flag=True, help="Suppress the load output")
-def load(path: str | None, quiet: bool) -> None:
+def load(path: str | None, quiet: bool, platform: tuple[str, ...]) -> None:
     """Load an image from a tar archive or STDIN."""
     with open_input(path) as file:
-        progress.show(engine().images.load(pieces(file), quiet=quiet))
+        progress.show(engine().images.load(pieces(file), quiet=quiet, platforms=list(platform)))
 
 
-@click.command("import")
+@declare("import")
 @click.option("-c", "--change", multiple=True, help="Apply Dockerfile instruction to the created image")
 @click.option("-m", "--message", help="Set commit message for imported image")
 @click.option("--platform", help="Set platform if server is multi-platform capable")

@@ -18,6 +18,7 @@ from typing import IO
 import click
 
 from berth.cli import progress
+from berth.cli.command import declare
 from berth.cli.session import engine
 from berth.errors import InvalidArgument, Unavailable
 from berth.model.reference import parse
@@ -88,7 +89,7 @@ def _collect(file: IO[bytes], into: list[bytes]) -> None:
     into.extend(file)
 
 
-@click.command("bootstrap")
+@declare("bootstrap")
 @click.option("--suite", help="Debian suite, such as trixie or bookworm (default: the tag)")
 @click.option("--variant", default="minbase", show_default=True, help="mmdebstrap variant")
 @click.option("--include", multiple=True, help="Further packages")

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from berth.cli.command import declare
 from berth.cli.session import each, engine, save_stream
 from berth.cli.table import aligned
 from berth.errors import InvalidArgument
@@ -16,7 +17,7 @@ names_argument = click.argument("names", nargs=-1, required=True, metavar="CONTA
 signal_option = click.option("-s", "--signal", help="Signal to send to the container")
 
 
-@click.command("stop")
+@declare("stop")
 @signal_option
 @click.option("-t", "--time", "--timeout", "seconds", type=int, help="Seconds to wait before killing the container")
 @names_argument
@@ -26,7 +27,7 @@ def stop(names: tuple[str, ...], signal: str | None, seconds: int | None) -> Non
     each(names, lambda name: target.containers.stop(name, timeout=seconds, signal=signal))
 
 
-@click.command("restart")
+@declare("restart")
 @signal_option
 @click.option("-t", "--time", "--timeout", "seconds", type=int, help="Seconds to wait before killing the container")
 @names_argument
@@ -36,7 +37,7 @@ def restart(names: tuple[str, ...], signal: str | None, seconds: int | None) -> 
     each(names, lambda name: target.containers.restart(name, timeout=seconds, signal=signal))
 
 
-@click.command("kill")
+@declare("kill")
 @signal_option
 @names_argument
 def kill(names: tuple[str, ...], signal: str | None) -> None:
@@ -45,7 +46,7 @@ def kill(names: tuple[str, ...], signal: str | None) -> None:
     each(names, lambda name: target.containers.kill(name, signal=signal))
 
 
-@click.command("pause")
+@declare("pause")
 @names_argument
 def pause(names: tuple[str, ...]) -> None:
     """Pause all processes within one or more containers."""
@@ -53,7 +54,7 @@ def pause(names: tuple[str, ...]) -> None:
     each(names, lambda name: target.containers.pause(name))
 
 
-@click.command("unpause")
+@declare("unpause")
 @names_argument
 def unpause(names: tuple[str, ...]) -> None:
     """Unpause all processes within one or more containers."""
@@ -61,7 +62,7 @@ def unpause(names: tuple[str, ...]) -> None:
     each(names, lambda name: target.containers.unpause(name))
 
 
-@click.command("rm")
+@declare("rm")
 @click.option("-f", "--force", is_flag=True, help="Force the removal of a running container (uses SIGKILL)")
 @click.option("-l", "--link", is_flag=True, help="Remove the specified link")
 @click.option("-v", "--volumes", is_flag=True, help="Remove anonymous volumes associated with the container")
@@ -72,7 +73,7 @@ def rm(names: tuple[str, ...], force: bool, link: bool, volumes: bool) -> None:
     each(names, lambda name: target.containers.remove(name, force=force, volumes=volumes, link=link))
 
 
-@click.command("wait")
+@declare("wait")
 @names_argument
 def wait(names: tuple[str, ...]) -> None:
     """Block until one or more containers stop, then print their exit codes."""
@@ -80,7 +81,7 @@ def wait(names: tuple[str, ...]) -> None:
     each(names, lambda name: str(target.containers.wait(name).status_code or 0))
 
 
-@click.command("rename")
+@declare("rename")
 @click.argument("name", metavar="CONTAINER")
 @click.argument("new", metavar="NEW_NAME")
 def rename(name: str, new: str) -> None:
@@ -88,7 +89,7 @@ def rename(name: str, new: str) -> None:
     engine().containers.rename(name, new)
 
 
-@click.command("diff")
+@declare("diff")
 @click.argument("name", metavar="CONTAINER")
 def diff(name: str) -> None:
     """Inspect changes to files or directories on a container's filesystem."""
@@ -96,17 +97,17 @@ def diff(name: str) -> None:
         click.echo(f"{_KINDS[change.kind or 0]} {change.path}")
 
 
-@click.command("top", context_settings={"ignore_unknown_options": True})
+@declare("top", context_settings={"ignore_unknown_options": True})
 @click.argument("name", metavar="CONTAINER")
 @click.argument("ps_options", nargs=-1, type=click.UNPROCESSED)
 def top(name: str, ps_options: tuple[str, ...]) -> None:
     """Display the running processes of a container."""
     answer = engine().containers.top(name, ps_args=" ".join(ps_options) or None)
-    for line in aligned([answer.titles or [], *(answer.processes or [])], gap=16):
+    for line in aligned([answer.titles or [], *(answer.processes or [])], least=20):
         click.echo(line)
 
 
-@click.command("port")
+@declare("port")
 @click.argument("name", metavar="CONTAINER")
 @click.argument("private", required=False, metavar="[PRIVATE_PORT[/PROTO]]")
 def port(name: str, private: str | None) -> None:
@@ -114,7 +115,7 @@ def port(name: str, private: str | None) -> None:
     ports = (engine().containers.inspect_raw(name).get("NetworkSettings") or {}).get("Ports") or {}
     wanted = None if private is None else private if "/" in private else f"{private}/tcp"
     if wanted is not None and not ports.get(wanted):
-        raise InvalidArgument(f"no public port '{wanted}' published for {name}")
+        raise InvalidArgument(f"No public port '{private}' published for {name}")
     for key, bindings in ports.items():
         for binding in bindings or []:
             host = binding["HostIp"] or "0.0.0.0"
@@ -125,7 +126,7 @@ def port(name: str, private: str | None) -> None:
                 click.echo(address)
 
 
-@click.command("export")
+@declare("export")
 @click.option("-o", "--output", help="Write to a file, instead of STDOUT")
 @click.argument("name", metavar="CONTAINER")
 def export(name: str, output: str | None) -> None:
@@ -136,7 +137,7 @@ def export(name: str, output: str | None) -> None:
     save_stream(response, output)
 
 
-@click.command("commit")
+@declare("commit")
 @click.option("-a", "--author", help='Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")')
 @click.option("-c", "--change", multiple=True, help="Apply Dockerfile instruction to the created image")
 @click.option("-m", "--message", help="Commit message")

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import click
 
+from berth.cli.command import declare
 from berth.cli.session import engine
 from berth.cli.unpack import unpack
 from berth.client.containers import PathStat
@@ -165,7 +166,7 @@ def _to_container(target: Engine, source: str, container: str, destination: str,
     )
 
 
-@click.command("cp")
+@declare("cp")
 @click.option("-a", "--archive", is_flag=True, help="Archive mode (copy all uid/gid information)")
 @click.option("-L", "--follow-link", is_flag=True, help="Always follow symbol link in SRC_PATH")
 @click.option("-q", "--quiet", is_flag=True, help="Suppress progress output during copy")

@@ -6,6 +6,7 @@ import time
 
 import click
 
+from berth.cli.command import declare
 from berth.cli.session import engine
 from berth.client.engine import connect
 from berth.errors import BerthError, DeadlineExceeded, NotFound, Unavailable
@@ -13,14 +14,14 @@ from berth.errors import BerthError, DeadlineExceeded, NotFound, Unavailable
 _STOP_SECONDS = 60.0
 
 
-@click.command("start")
+@declare("start")
 def start() -> None:
     """Start the engine, if it does not run."""
     engine().system.ping()
     click.echo("berthd runs")
 
 
-@click.command("stop")
+@declare("stop")
 @click.option("--containers", is_flag=True, help="Stop the containers too, and remove bridges and firewall rules")
 def stop(containers: bool) -> None:
     """Stop the engine. Containers go on, unless --containers is given."""

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from berth.cli import progress
+from berth.cli.command import declare, ignore
 from berth.cli.session import each, engine, filters
 from berth.cli.table import print_rows
 from berth.errors import BerthError
@@ -27,10 +28,11 @@ SEARCH_COLUMNS = [("Name", "NAME"), ("Description", "DESCRIPTION"), ("StarCount"
 _WIDTH = 45
 
 
-@click.command("pull")
+@declare("pull")
 @click.option("-a", "--all-tags", is_flag=True, help="Download all tagged images in the repository")
 @click.option("--platform", help="Set platform if server is multi-platform capable")
 @click.option("-q", "--quiet", is_flag=True, help="Suppress verbose output")
+@ignore("--disable-content-trust")
 @click.argument("name", metavar="NAME[:TAG|@DIGEST]")
 def pull(name: str, all_tags: bool, platform: str | None, quiet: bool) -> None:
     """Download an image from a registry."""
@@ -41,18 +43,23 @@ def pull(name: str, all_tags: bool, platform: str | None, quiet: bool) -> None:
     click.echo(str(reference))
 
 
-@click.command("push")
+@declare("push")
 @click.option("-a", "--all-tags", is_flag=True, help="Push all tags of an image to the repository")
 @click.option("-q", "--quiet", is_flag=True, help="Suppress verbose output")
+@click.option("--platform", help="Push a platform-specific manifest as a single-platform image")
+@ignore("--disable-content-trust")
 @click.argument("name", metavar="NAME[:TAG]")
-def push(name: str, all_tags: bool, quiet: bool) -> None:
+def push(name: str, all_tags: bool, platform: str | None, quiet: bool) -> None:
     """Upload an image to a registry."""
-    progress.show(engine().images.push(name, all_tags=all_tags), quiet=quiet)
+    reference = parse(name, default_tag=not all_tags)
+    if ":" not in name.rsplit("/", 1)[-1] and "@" not in name and not all_tags and not quiet:
+        click.echo(f"Using default tag: {reference.tag}")
+    progress.show(engine().images.push(name, all_tags=all_tags, platform=platform), quiet=quiet)
     if quiet:
-        click.echo(str(parse(name)))
+        click.echo(str(reference))
 
 
-@click.command("tag")
+@declare("tag")
 @click.argument("source", metavar="SOURCE_IMAGE[:TAG]")
 @click.argument("target", metavar="TARGET_IMAGE[:TAG]")
 def tag(source: str, target: str) -> None:
@@ -61,17 +68,18 @@ def tag(source: str, target: str) -> None:
     engine().images.tag(source, reference.familiar_name, reference.tag)
 
 
-@click.command("rmi")
+@declare("rmi")
 @click.option("-f", "--force", is_flag=True, help="Force removal of the image")
 @click.option("--no-prune", is_flag=True, help="Do not delete untagged parents")
+@click.option("--platform", multiple=True, help="Remove only the given platform variant")
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
-def rmi(names: tuple[str, ...], force: bool, no_prune: bool) -> None:
+def rmi(names: tuple[str, ...], force: bool, no_prune: bool, platform: tuple[str, ...]) -> None:
     """Remove one or more images."""
     target = engine()
 
     def remove(name: str) -> str:
         try:
-            done = target.images.remove(name, force=force, noprune=no_prune)
+            done = target.images.remove(name, force=force, noprune=no_prune, platforms=list(platform))
         except BerthError as error:
             if force and error.message.startswith("No such image"):
                 return f"Warning: {error.message}"
@@ -81,18 +89,19 @@ def rmi(names: tuple[str, ...], force: bool, no_prune: bool) -> None:
     each(names, remove)
 
 
-@click.command("history")
+@declare("history")
 @click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
 @click.option("-H", "--human/--no-human", default=True, help="Print sizes and dates in human readable format")
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
+@click.option("--platform", help="Show history for the given platform (os[/arch[/variant]])")
 @click.argument("name", metavar="IMAGE")
-def history(name: str, form: str | None, human: bool, no_trunc: bool, quiet: bool) -> None:
+def history(name: str, form: str | None, human: bool, no_trunc: bool, platform: str | None, quiet: bool) -> None:
     """Show the history of an image."""
     rows = []
-    for item in engine().images.history(name):
+    for item in engine().images.history(name, platform=platform):
         command = (item.created_by or "").replace("\t", " ")
-        created = datetime.fromtimestamp(item.created or 0).astimezone().isoformat(timespec="seconds")
+        created = datetime.fromtimestamp(item.created or 0).astimezone().isoformat(timespec="seconds").replace("+00:00", "Z")
         since = human_duration(time.time() - (item.created or 0)) + " ago"
         rows.append(
             {
@@ -104,10 +113,11 @@ def history(name: str, form: str | None, human: bool, no_trunc: bool, quiet: boo
                 "Comment": item.comment or "",
             }
         )
-    print_rows(rows, HISTORY_COLUMNS, form=form, quiet="ID" if quiet else "")
+    columns = HISTORY_COLUMNS if human else [HISTORY_COLUMNS[0], ("CreatedSince", "CREATED AT"), *HISTORY_COLUMNS[2:]]
+    print_rows(rows, columns, form=form, quiet="ID" if quiet else "")
 
 
-@click.command("search")
+@declare("search")
 @click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
 @click.option("--format", "form", help="Pretty-print search using a Go template")
 @click.option("--limit", type=int, help="Max number of search results")

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from berth.cli.command import declare, refuse
 from berth.cli.session import engine, filters
-from berth.cli.table import Row, print_rows
+from berth.cli.table import Fields, print_rows
 from berth.model.identifier import short_id
 from berth.model.units import human_duration, human_size
 from berth.wire.container import ContainerSummary
@@ -54,7 +55,7 @@ def _port_text(name: tuple[str, str], group: list[int]) -> str:
     return f"{f'[{address}]' if ':' in address else address}:{outside}->{inside}/{kind}"
 
 
-def container_row(item: ContainerSummary, full: bool) -> Row:
+def container_row(item: ContainerSummary, full: bool) -> Fields:
     """Docker's placeholders of `ps --format`."""
     command = item.command or ""
     if not full and len(command) > _COMMAND_WIDTH:
@@ -78,15 +79,16 @@ def container_row(item: ContainerSummary, full: bool) -> Row:
         "Ports": _ports(item.ports),
         "Names": ",".join(name.removeprefix("/") for name in item.names or [] if name.count("/") == 1),
         "Labels": ",".join(f"{k}={v}" for k, v in sorted(labels.items())),
-        "Label": labels,
+        "Label": lambda name: labels.get(name, ""),
         "Mounts": ",".join(m.name or m.source or "" for m in item.mounts or []),
         "LocalVolumes": str(sum(1 for m in item.mounts or [] if m.type == "volume")),
         "Networks": ",".join((item.network_settings.networks or {}) if item.network_settings else {}),
+        "Platform": None,
         "Size": size,
     }
 
 
-@click.command("ps")
+@declare("ps")
 @click.option("-a", "--all", "every", is_flag=True, help="Show all containers (default shows just running)")
 @click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
 @click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
@@ -100,12 +102,14 @@ def ps(
 ) -> None:
     """List containers."""
     limit = 1 if latest else last if last > 0 else None
+    # As Docker: a template that names the size has it counted.
+    size = size or (form is not None and ("Size}}" in form or form == "{{json .}}"))
     items = engine().containers.list(all=every or limit is not None, filters=filters(filter_), limit=limit, size=size)
     columns = PS_COLUMNS + ([("Size", "SIZE")] if size else [])
     print_rows([container_row(item, no_trunc) for item in items], columns, form=form, quiet="ID" if quiet else "")
 
 
-def image_rows(item: ImageSummary, full: bool, digests: bool) -> list[Row]:
+def image_rows(item: ImageSummary, full: bool, digests: bool) -> list[Fields]:
     """One row for each tag; one with <none> when there is none."""
     created = item.created or 0
     by_repository = dict(d.split("@", 1) for d in item.repo_digests or [])
@@ -123,13 +127,13 @@ def image_rows(item: ImageSummary, full: bool, digests: bool) -> list[Row]:
         "Containers": str(item.containers) if (item.containers or -1) >= 0 else "N/A",
         "SharedSize": "N/A",
         "UniqueSize": "N/A",
-        "VirtualSize": human_size(item.size or 0, 3),
+        "VirtualSize": human_size(item.size or 0),
     }
     found = names or [("<none>", "<none>", "<none>")]
     return [{"Repository": repository, "Tag": tag, "Digest": digest, **rest} for repository, tag, digest in found]
 
 
-@click.command("images")
+@declare("images")
 @click.argument("reference", required=False, metavar="[REPOSITORY[:TAG]]")
 @click.option("-a", "--all", "every", is_flag=True, help="Show all images (default hides intermediate images)")
 @click.option("--digests", is_flag=True, help="Show digests")
@@ -137,6 +141,7 @@ def image_rows(item: ImageSummary, full: bool, digests: bool) -> list[Row]:
 @click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
+@refuse("--tree", "images of several platforms are not kept, so there is no tree to show; leave the flag out", switch=True)
 def images(
     reference: str | None, every: bool, digests: bool, filter_: tuple[str, ...], form: str | None, no_trunc: bool, quiet: bool
 ) -> None:

@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from berth.cli.command import declare
 from berth.cli.session import engine
 from berth.client.credentials import config_path, read_config, server_key
 from berth.errors import InvalidArgument
@@ -37,7 +38,7 @@ def _password(given: str | None, from_stdin: bool) -> str:
     return str(click.prompt("Password", hide_input=True))
 
 
-@click.command("login")
+@declare("login")
 @click.option("-u", "--username", help="Username")
 @click.option("-p", "--password", help="Password")
 @click.option("--password-stdin", is_flag=True, help="Take the password from stdin")
@@ -61,7 +62,7 @@ def login(username: str | None, password: str | None, password_stdin: bool, serv
     click.echo(answer.get("Status") or "Login Succeeded")
 
 
-@click.command("logout")
+@declare("logout")
 @click.argument("server", required=False, metavar="[SERVER]")
 def logout(server: str | None) -> None:
     """Log out from a registry."""

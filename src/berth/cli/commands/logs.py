@@ -9,6 +9,7 @@ from datetime import datetime
 
 import click
 
+from berth.cli.command import declare
 from berth.cli.session import engine
 from berth.client.stream import STDERR
 from berth.errors import InvalidArgument
@@ -33,7 +34,7 @@ def moment(text: str | None) -> str | None:
         ) from None
 
 
-@click.command("logs")
+@declare("logs")
 @click.option("--details", is_flag=True, help="Show extra details provided to logs")
 @click.option("-f", "--follow", is_flag=True, help="Follow log output")
 @click.option("--since", help="Show logs since timestamp (2013-01-02T13:23:37Z) or relative (42m)")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
+from berth.cli.command import declare, refuse
 from berth.cli.commands.inspect import show
 from berth.cli.commands.prune import confirm, report
 from berth.cli.run.request import pairs
@@ -18,7 +20,7 @@ from berth.wire.network import IPAM, EndpointIPAMConfig, EndpointSettings, IPAMC
 COLUMNS = [("ID", "NETWORK ID"), ("Name", "NAME"), ("Driver", "DRIVER"), ("Scope", "SCOPE")]
 
 
-@click.command("ls")
+@declare("ls")
 @click.option("-f", "--filter", "filter_", multiple=True, help='Provide filter values (e.g. "driver=bridge")')
 @click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
 @click.option("--no-trunc", is_flag=True, help="Do not truncate the output")
@@ -31,15 +33,25 @@ def ls(filter_: tuple[str, ...], form: str | None, no_trunc: bool, quiet: bool) 
             "Name": n.name or "",
             "Driver": n.driver or "",
             "Scope": n.scope or "",
+            "IPv4": str(n.enable_ipv4 is not False).lower(),
             "IPv6": str(bool(n.enable_ipv6)).lower(),
             "Internal": str(bool(n.internal)).lower(),
             "Labels": ",".join(f"{k}={v}" for k, v in sorted((n.labels or {}).items())),
-            "Label": n.labels or {},
-            "CreatedAt": n.created or "",
+            "Label": partial(_label, n.labels),
+            "CreatedAt": _created(n.created or ""),
         }
         for n in sorted(engine().networks.list(filters=filters(filter_)), key=lambda n: n.name or "")
     ]
     print_rows(rows, COLUMNS, form=form, quiet="ID" if quiet else "")
+
+
+def _label(labels: dict[str, str] | None, name: str) -> str:
+    return (labels or {}).get(name, "")
+
+
+def _created(text: str) -> str:
+    """2026-01-31T12:00:00.5Z as Go prints a time: 2026-01-31 12:00:00.5 +0000 UTC."""
+    return text.replace("T", " ").removesuffix("Z") + " +0000 UTC" if text.endswith("Z") else text
 
 
 def _ipam(options: dict[str, Any]) -> IPAM:
@@ -62,9 +74,13 @@ def _ipam(options: dict[str, Any]) -> IPAM:
     return IPAM(driver=options["ipam_driver"], options=pairs(options["ipam_opt"]) or None, config=configs or None)
 
 
-@click.command("create")
+@declare("create")
 @click.option("--attachable", is_flag=True, help="Enable manual container attachment")
 @click.option("--aux-address", multiple=True, help="Auxiliary IPv4 or IPv6 addresses used by Network driver")
+@refuse("--config-from", "configuration-only networks are not kept; give the options here")
+@refuse("--config-only", "configuration-only networks are not kept; give the options with each network", switch=True)
+@refuse("--ingress", "it is for swarms", switch=True)
+@refuse("--scope", "it is for swarms; every network here is local")
 @click.option("-d", "--driver", default="bridge", show_default=True, help="Driver to manage the Network")
 @click.option("--gateway", multiple=True, help="IPv4 or IPv6 Gateway for the master subnet")
 @click.option("--internal", is_flag=True, help="Restrict external access to the network")
@@ -94,7 +110,7 @@ def create(name: str, **options: Any) -> None:
     click.echo(engine().networks.create(body).id)
 
 
-@click.command("inspect")
+@declare("inspect")
 @click.option("-f", "--format", "form", help="Format output using a custom template: 'json' or a Go template")
 @click.option("-v", "--verbose", is_flag=True, help="Verbose output for diagnostics")
 @click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
@@ -103,7 +119,7 @@ def inspect(names: tuple[str, ...], form: str | None, verbose: bool) -> None:
     show(names, ("network",), form)
 
 
-@click.command("rm")
+@declare("rm")
 @click.option("-f", "--force", is_flag=True, help="Do not error if the network does not exist")
 @click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
 def rm(names: tuple[str, ...], force: bool) -> None:
@@ -112,18 +128,21 @@ def rm(names: tuple[str, ...], force: bool) -> None:
     each(names, lambda name: target.networks.remove(name))
 
 
-@click.command("connect")
+@declare("connect")
 @click.option("--alias", multiple=True, help="Add network-scoped alias for the container")
 @click.option("--driver-opt", multiple=True, help="Driver options for the network")
 @click.option("--gw-priority", type=int, help="Highest gw-priority provides the default gateway")
 @click.option("--ip", help='IPv4 address (e.g., "172.30.100.104")')
 @click.option("--ip6", help='IPv6 address (e.g., "2001:db8::33")')
 @click.option("--link", multiple=True, help="Add link to another container")
+@click.option("--link-local-ip", multiple=True, help="Add a link-local address for the container")
 @click.argument("network")
 @click.argument("container")
 def connect(network: str, container: str, **options: Any) -> None:
     """Connect a container to a network."""
-    ipam = EndpointIPAMConfig(ipv4_address=options["ip"], ipv6_address=options["ip6"])
+    ipam = EndpointIPAMConfig(
+        ipv4_address=options["ip"], ipv6_address=options["ip6"], link_local_ips=list(options["link_local_ip"]) or None
+    )
     settings = EndpointSettings(
         aliases=list(options["alias"]) or None,
         driver_opts=pairs(options["driver_opt"]) or None,
@@ -134,7 +153,7 @@ def connect(network: str, container: str, **options: Any) -> None:
     engine().networks.connect(network, container, settings)
 
 
-@click.command("disconnect")
+@declare("disconnect")
 @click.option("-f", "--force", is_flag=True, help="Force the container to disconnect from a network")
 @click.argument("network")
 @click.argument("container")
@@ -143,7 +162,7 @@ def disconnect(network: str, container: str, force: bool) -> None:
     engine().networks.disconnect(network, container, force=force)
 
 
-@click.command("prune")
+@declare("prune")
 @click.option("--filter", "filter_", multiple=True, help='Provide filter values (e.g. "until=<timestamp>")')
 @click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
 def prune(filter_: tuple[str, ...], force: bool) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from berth.cli.command import declare
 from berth.cli.session import engine, filters
-from berth.model.units import human_size
+from berth.model.units import human_size, parse_size
 
 _filter = click.option("--filter", "filter_", multiple=True, help='Provide filter values (e.g. "until=<timestamp>")')
 _force = click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
@@ -31,7 +32,7 @@ def _deleted(answer: dict[str, Any]) -> list[str]:
     return [f"{kind.lower()}: {what}" for entry in answer.get("ImagesDeleted") or [] for kind, what in entry.items()]
 
 
-@click.command("prune")
+@declare("prune")
 @_filter
 @_force
 def containers(filter_: tuple[str, ...], force: bool) -> None:
@@ -41,7 +42,7 @@ def containers(filter_: tuple[str, ...], force: bool) -> None:
         report("Deleted Containers:", done.get("ContainersDeleted"), done.get("SpaceReclaimed", 0))
 
 
-@click.command("prune")
+@declare("prune")
 @click.option("-a", "--all", "every", is_flag=True, help="Remove all unused images, not just dangling ones")
 @_filter
 @_force
@@ -53,18 +54,19 @@ def images(every: bool, filter_: tuple[str, ...], force: bool) -> None:
         report("Deleted Images:", _deleted(done), done.get("SpaceReclaimed", 0))
 
 
-@click.command("prune")
+@declare("prune")
 @click.option("-a", "--all", "every", is_flag=True, help="Remove all unused build cache, not just dangling ones")
 @_filter
 @_force
-def builds(every: bool, filter_: tuple[str, ...], force: bool) -> None:
+@click.option("--keep-storage", help="Amount of disk space to keep for cache")
+def builds(every: bool, filter_: tuple[str, ...], force: bool, keep_storage: str | None) -> None:
     """Remove build cache."""
     if confirm("This will remove all build cache that no image needs.", force):
-        done = engine().builds.prune(all=every, filters=filters(filter_))
+        done = engine().builds.prune(all=every, filters=filters(filter_), keep=parse_size(keep_storage) if keep_storage else 0)
         report("Deleted build cache objects:", done.get("CachesDeleted"), done.get("SpaceReclaimed", 0))
 
 
-@click.command("prune")
+@declare("prune")
 @click.option("-a", "--all", "every", is_flag=True, help="Remove all unused images not just dangling ones")
 @click.option("--volumes", is_flag=True, help="Prune anonymous volumes")
 @_filter

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from berth.cli import progress, terminal
+from berth.cli.command import declare
 from berth.cli.run.flags import add_flags
 from berth.cli.run.request import create_body, environment
 from berth.cli.session import each, engine
@@ -66,11 +67,11 @@ def _fail(error: BerthError) -> None:
     sys.exit(126 if "permission denied" in text or "is a directory" in text else 125)
 
 
-@click.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@declare("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @click.option("-d", "--detach", is_flag=True, help="Run container in background and print container ID")
 @click.option("--sig-proxy/--no-sig-proxy", default=True, help="Proxy received signals to the process")
 @click.argument("image")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND] [ARG...]")
 def run(image: str, command: tuple[str, ...], **options: Any) -> None:
     """Create and run a new container from an image."""
     target = engine()
@@ -131,9 +132,9 @@ def _discard(target: Engine, container: str) -> None:
         pass  # The engine removed it already.
 
 
-@click.command("create", context_settings={"allow_interspersed_args": False})
+@declare("create", context_settings={"allow_interspersed_args": False})
 @click.argument("image")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND] [ARG...]")
 def create(image: str, command: tuple[str, ...], **options: Any) -> None:
     """Create a new container."""
     try:
@@ -143,7 +144,7 @@ def create(image: str, command: tuple[str, ...], **options: Any) -> None:
         sys.exit(1)
 
 
-@click.command("start")
+@declare("start")
 @click.option("-a", "--attach", is_flag=True, help="Attach STDOUT/STDERR and forward signals")
 @click.option("-i", "--interactive", is_flag=True, help="Attach container's STDIN")
 @click.option("--detach-keys", help="Override the key sequence for detaching a container")
@@ -169,7 +170,7 @@ def start(names: tuple[str, ...], attach: bool, interactive: bool, detach_keys: 
     sys.exit(_foreground(target, options, config["Id"]))
 
 
-@click.command("attach")
+@declare("attach")
 @click.option("--no-stdin", is_flag=True, help="Do not attach STDIN")
 @click.option("--detach-keys", help="Override the key sequence for detaching a container")
 @click.option("--sig-proxy/--no-sig-proxy", default=True, help="Proxy all received signals to the process")
@@ -193,7 +194,7 @@ def attach(name: str, no_stdin: bool, detach_keys: str | None, sig_proxy: bool) 
     sys.exit(target.containers.finish_wait(waiting).status_code or 0)
 
 
-@click.command("exec", context_settings={"allow_interspersed_args": False})
+@declare("exec", context_settings={"allow_interspersed_args": False})
 @click.option("-d", "--detach", is_flag=True, help="Detached mode: run command in the background")
 @click.option("--detach-keys", help="Override the key sequence for detaching a container")
 @click.option("-e", "--env", multiple=True, help="Set environment variables")
@@ -204,7 +205,7 @@ def attach(name: str, no_stdin: bool, detach_keys: str | None, sig_proxy: bool) 
 @click.option("-u", "--user", help='Username or UID (format: "<name|uid>[:<group|gid>]")')
 @click.option("-w", "--workdir", help="Working directory inside the container")
 @click.argument("name", metavar="CONTAINER")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARG...]")
 def exec_(name: str, command: tuple[str, ...], **options: Any) -> None:
     """Execute a command in a running container."""
     try:

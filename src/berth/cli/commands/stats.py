@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from berth.cli.command import declare
 from berth.cli.session import engine
-from berth.cli.table import Row, print_rows
+from berth.cli.table import Fields, print_rows
 from berth.client.engine import Engine
 from berth.errors import BerthError
 from berth.model.identifier import short_id
@@ -37,7 +38,7 @@ def _memory(sample: dict[str, Any]) -> tuple[int, int]:
     return max(0, memory.get("usage", 0) - cache), memory.get("limit", 0)
 
 
-def row(sample: dict[str, Any], identifier: str, name: str, full: bool) -> Row:
+def row(sample: dict[str, Any], identifier: str, name: str, full: bool) -> Fields:
     """A row from one reading."""
     used, limit = _memory(sample)
     networks = (sample.get("networks") or {}).values()
@@ -75,7 +76,7 @@ class _Watch:
         self.sample = {}
 
 
-@click.command("stats")
+@declare("stats")
 @click.option("-a", "--all", "every", is_flag=True, help="Show all containers (default shows just running)")
 @click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
 @click.option("--no-stream", is_flag=True, help="Disable streaming stats and only pull the first result")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
+import os
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 import click
 
+from berth.cli.command import declare
 from berth.cli.commands.logs import moment
 from berth.cli.session import engine, filters
 from berth.cli.table import print_rows
@@ -17,8 +19,9 @@ from berth.cli.template import Template
 from berth.client.engine import MAX_VERSION
 from berth.errors import BerthError
 from berth.model.units import human_binary_size, human_size
+from berth.model.version import VERSION
 
-VERSION = "0.1.0"
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 INFO_LINES = (
     ("Containers", "Containers"),
     (" Running", "ContainersRunning"),
@@ -41,7 +44,7 @@ INFO_LINES = (
 DF_COLUMNS = [("Type", "TYPE"), ("TotalCount", "TOTAL"), ("Active", "ACTIVE"), ("Size", "SIZE"), ("Reclaimable", "RECLAIMABLE")]
 
 
-@click.command("version")
+@declare("version")
 @click.option("-f", "--format", "form", help="Format output using a custom template: 'json' or a Go template")
 def version(form: str | None) -> None:
     """Show the berth version information."""
@@ -49,9 +52,9 @@ def version(form: str | None) -> None:
         "Platform": {"Name": f"berth {VERSION}"},
         "Version": VERSION,
         "ApiVersion": ".".join(map(str, MAX_VERSION)),
-        "PythonVersion": platform.python_version(),
+        "PythonVersion": sys.version.split()[0],
         "Os": "linux",
-        "Arch": "amd64",
+        "Arch": ARCHITECTURES.get(os.uname().machine, os.uname().machine),
     }
     failure: BerthError | None = None
     server: dict[str, Any] | None = None
@@ -81,7 +84,7 @@ def _version_lines(side: str, document: dict[str, Any]) -> Iterator[str]:
     yield f" {'OS/Arch:':<21}{document.get('Os')}/{document.get('Arch')}"
 
 
-@click.command("info")
+@declare("info")
 @click.option("-f", "--format", "form", help="Format output using a custom template: 'json' or a Go template")
 def info(form: str | None) -> None:
     """Display system-wide information."""
@@ -97,7 +100,7 @@ def info(form: str | None) -> None:
         click.echo(warning, err=True)
 
 
-@click.command("events")
+@declare("events")
 @click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
 @click.option("--format", "form", help="Format output using a custom template: 'json' or a Go template")
 @click.option("--since", help="Show all events created since timestamp")
@@ -109,9 +112,21 @@ def events(filter_: tuple[str, ...], form: str | None, since: str | None, until:
         if form == "json":
             click.echo(json.dumps(event, separators=(",", ":")))
         elif template:
-            click.echo(template.render(event))
+            click.echo(template.render(_event_fields(event)))
         else:
             click.echo(event_line(event))
+
+
+def _event_fields(event: dict[str, Any]) -> dict[str, Any]:
+    """With the short names that older engines send beside the actor, and that templates use."""
+    actor = event.get("Actor") or {}
+    short = {
+        "ID": actor.get("ID", ""),
+        "Status": event.get("Action", ""),
+        "From": (actor.get("Attributes") or {}).get("image", ""),
+    }
+    times = {"Scope": event.get("scope", ""), "Time": event.get("time", 0), "TimeNano": event.get("timeNano", 0)}
+    return {**short, **times, **event}
 
 
 def event_line(event: dict[str, Any]) -> str:
@@ -126,10 +141,10 @@ def event_line(event: dict[str, Any]) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{human_size(part)} ({part * 100 // whole if whole else 0}%)"
+    return f"{human_size(part)} ({part * 100 // whole}%)" if whole else human_size(part)
 
 
-@click.command("df")
+@declare("df")
 @click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
 @click.option("-v", "--verbose", is_flag=True, help="Show detailed information on space usage")
 def df(form: str | None, verbose: bool) -> None:
@@ -153,25 +168,16 @@ def df(form: str | None, verbose: bool) -> None:
         _df_row("Local Volumes", len(volumes), sum(in_use), sum(volume_sizes), _share(idle_volumes, sum(volume_sizes))),
         _df_row("Build Cache", len(cache), sum(bool(c.get("InUse")) for c in cache), cached, human_size(cached)),
     ]  # fmt: skip
-    print_rows(rows, DF_COLUMNS, form=form)
     if verbose and not form:
-        _details(images, containers, volumes)
+        from berth.cli.commands.usage import show_details
+
+        show_details(images, containers, volumes, cache)
+        return
+    print_rows(rows, DF_COLUMNS, form=form)
 
 
 def _df_row(kind: str, total: int, active: int, size: int, reclaimable: str) -> dict[str, Any]:
     return {"Type": kind, "TotalCount": str(total), "Active": str(active), "Size": human_size(size), "Reclaimable": reclaimable}
-
-
-def _details(images: list[dict[str, Any]], containers: list[dict[str, Any]], volumes: list[dict[str, Any]]) -> None:
-    click.echo("\nImages space usage:\n")
-    rows = [{"Name": (i.get("RepoTags") or ["<none>"])[0], "ID": i["Id"][7:19], "Size": human_size(i["Size"])} for i in images]
-    print_rows(rows, [("Name", "REPOSITORY:TAG"), ("ID", "IMAGE ID"), ("Size", "SIZE")])
-    click.echo("\nContainers space usage:\n")
-    rows = [{"ID": c["Id"][:12], "Name": c["Names"][0][1:], "Size": human_size(int(c.get("SizeRw") or 0))} for c in containers]
-    print_rows(rows, [("ID", "CONTAINER ID"), ("Name", "NAMES"), ("Size", "SIZE")])
-    click.echo("\nLocal Volumes space usage:\n")
-    rows = [{"Name": v["Name"], "Size": human_size(max(0, (v.get("UsageData") or {}).get("Size", 0)))} for v in volumes]
-    print_rows(rows, [("Name", "VOLUME NAME"), ("Size", "SIZE")])
 
 
 COMMANDS = {"version": version, "info": info, "system info": info, "events": events, "system events": events, "system df": df}

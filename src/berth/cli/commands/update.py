@@ -7,18 +7,21 @@ from typing import Any
 
 import click
 
-from berth.cli.run.request import parse_restart
+from berth.cli.command import declare
+from berth.cli.run.request import cpus, parse_restart
 from berth.cli.session import each, engine
 from berth.model.units import parse_size
 from berth.wire.container import HostConfig
 
 
-@click.command("update")
+@declare("update")
 @click.option("--blkio-weight", type=int, help="Block IO (relative weight), between 10 and 1000, or 0 to disable")
 @click.option("--cpu-period", type=int, help="Limit CPU CFS (Completely Fair Scheduler) period")
 @click.option("--cpu-quota", type=int, help="Limit CPU CFS (Completely Fair Scheduler) quota")
+@click.option("--cpu-rt-period", type=int, help="Limit the CPU real-time period in microseconds")
+@click.option("--cpu-rt-runtime", type=int, help="Limit the CPU real-time runtime in microseconds")
 @click.option("-c", "--cpu-shares", type=int, help="CPU shares (relative weight)")
-@click.option("--cpus", type=float, help="Number of CPUs")
+@click.option("--cpus", help="Number of CPUs")
 @click.option("--cpuset-cpus", help="CPUs in which to allow execution (0-3, 0,1)")
 @click.option("--cpuset-mems", help="MEMs in which to allow execution (0-3, 0,1)")
 @click.option("-m", "--memory", help="Memory limit")
@@ -36,8 +39,10 @@ def update(names: tuple[str, ...], **options: Any) -> None:
         blkio_weight=options["blkio_weight"],
         cpu_period=options["cpu_period"],
         cpu_quota=options["cpu_quota"],
+        cpu_realtime_period=options["cpu_rt_period"],
+        cpu_realtime_runtime=options["cpu_rt_runtime"],
         cpu_shares=options["cpu_shares"],
-        nano_cpus=int(options["cpus"] * 1e9) if options["cpus"] is not None else None,
+        nano_cpus=cpus(options["cpus"]) if options["cpus"] is not None else None,
         cpuset_cpus=options["cpuset_cpus"],
         cpuset_mems=options["cpuset_mems"],
         memory=parse_size(options["memory"]) if options["memory"] else None,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
+from berth.cli.command import declare
 from berth.cli.commands.inspect import show
 from berth.cli.commands.prune import confirm, report
 from berth.cli.run.request import pairs
@@ -14,7 +17,7 @@ from berth.client.volumes import VolumeCreate
 COLUMNS = [("Driver", "DRIVER"), ("Name", "VOLUME NAME")]
 
 
-@click.command("ls")
+@declare("ls")
 @click.option("-f", "--filter", "filter_", multiple=True, help='Provide filter values (e.g. "dangling=true")')
 @click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
 @click.option("-q", "--quiet", is_flag=True, help="Only display volume names")
@@ -27,7 +30,10 @@ def ls(filter_: tuple[str, ...], form: str | None, quiet: bool) -> None:
             "Scope": v.scope or "",
             "Mountpoint": v.mountpoint or "",
             "Labels": ",".join(f"{k}={x}" for k, x in sorted((v.labels or {}).items())),
-            "Label": v.labels or {},
+            "Label": partial(_label, v.labels),
+            "Availability": "N/A",
+            "Group": "N/A",
+            "Status": "N/A",
             "Links": "N/A",
             "Size": "N/A",
         }
@@ -36,7 +42,11 @@ def ls(filter_: tuple[str, ...], form: str | None, quiet: bool) -> None:
     print_rows(rows, COLUMNS, form=form, quiet="Name" if quiet else "")
 
 
-@click.command("create")
+def _label(labels: dict[str, str] | None, name: str) -> str:
+    return (labels or {}).get(name, "")
+
+
+@declare("create")
 @click.option("-d", "--driver", default="local", show_default=True, help="Specify volume driver name")
 @click.option("--label", multiple=True, help="Set metadata for a volume")
 @click.option("-o", "--opt", multiple=True, help="Set driver specific options")
@@ -48,7 +58,7 @@ def create(name: str | None, option_name: str | None, driver: str, label: tuple[
     click.echo(engine().volumes.create(body).name)
 
 
-@click.command("inspect")
+@declare("inspect")
 @click.option("-f", "--format", "form", help="Format output using a custom template: 'json' or a Go template")
 @click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
 def inspect(names: tuple[str, ...], form: str | None) -> None:
@@ -56,7 +66,7 @@ def inspect(names: tuple[str, ...], form: str | None) -> None:
     show(names, ("volume",), form)
 
 
-@click.command("rm")
+@declare("rm")
 @click.option("-f", "--force", is_flag=True, help="Force the removal of one or more volumes")
 @click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
 def rm(names: tuple[str, ...], force: bool) -> None:
@@ -65,7 +75,7 @@ def rm(names: tuple[str, ...], force: bool) -> None:
     each(names, lambda name: target.volumes.remove(name, force=force))
 
 
-@click.command("prune")
+@declare("prune")
 @click.option("-a", "--all", "every", is_flag=True, help="Remove all unused volumes, not just anonymous ones")
 @click.option("--filter", "filter_", multiple=True, help='Provide filter values (e.g. "label=<label>")')
 @click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from berth.cli.command import refusal
+
 
 @dataclass(frozen=True, slots=True)
 class Flag:
@@ -134,6 +136,22 @@ FLAGS: list[Flag] = [
 ]
 
 
+# Flags that Docker has and berth refuses by name, and switches that change nothing.
+REFUSED: dict[str, str] = {
+    "--gpus": "graphics cards are not handed out by name; pass their device files with --device",
+    "--kernel-memory": "the kernel has no such limit any more; --memory counts kernel memory too",
+    "--cpu-count": "it is for Windows; use --cpus",
+    "--cpu-percent": "it is for Windows; use --cpus",
+    "--io-maxbandwidth": "it is for Windows; use --device-read-bps and --device-write-bps",
+    "--io-maxiops": "it is for Windows; use --device-read-iops and --device-write-iops",
+}
+REFUSED_SWITCHES: dict[str, str] = {
+    "--use-api-socket": "who has the engine's socket is root on the host; if that is wanted, mount it: "
+    "-v /run/berth/berth.sock:/var/run/docker.sock",
+}
+IGNORED = ("--disable-content-trust",)
+
+
 def add_flags(command: click.Command) -> click.Command:
     """Give a click command all flags of FLAGS."""
     for flag in FLAGS:
@@ -147,4 +165,10 @@ def add_flags(command: click.Command) -> click.Command:
             case _:
                 option = click.Option([*flag.names], type=str, default=None, help=flag.help)
         command.params.append(option)
+    for refused, switch in ((REFUSED, False), (REFUSED_SWITCHES, True)):
+        for name, reason in refused.items():
+            callback = refusal(name, reason)
+            command.params.append(click.Option([name], expose_value=False, hidden=True, is_flag=switch, callback=callback))
+    for name in IGNORED:
+        command.params.append(click.Option([name], expose_value=False, hidden=True, is_flag=True))
     return command

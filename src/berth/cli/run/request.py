@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -25,6 +26,23 @@ from berth.wire.health import HealthConfig
 from berth.wire.network import EndpointIPAMConfig, EndpointSettings, NetworkingConfig
 
 Options = dict[str, Any]
+
+
+def number(text: str, flag: str) -> int:
+    """A whole number that a flag's value holds."""
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidArgument(f'invalid argument "{text}" for "{flag}" flag: {text!r} is not a whole number') from None
+
+
+def cpus(text: str) -> int:
+    """`--cpus 1.5` in billionths of a CPU."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise InvalidArgument(f'invalid argument "{text}" for "--cpus" flag: give a number, such as 1.5') from None
+    return int(value * 10**9)
 
 
 def read_lines(path: str, what: str) -> list[str]:
@@ -147,7 +165,7 @@ def _throttle(entries: tuple[str, ...], bytes_: bool) -> list[ThrottleDevice] | 
         path, colon, rate = entry.rpartition(":")
         if not colon or not path.startswith("/dev/"):
             raise InvalidArgument(f"bad format for path: {entry}: give /dev/name:rate")
-        result.append(ThrottleDevice(path=path, rate=parse_size(rate) if bytes_ else int(rate)))
+        result.append(ThrottleDevice(path=path, rate=parse_size(rate) if bytes_ else number(rate, "--device-iops")))
     return result or None
 
 
@@ -162,7 +180,8 @@ def parse_restart(text: str | None) -> RestartPolicy:
         raise InvalidArgument(f"invalid restart policy '{text}': the maximum retry count must be a number") from None
 
 
-def _memory_swap(text: str | None) -> int | None:
+def memory_swap(text: str | None) -> int | None:
+    """Bytes, -1 for no limit, None when the flag is not given."""
     if text is None:
         return None
     return -1 if text == "-1" else parse_size(text)
@@ -192,18 +211,20 @@ def _security(entries: tuple[str, ...]) -> list[str] | None:
 def _resources(options: Options, target: HostConfig) -> None:
     target.memory = parse_size(options["memory"]) if options["memory"] else None
     target.memory_reservation = parse_size(options["memory_reservation"]) if options["memory_reservation"] else None
-    target.memory_swap = _memory_swap(options["memory_swap"])
+    target.memory_swap = memory_swap(options["memory_swap"])
     target.memory_swappiness = options["memory_swappiness"]
     target.oom_kill_disable = options["oom_kill_disable"] or None
     target.oom_score_adj = options["oom_score_adj"]
-    target.nano_cpus = int(float(options["cpus"]) * 1e9) if options["cpus"] else None
+    target.nano_cpus = cpus(options["cpus"]) if options["cpus"] else None
     target.cpu_shares, target.cpu_period, target.cpu_quota = options["cpu_shares"], options["cpu_period"], options["cpu_quota"]
     target.cpu_realtime_period, target.cpu_realtime_runtime = options["cpu_rt_period"], options["cpu_rt_runtime"]
     target.cpuset_cpus, target.cpuset_mems = options["cpuset_cpus"], options["cpuset_mems"]
     target.pids_limit = options["pids_limit"]
     target.blkio_weight = options["blkio_weight"]
     weights = [e.rpartition(":") for e in options["blkio_weight_device"]]
-    target.blkio_weight_device = [HostConfigBlkioWeightDevice(path=p, weight=int(w)) for p, _, w in weights] or None
+    target.blkio_weight_device = [
+        HostConfigBlkioWeightDevice(path=p, weight=number(w, "--blkio-weight-device")) for p, _, w in weights
+    ] or None
     target.blkio_device_read_bps = _throttle(options["device_read_bps"], True)
     target.blkio_device_write_bps = _throttle(options["device_write_bps"], True)
     target.blkio_device_read_iops = _throttle(options["device_read_iops"], False)
@@ -275,7 +296,7 @@ def _endpoint(spec: str, options: Options, first: bool) -> tuple[str, EndpointSe
             case "mac-address":
                 settings.mac_address = value
             case "gw-priority":
-                settings.gw_priority = int(value)
+                settings.gw_priority = number(value, "--network gw-priority")
             case "driver-opt":
                 settings.driver_opts = (settings.driver_opts or {}) | pairs([value])
             case _:
