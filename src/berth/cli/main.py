@@ -7,12 +7,17 @@ of our output is gone; `run`, `create` and `exec` have Docker's own (125, 126, 1
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+
+# A command is over before a collection of the young generation would pay: importing alone would cause dozens of them.
+_GARBAGE = 50_000
 
 
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
+    gc.set_threshold(_GARBAGE)
     _hold_standard_streams()
     try:
         code = _run()
@@ -27,24 +32,15 @@ def main() -> None:
 
 
 def _run() -> int:
-    import click
-
-    from berth.cli.command import usage_failure
-    from berth.cli.root import root
     from berth.errors import BerthError
 
     try:
-        result = root().main(args=_arguments(), prog_name="berth", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 0
-    except click.UsageError as error:
-        text, code = usage_failure(error)
-        return _say(text, code)
-    except click.ClickException as error:
-        return _say(f"berth: {error.format_message()}", 1)
-    except click.Abort:
-        return _interrupted()
+        if sys.argv[1:] == ["version"]:
+            from berth.cli.server_version import show_version
+
+            show_version()
+            return 0
+        return _parse()
     except BerthError as error:
         return _say(f"berth: {error.message}", 1)
     except (BrokenPipeError, KeyboardInterrupt):
@@ -58,7 +54,28 @@ def _run() -> int:
         # The last resort of a program that talks to people: a traceback says nothing to them.
         if os.environ.get("BERTH_DEBUG"):
             raise
-        return _say(f"berth: {type(error).__name__}: {error}: this is a bug; BERTH_DEBUG=1 shows where", 1)
+        text = f"{type(error).__name__}: {error}"
+        return _say(f"berth: {text}: a bug, or what answers is not a Docker engine; BERTH_DEBUG=1 shows where", 1)
+
+
+def _parse() -> int:
+    import click
+
+    from berth.cli.command import usage_failure
+    from berth.cli.root import root
+
+    try:
+        result = root().main(args=_arguments(), prog_name="berth", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0
+    except click.UsageError as error:
+        text, code = usage_failure(error)
+        return _say(text, code)
+    except click.ClickException as error:
+        return _say(f"berth: {error.format_message()}", 1)
+    except click.Abort:
+        return _interrupted()
     return result if isinstance(result, int) else 0
 
 
@@ -87,6 +104,9 @@ def _hold_standard_streams() -> None:
 
 
 def _leave(end: SystemExit) -> int:
+    # click has met the broken pipe itself: it wraps the stream so that its last flush is silent.
+    if "PacifyFlushWrapper" in type(sys.stdout).__name__:
+        return _reader_gone()
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -5,13 +5,13 @@ A row is a dict from Docker's placeholder names (.ID, .Names) to texts. A column
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
+import msgspec
 
-from berth.cli.template import Row, Template, json_text
+from berth.cli.row import Row, json_text
 
 Fields = dict[str, Any]
 
@@ -44,6 +44,8 @@ def print_rows(rows: Iterable[Fields], columns: Sequence[Column], *, form: str |
 
 
 def _print_template(rows: list[Row], columns: Sequence[Column], form: str) -> None:
+    from berth.cli.template import Template
+
     form = form.replace("\\t", "\t").replace("\\n", "\n")
     if not form.startswith("table"):
         template = Template(form)
@@ -76,12 +78,14 @@ def _spaced(name: str) -> str:
 def print_documents(documents: list[Any], form: str | None) -> None:
     """What `inspect` prints: a JSON array, one template line each, or one JSON document each."""
     if form in (None, ""):
-        click.echo(json.dumps(documents, indent=4, ensure_ascii=False))
+        click.echo(msgspec.json.format(msgspec.json.encode(documents), indent=4).decode())
         return
     if form == "json":
         for document in documents:
-            click.echo(json.dumps(document, separators=(",", ":"), ensure_ascii=False))
+            click.echo(json_text(document))
         return
+    from berth.cli.template import Template
+
     template = Template((form or "").replace("\\t", "\t").replace("\\n", "\n"))
     for document in documents:
         click.echo(template.render(document))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from berth.cli.row import json_text
 from berth.errors import InvalidArgument
 
 _ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.DOTALL)
@@ -25,15 +26,6 @@ _TOKEN = re.compile(
 )
 
 Scope = dict[str, Any]
-
-
-class Row(dict[str, Any]):
-    """What a template of a list is run on: placeholders by name. A callable value is a method with arguments: `.Label "x"`."""
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """The values without the methods, in the order in which Docker writes them as JSON."""
-        return {name: value for name, value in sorted(self.items()) if not callable(value)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,14 +283,6 @@ def _index(value: Any, *keys: Any) -> Any:
 
 def _slice(value: Any, *bounds: int) -> Any:
     return value[bounds[0] if bounds else 0 : bounds[1] if len(bounds) > 1 else None]
-
-
-def json_text(value: Any) -> str:
-    """Compact JSON. A row is written as Docker does: sorted, and with < > & escaped."""
-    if isinstance(value, Row):
-        text = json.dumps(value.plain, separators=(",", ":"), ensure_ascii=False)
-        return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _printf(form: str, *values: Any) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from berth.errors import Forbidden, InvalidArgument, NotImplementedKind, Unavailable
 
 BERTH_SOCKET = "/run/berth/berth.sock"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """A unix socket's `path`, or `host` and `port`, with the directory of the TLS certificates when TLS is used."""
 
     path: str | None = None

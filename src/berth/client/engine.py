@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
@@ -54,6 +53,8 @@ _KINDS: Mapping[int, type[BerthError]] = {
     501: NotImplementedKind,
     503: Unavailable,
 }
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~")
+_SAFE_PATH = _UNRESERVED | frozenset(b"/:@!$&'()*+,;=")
 Scalar = str | int | bool
 Query = Mapping[str, Scalar | list[str] | None]
 FilterMap = Mapping[str, list[str]]
@@ -106,18 +107,28 @@ class Engine:
     ) -> Response:
         """Send a request; the answer's body is not read yet. Raises the kind that fits an error status."""
         prefix = f"/v{self.version}" if versioned else ""
-        target = prefix + quote(path, safe="/:@!$&'()*+,;=~") + encode_query(query or {})
+        target = prefix + percent(path, _SAFE_PATH) + encode_query(query or {})
         response = self._exchange(method, target, headers or {}, body)
         if response.status >= 400 or response.status == 304:
             raise _failure(response)
         return response
 
     def json(
-        self, method: str, path: str, *, query: Query | None = None, body: object = None, headers: Headers | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: object = None,
+        headers: Headers | None = None,
+        versioned: bool = True,
     ) -> Any:
         """The decoded answer of a request with a JSON body (a Struct, or plain values); None when it is empty."""
-        raw = self.raw(method, path, query=query, body=body, headers=headers)
-        return msgspec.json.decode(raw) if raw.strip() else None
+        raw = self.raw(method, path, query=query, body=body, headers=headers, versioned=versioned)
+        try:
+            return msgspec.json.decode(raw) if raw.strip() else None
+        except msgspec.MsgspecError as error:
+            raise Internal(f"the engine's answer to {method} {path} is not JSON: {raw[:80]!r}") from error
 
     def typed(self, kind: type[T], method: str, path: str, *, query: Query | None = None, body: object = None) -> T:
         """As `json`, decoded into a type of `wire`."""
@@ -128,7 +139,14 @@ class Engine:
             raise Internal(f"the engine's answer to {method} {path} is not what the API describes: {error}") from error
 
     def raw(
-        self, method: str, path: str, *, query: Query | None = None, body: object = None, headers: Headers | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: object = None,
+        headers: Headers | None = None,
+        versioned: bool = True,
     ) -> bytes:
         """The answer's bytes of a request with a JSON body."""
         sent = dict(headers or {})
@@ -136,7 +154,7 @@ class Engine:
         if body is not None:
             sent["Content-Type"] = "application/json"
             data = msgspec.json.encode(body)
-        return self.request(method, path, query=query, body=data, headers=sent).read()
+        return self.request(method, path, query=query, body=data, headers=sent, versioned=versioned).read()
 
     def hijack(self, path: str, *, tty: bool, query: Query | None = None, body: object = None) -> Hijacked:
         """POST and take the connection over as a two-way stream."""
@@ -264,6 +282,12 @@ def connect(host: str | None = None, *, autostart: bool = True) -> Engine:
     return Engine(found, version=os.environ.get("DOCKER_API_VERSION") or None)
 
 
+def percent(text: str, safe: frozenset[int] = _UNRESERVED) -> str:
+    """Percent-encoding (RFC 3986). Own code: urllib.parse imports more than a short command needs in all."""
+    raw = text.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if byte in safe else f"%{byte:02X}" for byte in raw)
+
+
 def encode_query(query: Query) -> str:
     """`?a=1&b=true`: booleans as Docker writes them, lists repeated, None left out."""
     parts: list[str] = []
@@ -272,7 +296,7 @@ def encode_query(query: Query) -> str:
             continue
         for item in value if isinstance(value, list) else [value]:
             text = ("true" if item else "false") if isinstance(item, bool) else str(item)
-            parts.append(f"{quote(name, safe='')}={quote(text, safe='')}")
+            parts.append(f"{percent(name)}={percent(text)}")
     return "?" + "&".join(parts) if parts else ""
 
 

@@ -104,9 +104,19 @@ def json_lines(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
             if line.strip():
-                yield msgspec.json.decode(line)
+                yield _message(line)
     if buffer.strip():
-        yield msgspec.json.decode(buffer)
+        yield _message(buffer)
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode(line)
+    except msgspec.MsgspecError as error:
+        raise DataLoss(f"the engine sent something that is not JSON: {line[:80]!r}: it may have ended in the middle") from error
+    if not isinstance(found, dict):
+        raise DataLoss(f"the engine sent {line[:80]!r} where a message was expected")
+    return found
 
 
 def progress(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from berth.client.engine import Engine
-from berth.wire.system import SystemVersion
+
+if TYPE_CHECKING:
+    from berth.wire.system import SystemVersion
 
 
 class System:
@@ -22,11 +24,13 @@ class System:
 
     def version(self) -> SystemVersion:
         """Versions."""
+        from berth.wire.system import SystemVersion
+
         return self._engine.typed(SystemVersion, "GET", "/version")
 
     def version_raw(self) -> Any:
-        """As the engine wrote it, for display."""
-        return self._engine.json("GET", "/version")
+        """As the engine wrote it, for display. One request: the versions need not be negotiated to be told."""
+        return self._engine.json("GET", "/version", versioned=False)
 
     def info(self) -> Any:
         """Everything about the engine, as it wrote it: the shape differs much between engines."""

@@ -97,10 +97,13 @@ class Response:
                 self.keep = False
                 while data := self.wire.recv():
                     yield data
-        except (OSError, Unavailable) as error:
+        except (OSError, ValueError, Unavailable) as error:
             if self._interrupted:
                 return
-            raise Unavailable(f"the connection to the engine broke: {error}") from error
+            if isinstance(error, ValueError):
+                raise Unavailable(f"the engine's answer is not HTTP: {error}") from error
+            text = error.message if isinstance(error, Unavailable) else (error.strerror or str(error)).lower()
+            raise Unavailable(f"the connection to the engine broke: {text}") from error
         else:
             self._finish()
         finally:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import click
 
 from berth.cli.command import declare
-from berth.cli.commands.logs import moment
+from berth.cli.row import json_text
+from berth.cli.server_version import formatted, show_version
 from berth.cli.session import engine, filters
-from berth.cli.table import print_rows
-from berth.cli.template import Template
-from berth.client.engine import MAX_VERSION
-from berth.errors import BerthError
 from berth.model.units import human_binary_size, human_size
-from berth.model.version import VERSION
 
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 INFO_LINES = (
     ("Containers", "Containers"),
     (" Running", "ContainersRunning"),
@@ -48,40 +38,7 @@ DF_COLUMNS = [("Type", "TYPE"), ("TotalCount", "TOTAL"), ("Active", "ACTIVE"), (
 @click.option("-f", "--format", "form", help="Format output using a custom template: 'json' or a Go template")
 def version(form: str | None) -> None:
     """Show the berth version information."""
-    client = {
-        "Platform": {"Name": f"berth {VERSION}"},
-        "Version": VERSION,
-        "ApiVersion": ".".join(map(str, MAX_VERSION)),
-        "PythonVersion": sys.version.split()[0],
-        "Os": "linux",
-        "Arch": ARCHITECTURES.get(os.uname().machine, os.uname().machine),
-    }
-    failure: BerthError | None = None
-    server: dict[str, Any] | None = None
-    try:
-        server = engine().system.version_raw()
-    except BerthError as error:
-        failure = error
-    if form:
-        document = {"Client": client, "Server": server}
-        click.echo(json.dumps(document, separators=(",", ":")) if form == "json" else Template(form).render(document))
-    else:
-        click.echo("\n".join(_version_lines("Client", client)))
-        if server is not None:
-            click.echo("\n" + "\n".join(_version_lines("Server", server)))
-    if failure is not None:
-        raise failure
-
-
-def _version_lines(side: str, document: dict[str, Any]) -> Iterator[str]:
-    name = (document.get("Platform") or {}).get("Name", "")
-    yield f"{side}: {name}".rstrip()
-    shown = [("Version", "Version"), ("ApiVersion", "API version"), ("MinAPIVersion", "Minimum API version"),
-             ("PythonVersion", "Python version"), ("GoVersion", "Built with"), ("KernelVersion", "Kernel version")]  # fmt: skip
-    for key, label in shown:
-        if document.get(key):
-            yield f" {label + ':':<21}{document[key]}"
-    yield f" {'OS/Arch:':<21}{document.get('Os')}/{document.get('Arch')}"
+    show_version((click.get_current_context().find_root().obj or {}).get("host"), form)
 
 
 @declare("info")
@@ -90,7 +47,7 @@ def info(form: str | None) -> None:
     """Display system-wide information."""
     document = engine().system.info()
     if form:
-        click.echo(json.dumps(document, separators=(",", ":")) if form == "json" else Template(form).render(document))
+        click.echo(formatted(document, form))
         return
     for label, key in INFO_LINES:
         click.echo(f"{label}: {document.get(key)}")
@@ -107,10 +64,13 @@ def info(form: str | None) -> None:
 @click.option("--until", help="Stream events until this timestamp")
 def events(filter_: tuple[str, ...], form: str | None, since: str | None, until: str | None) -> None:
     """Get real time events from the server."""
+    from berth.cli.commands.logs import moment
+    from berth.cli.template import Template
+
     template = Template(form) if form and form != "json" else None
     for event in engine().events.listen_raw(since=moment(since), until=moment(until), filters=filters(filter_)):
         if form == "json":
-            click.echo(json.dumps(event, separators=(",", ":")))
+            click.echo(json_text(event))
         elif template:
             click.echo(template.render(_event_fields(event)))
         else:
@@ -131,6 +91,8 @@ def _event_fields(event: dict[str, Any]) -> dict[str, Any]:
 
 def event_line(event: dict[str, Any]) -> str:
     """2026-01-31T12:00:00.000000000+01:00 container start ID (image=x, name=y)."""
+    from datetime import datetime
+
     nano = int(event.get("timeNano") or 0)
     moment_ = datetime.fromtimestamp(nano // 10**9).astimezone()
     zone = moment_.strftime("%z")
@@ -173,6 +135,8 @@ def df(form: str | None, verbose: bool) -> None:
 
         show_details(images, containers, volumes, cache)
         return
+    from berth.cli.table import print_rows
+
     print_rows(rows, DF_COLUMNS, form=form)
 
 
