@@ -1,6 +1,7 @@
 """The OCI runtime specification's config.json, the Linux part that berth uses (runtime-spec 1.2, config-linux.md).
 
-Encoded with msgspec it validates against the specification's schema. Values are plain and frozen.
+Encoded with msgspec it validates against the specification's schema. Values are plain and frozen. Fields at their default
+are left out; what the schema requires has its default from a factory, since msgspec always writes such a field.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Process(_Camel, frozen=True, kw_only=True):
     user: User
     args: list[str]
     env: list[str] = field(default_factory=list)
-    cwd: str = "/"
+    cwd: str = field(default_factory=lambda: "/")
     capabilities: Capabilities | None = None
     rlimits: list[Rlimit] = field(default_factory=list)
     no_new_privileges: bool = False
@@ -230,7 +231,7 @@ class Linux(_Camel, frozen=True, kw_only=True):
 class Spec(_Camel, frozen=True, kw_only=True):
     """A container's config.json."""
 
-    oci_version: str = "1.2.0"
+    oci_version: str = field(default_factory=lambda: "1.2.0")
     process: Process
     root: Root
     hostname: str | None = None
