@@ -135,12 +135,19 @@ def test_row_50_router_advertisements_of_a_container_move_nothing(tmp_path: Path
                 for _ in range(3):
                     sock.sendto(router_advertisement(), ("ff02::1", 0))
 
-        # Its link-local address is tentative for a second.
-        time.sleep(1.8)
-        rogue.inside(advertise)
+        def advertise_when_ready() -> None:
+            # A link-local address is tentative for a second, under emulation for longer: sending is refused until then.
+            for _ in range(100):
+                try:
+                    advertise()
+                    return
+                except OSError:
+                    time.sleep(0.2)
+            advertise()
+
+        rogue.inside(advertise_when_ready)
         plain.shell("echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6")
-        time.sleep(1.8)
-        plain.inside(advertise)
+        plain.inside(advertise_when_ready)
         time.sleep(0.3)
         for namespace in (victim, other, None):
             command = ["ip", "-6", "route"]
