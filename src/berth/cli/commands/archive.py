@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -21,6 +23,12 @@ def pieces(file: BinaryIO) -> Iterator[bytes]:
     """The content of a file, a megabyte at a time."""
     while piece := file.read(_PIECE):
         yield piece
+
+
+def counted(file: BinaryIO, label: str, *, quiet: bool = False) -> Iterator[bytes]:
+    """The content of a file, with a bar on a terminal while it is sent."""
+    status = os.fstat(file.fileno())
+    return progress.Meter(label, quiet=quiet, total=status.st_size if stat.S_ISREG(status.st_mode) else 0).over(pieces(file))
 
 
 def open_input(path: str | None) -> BinaryIO:
@@ -43,7 +51,8 @@ def save(names: tuple[str, ...], output: str | None, platform: tuple[str, ...]) 
     """Save one or more images to a tar archive (streamed to STDOUT by default)."""
     if output is None and sys.stdout.isatty():
         raise InvalidArgument("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    save_stream(engine().images.save(list(names), platforms=list(platform)), output)
+    stream = engine().images.save(list(names), platforms=list(platform))
+    save_stream(stream if output is None else progress.Meter(f"Saving to {output}").over(stream), output)
 
 
 @declare("load")
@@ -53,7 +62,9 @@ def save(names: tuple[str, ...], output: str | None, platform: tuple[str, ...]) 
 def load(path: str | None, quiet: bool, platform: tuple[str, ...]) -> None:
     """Load an image from a tar archive or STDIN."""
     with open_input(path) as file:
-        progress.show(engine().images.load(pieces(file), quiet=quiet, platforms=list(platform)))
+        progress.show(
+            engine().images.load(counted(file, "Sending the archive", quiet=quiet), quiet=quiet, platforms=list(platform))
+        )
 
 
 @declare("import")
@@ -67,7 +78,7 @@ def import_(path: str, image: str | None, change: tuple[str, ...], message: str 
     reference = parse(image) if image else None
     with open_input(path) as file:
         messages = engine().images.import_tar(
-            pieces(file),
+            counted(file, "Sending the file system"),
             repo=reference.familiar_name if reference else None,
             tag=reference.tag if reference else None,
             message=message,

@@ -128,6 +128,8 @@ def build(path: str, **options: Any) -> None:
         platform=options["platform"] or "",
         remote=remote,
     )
+    if not remote:
+        context = progress.Meter("Sending the build context", quiet=options["quiet"]).over(context)
     aux = progress.show(engine().builds.build(context, wanted))
     if options["iidfile"]:
         with open(options["iidfile"], "w", encoding="ascii") as file:

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from berth.cli import progress
 from berth.cli.command import declare
 from berth.cli.session import each, engine, save_stream
 from berth.cli.table import aligned
@@ -134,7 +135,7 @@ def export(name: str, output: str | None) -> None:
     if output is None and sys.stdout.isatty():
         raise InvalidArgument("cowardly refusing to save to a terminal. Use the -o flag or redirect")
     response = engine().containers.export(name)
-    save_stream(response, output)
+    save_stream(response if output is None else progress.Meter(f"Exporting to {output}").over(response), output)
 
 
 @declare("commit")
