@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class TwinExec:
 
     def __init__(self, request: ExecRequest, streams: Sequence[AttachStream]) -> None:
         self.request = request
+        self.about = request.about
+        self.exit: Exit | None = None
         self.pid = 4242
         self.killed: list[int] = []
         self.sizes: list[tuple[int, int]] = []
@@ -48,7 +50,8 @@ class TwinExec:
             os.close(fd)
         self._fds = []
         if not self._end.done():
-            self._end.set_result(Exit(code=code, at=time.time()))
+            self.exit = Exit(code=code, at=time.time())
+            self._end.set_result(self.exit)
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._end)
@@ -77,6 +80,7 @@ class TwinTask:
         self.updates: list[Resources] = []
         self.execs: list[TwinExec] = []
         self.exec_failure: LaunchFailed | None = None
+        self.detached: Callable[[str], None] | None = None
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     def finish(self, code: int, *, oom: bool = False, at: float = 0.0) -> None:
@@ -108,6 +112,15 @@ class TwinTask:
             raise self.exec_failure
         self.execs.append(TwinExec(request, streams))
         return self.execs[-1]
+
+    def find_exec(self, id: str) -> TwinExec | None:
+        return next((exec for exec in self.execs if exec.request.id == id), None)
+
+    def exec_ids(self) -> list[str]:
+        return [exec.request.id for exec in self.execs]
+
+    def on_detach(self, listener: Callable[[str], None]) -> None:
+        self.detached = listener
 
     async def pause(self) -> None:
         self.frozen = True

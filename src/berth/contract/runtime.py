@@ -10,7 +10,7 @@ the engine's loop; none blocks it. Implementations raise berth's error kinds, ne
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -82,7 +82,10 @@ class LaunchRequest(Struct, frozen=True, kw_only=True):
 
 
 class ExecRequest(Struct, frozen=True, kw_only=True):
-    """A further process in a running container. `user` as in LaunchRequest; empty is the container's own user."""
+    """A further process in a running container. `user` as in LaunchRequest; empty is the container's own user.
+
+    `about` means nothing to the runtime: it is kept beside the process, so that an engine that starts later gets it back.
+    """
 
     id: str
     process: Process
@@ -92,6 +95,7 @@ class ExecRequest(Struct, frozen=True, kw_only=True):
     height: int = 0
     width: int = 0
     privileged: bool = False
+    about: str = ""
 
 
 class Exit(Struct, frozen=True, kw_only=True):
@@ -139,6 +143,16 @@ class Stats(Struct, frozen=True, kw_only=True):
 
 class ExecTask(Protocol):
     """A running exec."""
+
+    @property
+    def about(self) -> str:
+        """What the request said of it."""
+        ...
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended; None while it runs."""
+        ...
 
     @property
     def pid(self) -> int:
@@ -198,6 +212,14 @@ class Task(Protocol):
 
     def find_exec(self, id: str) -> ExecTask | None:
         """An exec that runs or has lately ended, also one that an earlier engine started."""
+        ...
+
+    def exec_ids(self) -> list[str]:
+        """The ids that `find_exec` knows."""
+        ...
+
+    def on_detach(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` whenever a client has sent its detach keys: with the exec's id, or "" for the container itself."""
         ...
 
     async def pause(self) -> None:

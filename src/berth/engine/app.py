@@ -135,6 +135,7 @@ async def start(config: EngineConfig) -> Engine:
     )
     await networks.start()
     await containers.restore()
+    engine.execs.restore()
     await volumes.sweep()
     await Collector(database, blobs, layers, snapshots).start(containers.with_task())
     return engine

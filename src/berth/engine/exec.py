@@ -13,6 +13,7 @@ from berth.engine.containers.defaults import words
 from berth.engine.containers.execution import ExecBody, ExecInspect, Execution
 from berth.engine.containers.launcherror import exec_error
 from berth.engine.containers.lifecycle import require_task
+from berth.engine.containers.record import Container
 from berth.engine.containers.service import ContainerService
 from berth.errors import BerthError, Conflict, InvalidArgument, NotFound
 from berth.model.identifier import is_id_prefix, new_id, short_id
@@ -23,13 +24,29 @@ _KEEP_SECONDS = 300.0
 
 
 class ExecService:
-    """Execs by id. They live in memory: after an engine restart their processes go on, their ids are gone."""
+    """Execs by id. They live in memory; those that were started, the shims remember for an engine that starts later."""
 
     def __init__(self, containers: ContainerService) -> None:
         self._containers = containers
         self._parts = containers.parts
         self._execs: dict[str, Execution] = {}
         self._watchers: set[asyncio.Task[None]] = set()
+
+    def restore(self) -> None:
+        """At engine start, after the containers: find the execs that an earlier engine started."""
+        for container in self._parts.catalog:
+            task = container.live_task()
+            if task is not None:
+                for identifier in task.exec_ids():
+                    self._adopt(container, identifier, task.find_exec(identifier))
+
+    def _adopt(self, container: Container, identifier: str, process: ExecTask | None) -> None:
+        execution = Execution.restored(identifier, container, process) if process is not None else None
+        if process is None or execution is None:
+            return
+        self._execs[identifier] = container.execs[identifier] = execution
+        if execution.running:
+            self._watch(execution, process)
 
     def create(self, reference: str, body: ExecBody) -> str:
         """A new exec, not started. Conflict unless the container runs and is not frozen."""
@@ -102,11 +119,14 @@ class ExecService:
                 raise
             execution.started(process)
         self._emit(execution, f"exec_start: {' '.join(execution.args)}")
-        watcher = asyncio.create_task(self._watch(execution, process), name=f"exec {short_id(execution.id)}")
+        self._watch(execution, process)
+
+    def _watch(self, execution: Execution, process: ExecTask) -> None:
+        watcher = asyncio.create_task(self._await_end(execution, process), name=f"exec {short_id(execution.id)}")
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
 
-    async def _watch(self, execution: Execution, process: ExecTask) -> None:
+    async def _await_end(self, execution: Execution, process: ExecTask) -> None:
         try:
             code = (await process.wait()).code
         except BerthError as error:

@@ -261,21 +261,6 @@ class VolumeService:
         self._pinned[key] = fd
         return f"/proc/{os.getpid()}/fd/{fd}"
 
-    def mounted(self, volume: Volume, container_id: str, destination: str, *, read_only: bool) -> None:
-        """Publish that a container uses the volume."""
-        attributes = {
-            "container": container_id,
-            "destination": destination,
-            "driver": volume.driver,
-            "propagation": "",
-            "read/write": "false" if read_only else "true",
-        }
-        self._events.publish("volume", "mount", volume.name, attributes)
-
-    def unmounted(self, volume: Volume, container_id: str) -> None:
-        """Publish that a container uses the volume no more."""
-        self._events.publish("volume", "unmount", volume.name, {"container": container_id, "driver": volume.driver})
-
 
 def _check_name(name: str) -> None:
     if len(name) == 1:

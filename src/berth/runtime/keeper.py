@@ -2,7 +2,7 @@
 
     engine -> shim   {"v":1,"id":n,"op":...}      shim -> engine   {"v":1,"id":n,"result":{...}} or {"v":1,"id":n,"error":{...}}
     attach   {stream} +1 fd                                            {}
-    exec     {exec,plan,terminal,streams} +fds                         {pid} + pidfd
+    exec     {exec,plan,terminal,streams[,about]} +fds                 {pid} + pidfd
     resize   {height,width[,exec]}                                     {}
     state    {}                                                        {pid,started_at,exit|null,execs,...} + pidfds of what runs
     quit     {kill}                                                    {}
@@ -59,10 +59,11 @@ class Refused(Exception):
 class Exec:
     """A further process."""
 
-    def __init__(self, pid: int, pidfd: int, session: Session) -> None:
+    def __init__(self, pid: int, pidfd: int, session: Session, about: str) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.session = session
+        self.about = about
         self.exit: Message | None = None
 
 
@@ -161,7 +162,7 @@ class Keeper:
         connection.send(answer, passed)
 
     def _summary(self) -> Message:
-        execs = {id: {"pid": exec.pid, "exit": exec.exit} for id, exec in self._execs.items()}
+        execs = {id: {"pid": exec.pid, "exit": exec.exit, "about": exec.about} for id, exec in self._execs.items()}
         lost = self._log.lost if self._log else 0
         born = {"pid": self._pid, "started_at": self._started_at, "cgroup": self._cgroup, "directory": self._directory}
         return {**born, "exit": self._exit, "execs": execs, "log_bytes_lost": lost}
@@ -208,7 +209,7 @@ class Keeper:
                 set_oom_score("self", PROTECTED)
         held = stdio.held(entered.console)
         session = streams_of(self._loop, held, stdin_once=True, on_detach=lambda: self._event("detach", exec=id))
-        exec = self._execs[id] = Exec(entered.pid, entered.pidfd, session)
+        exec = self._execs[id] = Exec(entered.pid, entered.pidfd, session, message.get("about", ""))
         for stream in message["streams"]:
             self._attach(session, stream, fds.pop(0))
         self._loop.watch(exec.pidfd, READ, lambda _mask: self._exec_ended(id, exec))

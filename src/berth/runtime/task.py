@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from berth.runtime.channel import Message
 
 _QUIT_SECONDS = 5.0
+# As many ended execs as the shim remembers.
+_EXECS_REMEMBERED = 128
 
 
 class Planner(Protocol):
@@ -89,8 +91,9 @@ def _signal(pidfd: int, number: int, gone: str) -> None:
 class NativeExec:
     """A further process in a container."""
 
-    def __init__(self, id: str, task: NativeTask) -> None:
+    def __init__(self, id: str, task: NativeTask, about: str) -> None:
         self.id = id
+        self.about = about
         self._task = task
         self._end = _End()
         self._pid = 0
@@ -157,6 +160,7 @@ class NativeTask:
         self._group: cgroup.Group = {}
         self._end = _End()
         self._execs: dict[str, NativeExec] = {}
+        self._on_detach: Callable[[str], None] | None = None
         self._losing: asyncio.Task[None] | None = None
         self._deleting = False
 
@@ -218,9 +222,10 @@ class NativeTask:
                 "height": request.height,
                 "width": request.width,
                 "streams": [stream_message(stream) for stream in streams],
+                "about": request.about,
             }
             # Known before it runs: its end may be heard of in the same breath as the answer.
-            exec = self._execs[request.id] = NativeExec(request.id, self)
+            exec = self._execs[request.id] = NativeExec(request.id, self, request.about)
             try:
                 result, passed = await self.request("exec", values, fds)
             except BaseException:
@@ -234,6 +239,14 @@ class NativeTask:
     def find_exec(self, id: str) -> NativeExec | None:
         """An exec that runs or has lately ended, also one that an earlier engine started."""
         return self._execs.get(id)
+
+    def exec_ids(self) -> list[str]:
+        """The ids that `find_exec` knows."""
+        return list(self._execs)
+
+    def on_detach(self, listener: Callable[[str], None]) -> None:
+        """Whom to tell when a client has sent its detach keys."""
+        self._on_detach = listener
 
     async def pause(self) -> None:
         """Freeze all processes."""
@@ -307,7 +320,7 @@ class NativeTask:
         elif self._end.exit is None and rest:
             self._replace_pidfd(rest.pop(0))
         for id, values in summary["execs"].items():
-            exec = self._execs.setdefault(id, NativeExec(id, self))
+            exec = self._execs.setdefault(id, NativeExec(id, self, values.get("about", "")))
             if values["exit"] is not None:
                 exec.ended(remains.exit_of(values["exit"]))
             elif rest and exec.pid == 0:
@@ -327,6 +340,11 @@ class NativeTask:
             self._ended(remains.exit_of(message["exit"]))
         elif message["event"] == "exec-exit" and message["exec"] in self._execs:
             self._execs[message["exec"]].ended(remains.exit_of(message["exit"]))
+            over = [id for id, exec in self._execs.items() if exec.exit is not None][:-_EXECS_REMEMBERED]
+            for id in over:
+                del self._execs[id]
+        elif message["event"] == "detach" and self._on_detach is not None:
+            self._on_detach(message.get("exec", ""))
 
     def lost(self) -> None:
         """The shim closed the connection."""

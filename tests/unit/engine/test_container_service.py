@@ -13,15 +13,16 @@ import pytest
 
 from berth.contract.runtime import AttachStream, LaunchFailed
 from berth.engine.containers.creation import CreateBody
-from berth.engine.containers.execution import ExecBody
+from berth.engine.containers.execution import ExecBody, exec_request
 from berth.engine.containers.lifecycle import Status
 from berth.engine.containers.record import Container
 from berth.engine.exec import ExecService
 from berth.errors import BerthError, Conflict, Forbidden, InvalidArgument, NotFound, NotModified, ResourceExhausted
 from berth.model.filters import Filters
 from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
+from berth.wire.health import HealthConfig
 from berth.wire.mount import Mount, MountBindOptions
-from support.container_twins import IMAGE_ID, TwinTask, World
+from support.container_twins import IMAGE_ID, TwinExec, TwinTask, World
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -658,5 +659,72 @@ def test_bind_sources_of_v_are_made_at_start(tmp_path: Path) -> None:
         assert source.is_dir()
         mounts = {m.destination: m for m in world.runtime.launched[0].request.spec.mounts}
         assert mounts["/data"].options == ["rbind", "rprivate", "rro"] and "rslave" in mounts["/m"].options
+
+    run(case())
+
+
+def test_a_later_engine_knows_the_execs_of_an_earlier_one(tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path)
+        task = await started(world)
+        execs = ExecService(world.service)
+        wish = ExecBody(cmd=["ls", "-l"], env=["SECRET=x"], tty=True, user="1:2", attach_stdout=True)
+        runs, ended = execs.create("web", wish), execs.create("web", ExecBody(cmd="true"))
+        never = execs.create("web", ExecBody(cmd="later"))
+        await execs.start(execs.claim(runs), [])
+        await execs.start(execs.claim(ended), [])
+        task.execs[1].finish(3)
+        await settled(lambda: not execs.inspect(ended).running)
+        before = execs.inspect(runs), execs.inspect(ended)
+        assert "SECRET" not in task.execs[0].about
+        # A health probe has no name in the API.
+        task.execs.append(TwinExec(exec_request(world.service.get("web"), "f" * 64, ["probe"], env=[]), []))
+
+        service = world.reopen()
+        await service.restore()
+        later = ExecService(service)
+        later.restore()
+        assert (later.inspect(runs), later.inspect(ended)) == before
+        assert (await service.inspect("web"))["ExecIDs"] == [runs]
+        await later.resize(runs[:12], 30, 90)
+        assert task.execs[0].sizes == [(30, 90)]
+        with pytest.raises(Conflict, match="is already running"):
+            later.claim(runs)
+        for unknown in (never, "f" * 64):
+            with pytest.raises(NotFound, match="No such exec instance"):
+                later.inspect(unknown)
+        task.execs[0].finish(7)
+        await settled(lambda: later.inspect(runs).exit_code == 7)
+        assert world.actions()[-1] == "exec_die"
+
+    run(case())
+
+
+def test_detaching_is_an_event(tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path)
+        task = await started(world)
+        assert task.detached is not None
+        task.detached("")
+        task.detached("e" * 64)
+        attributes = world.events._kept[-1].actor
+        assert world.actions()[-2:] == ["detach", "exec_detach"]
+        assert attributes is not None and (attributes.attributes or {})["execID"] == "e" * 64
+
+    run(case())
+
+
+def test_probes_are_execs_with_events(tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path)
+        check = HealthConfig(test=["CMD", "probe", "-v"], interval=1_000_000, timeout=1_000_000_000)
+        await world.service.create("web", CreateBody(image="busybox", cmd=["x"], healthcheck=check, host_config=HostConfig()))
+        await world.service.start("web")
+        task = world.runtime.launched[-1]
+        await settled(lambda: task.execs)
+        task.execs[0].finish(0)
+        await settled(lambda: "health_status: healthy" in world.actions())
+        assert world.actions()[2:6] == ["exec_create: probe -v", "exec_start: probe -v", "exec_die", "health_status: healthy"]
+        task.finish(0)
 
     run(case())

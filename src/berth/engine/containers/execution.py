@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from msgspec import Struct, field
+from msgspec import Struct, field, json, structs
 
 from berth.contract.runtime import ExecRequest, ExecTask
 from berth.engine.containers import capability, spec
-from berth.engine.containers.defaults import replace_env
+from berth.engine.containers.defaults import replace_env, words
 from berth.engine.containers.record import Container
 from berth.engine.containers.security import parse_security_options
 from berth.model import oci
@@ -67,6 +67,19 @@ class Execution:
         """Whether it has a terminal."""
         return bool(self.body.tty)
 
+    @classmethod
+    def restored(cls, identifier: str, container: Container, task: ExecTask) -> Execution | None:
+        """One that an earlier engine started; None for a health probe, which has no name in the API."""
+        if not task.about:
+            return None
+        body = json.decode(task.about, type=ExecBody)
+        execution = cls(identifier, container, body, words(body.cmd))
+        execution.claimed = True
+        execution.started(task)
+        if task.exit is not None:
+            execution.ended(task.exit.code)
+        return execution
+
     def started(self, task: ExecTask) -> None:
         """The process runs."""
         self.task, self.running = task, True
@@ -95,6 +108,8 @@ class Execution:
             terminal=self.tty,
             privileged=bool(body.privileged),
             size=size,
+            # The environment may hold secrets, and nobody asks for it again.
+            about=json.encode(structs.replace(body, env=None)).decode(),
         )
 
     def inspect(self) -> ExecInspect:
@@ -128,6 +143,7 @@ def exec_request(
     terminal: bool = False,
     privileged: bool = False,
     size: tuple[int, int] = (0, 0),
+    about: str = "",
 ) -> ExecRequest:
     """A process with the container's environment, user, directory and confinement, unless told otherwise."""
     config, host = container.record.config, container.record.host_config
@@ -157,4 +173,5 @@ def exec_request(
         height=size[0],
         width=size[1],
         privileged=privileged,
+        about=about,
     )

@@ -12,7 +12,7 @@ import time
 
 from msgspec import Struct
 
-from berth.contract.runtime import AttachStream, LaunchFailed, Task
+from berth.contract.runtime import AttachStream, ExecTask, Exit, LaunchFailed, Task
 from berth.engine.containers.execution import exec_request
 from berth.engine.containers.launcherror import exec_error
 from berth.engine.containers.lifecycle import Status
@@ -28,6 +28,8 @@ STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
 _KEPT = 5
 _OUTPUT = 4096
 _SECOND = 10**9
+# How long the end of a probe that was killed is waited for, in seconds.
+_DEATH = 2.0
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -111,7 +113,9 @@ class Prober:
 
     async def _probe(self, container: Container, task: Task, check: Check) -> HealthcheckResult:
         started = time.time()
-        request = exec_request(container, new_id(), list(check.args), env=[])
+        identifier, command = new_id(), " ".join(check.args)
+        request = exec_request(container, identifier, list(check.args), env=[])
+        self._emit(container, f"exec_create: {command}", identifier)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours:
@@ -122,19 +126,33 @@ class Prober:
                 return _result(started, -1, exec_error(failure, check.args[0]).message)
             except BerthError as error:
                 return _result(started, -1, error.message)
+            self._emit(container, f"exec_start: {command}", identifier)
             reading = asyncio.create_task(_read(ours))
             try:
                 ended = await asyncio.wait_for(process.wait(), check.timeout)
+                self._emit(container, "exec_die", identifier, ended)
                 output = await asyncio.wait_for(reading, 2)
                 return _result(started, ended.code, output)
             except TimeoutError:
-                try:
-                    await process.kill(9)
-                except BerthError:
-                    pass
+                await self._give_up(container, identifier, process)
                 return _result(started, -1, f"Health check exceeded timeout ({_go_seconds(check.timeout)})")
             finally:
                 reading.cancel()
+
+    async def _give_up(self, container: Container, identifier: str, process: ExecTask) -> None:
+        """End a probe that takes too long, or whose output does not end."""
+        if process.exit is not None:
+            return
+        try:
+            await process.kill(9)
+            self._emit(container, "exec_die", identifier, await asyncio.wait_for(process.wait(), _DEATH))
+        except (BerthError, TimeoutError):
+            # It has just ended by itself, or hangs in the kernel.
+            pass
+
+    def _emit(self, container: Container, action: str, identifier: str, ended: Exit | None = None) -> None:
+        code = {"exitCode": str(ended.code)} if ended is not None else {}
+        self._parts.emit(container, action, {"execID": identifier, **code})
 
 
 async def _read(source: socket.socket) -> str:

@@ -62,8 +62,15 @@ class Running:
     def watch(self, container: Container, task: Task) -> None:
         """Begin to wait for the task's end, and to probe its health."""
         container.task = task
+        task.on_detach(lambda exec: self._detached(container, exec))
         container.watcher = asyncio.create_task(self._watch(container, task), name=f"watch {short_id(container.id)}")
         self._prober.begin(container, task)
+
+    def _detached(self, container: Container, exec: str) -> None:
+        if exec:
+            self._parts.emit(container, "exec_detach", {"execID": exec})
+        else:
+            self._parts.emit(container, "detach")
 
     async def _watch(self, container: Container, task: Task) -> None:
         try:
