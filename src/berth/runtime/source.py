@@ -217,19 +217,31 @@ def bind(source: Source, setting: Setting) -> Parts:
 
     A clone that is not private stays in its source's peer group: what the container mounts there would reach the host.
     It is cloned in the host's mount namespace, where mounts appear that are younger than the launcher, and whose peers
-    `shared` is about. Only the engine's own files (`own`) come from the launcher's.
+    `shared` is about. Only the engine's own files (`own`) come from the launcher's, and what is named /proc/PID/root/...
+    from that process's: Linux only clones mounts of the namespace that it is asked in.
     """
     if source["own"]:
         return _bind(source, setting)
+    other, path = _other_namespace(source["path"])
     ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        setns(_host_mounts[0], CLONE_NEWNS)
+        setns(_host_mounts[0] if other < 0 else other, CLONE_NEWNS)
         try:
-            return _bind(source, setting)
+            return _bind({**source, "path": path}, setting)
         finally:
             setns(ours, CLONE_NEWNS)
     finally:
         os.close(ours)
+        if other >= 0:
+            os.close(other)
+
+
+def _other_namespace(path: str) -> tuple[int, str]:
+    """The mount namespace that the path is in, and the path there; -1 for the host's."""
+    parts = path.split("/", 4)
+    if len(parts) < 5 or parts[1] != "proc" or not parts[2].isdigit() or parts[3] != "root":
+        return -1, path
+    return os.open(f"/proc/{parts[2]}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), "/" + parts[4]
 
 
 def _bind(source: Source, setting: Setting) -> Parts:
