@@ -139,3 +139,32 @@ def test_a_container_cannot_smuggle_a_redirect_into_a_layer(stores: Stores) -> N
         assert (Path(view.store) / str(view.upper) / "d").is_dir()
 
     asyncio.run(run())
+
+
+def test_a_link_in_a_volume_does_not_lead_out_of_it(stores: Stores, tmp_path: Path) -> None:
+    """A stopped container shows a part of a volume, which other containers fill as they like."""
+    volume = tmp_path / "volume"
+    (volume / "real").mkdir(parents=True)
+    (volume / "real/inside").write_text("ours")
+    (volume / "inner").symlink_to("/real")
+    (volume / "out").symlink_to(tmp_path / "canary")
+    (volume / "up").symlink_to("../canary")
+    parts = ["real", "inner", "out", "up", "../canary", "none", "real/inside"]
+
+    async def run(trees: TreeStore) -> dict[str, bool]:
+        found = {}
+        binds = tuple((str(volume), f"/v{number}", part) for number, part in enumerate(parts))
+        async with trees.of_overlay(await stores.snapshots.prepare("key", None), binds) as tree:
+            for number, part in enumerate(parts):
+                try:
+                    data = b"".join([piece async for piece in tree.get(f"/v{number}")])
+                except BerthError:
+                    found[part] = False
+                    continue
+                assert SECRET.encode() not in data
+                found[part] = b"ours" in data
+        return found
+
+    with canary(tmp_path / "canary"), opened_trees() as trees:
+        found = asyncio.run(run(trees))
+    assert found == {part: part in ("real", "inner", "real/inside") for part in parts}

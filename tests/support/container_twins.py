@@ -301,7 +301,7 @@ class TwinTrees:
         self.copied: list[tuple[str, str]] = []
 
     @asynccontextmanager
-    async def of_overlay(self, overlay: Overlay, binds: tuple[tuple[str, str], ...] = ()) -> AsyncIterator[Any]:
+    async def of_overlay(self, overlay: Overlay, binds: tuple[tuple[str, str, str], ...] = ()) -> AsyncIterator[Any]:
         yield self
 
     async def copy_out(self, path: str, destination: str) -> bool:

@@ -199,7 +199,8 @@ class Trees(Protocol):
         """The tree of a running container, seen through its init; host ids less `uid_base` are the container's."""
         ...
 
-    def of_overlay(self, overlay: Overlay, binds: tuple[tuple[str, str], ...] = ()) -> AbstractAsyncContextManager[Tree]:
+    def of_overlay(self, overlay: Overlay, binds: tuple[tuple[str, str, str], ...] = ()) -> AbstractAsyncContextManager[Tree]:
         """The tree of a container that does not run, or of an image: mounted by the worker in its own mount namespace.
-        `binds` are (host path, destination) of its volumes and bind mounts."""
+        `binds` are (host path, destination, part) of its volumes and bind mounts. With a part, only what that path leads to
+        inside the source is shown; links cannot lead out of it, and one that leads nowhere is left out."""
         ...

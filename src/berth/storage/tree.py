@@ -50,7 +50,7 @@ class TreeStore:
         return self._open(["pid", str(pid), str(uid_base)])
 
     def of_overlay(
-        self, overlay: Overlay, binds: tuple[tuple[str, str], ...] = ()
+        self, overlay: Overlay, binds: tuple[tuple[str, str, str], ...] = ()
     ) -> contextlib.AbstractAsyncContextManager[WorkerTree]:
         """The tree of a container that does not run, or of an image. Not for one whose upper directory is mounted already."""
         description = {**msgspec.to_builtins(overlay), "binds": binds}

@@ -136,7 +136,7 @@ def enter_overlay(description: dict[str, Any]) -> Entered:
     unshare(CLONE_NEWNS)
     mount.make_private()
     # Before the data root is covered: sources of binds may be below it.
-    binds = [(tree, target) for source, target in description["binds"] if (tree := _clone(source)) is not None]
+    binds = [(tree, target) for source, target, part in description["binds"] if (tree := _clone(source, part)) is not None]
     _mount_overlay(store, description["layers"], description.get("upper"), description.get("work"))
     root = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for tree, target in sorted(binds, key=lambda bind: bind[1]):
@@ -144,11 +144,22 @@ def enter_overlay(description: dict[str, Any]) -> Entered:
     return Entered(root, IdMap(), IdMap(), mounted=store)
 
 
-def _clone(source: str) -> int | None:
+def _clone(source: str, part: str) -> int | None:
+    """A bind's source, or a part of it; what is not there, or cannot be reached inside the source, is not shown."""
     try:
-        return mount.open_tree(AT_FDCWD, source, recursive=True)
+        if not part:
+            return mount.open_tree(AT_FDCWD, source, recursive=True)
+        whole = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = open_in_root(whole, part, os.O_PATH)
+        finally:
+            os.close(whole)
+        try:
+            return mount.open_tree(fd, recursive=True)
+        finally:
+            os.close(fd)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise
 

@@ -245,7 +245,8 @@ async def test_binds_are_seen_where_the_container_has_them(stores: Stores, trees
     volume.mkdir(parents=True)
     (volume / "inside").write_text("volume")
     (tmp_path / "hosts").write_text("bound")
-    binds = ((str(volume), "/var/run/vol"), (str(tmp_path / "hosts"), "/etc/hosts"), (str(tmp_path / "gone"), "/gone"))
+    hosts, gone = str(tmp_path / "hosts"), str(tmp_path / "gone")
+    binds = ((str(volume), "/var/run/vol", ""), (hosts, "/etc/hosts", ""), (gone, "/gone", ""))
     async with trees.of_overlay(stores.snapshots.mounts("key"), binds) as tree:
         assert await tree.read_file("/run/vol/inside", 100) == b"volume"
         assert await tree.read_file("/etc/hosts", 100) == b"bound"

@@ -52,7 +52,7 @@ class Files:
             return self._parts.trees.of_pid(task.pid, container.uid_base)
         return self._parts.trees.of_overlay(self._parts.snapshots.mounts(container.id), self._binds(container))
 
-    def _binds(self, container: Container) -> tuple[tuple[str, str], ...]:
+    def _binds(self, container: Container) -> tuple[tuple[str, str, str], ...]:
         found = []
         for mount in container.record.mounts:
             source = mount.source
@@ -61,10 +61,8 @@ class Files:
                     source = self._parts.volumes.get(mount.name).mountpoint
                 except BerthError:
                     continue
-                if mount.subpath:
-                    source = f"{source}/{mount.subpath}"
             if source:
-                found.append((source, mount.destination))
+                found.append((source, mount.destination, mount.subpath))
         return tuple(found)
 
     async def stat(self, container: Container, path: str) -> PathStat:
