@@ -6,9 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from support import leak
 from support.engine import EngineProcess
+
+# A machine that is busy with other things makes examples slow, not wrong.
+settings.register_profile("berth", deadline=None)
+settings.load_profile("berth")
 
 
 @pytest.fixture(scope="session")

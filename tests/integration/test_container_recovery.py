@@ -72,3 +72,24 @@ def test_an_engine_that_ends_properly_leaves_containers_running(own: EngineProce
     assert own.ok("exec", "box", "hostname") == fetched.stdout.decode().strip()
     assert own.ok("port", "box", "80") == f"127.0.0.1:{port}"
     own.ok("rm", "-f", "box")
+
+
+def test_execs_have_their_names_after_a_kill(own: EngineProcess) -> None:
+    own.ok("run", "-d", "--name", "box", "busybox", "sleep", "100")
+    environment = own.environment()
+    waits = subprocess.Popen(
+        ["docker", "exec", "-i", "box", "sh", "-c", "echo up; read line; exit 7"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+    )  # fmt: skip
+    assert waits.stdout is not None and waits.stdout.readline() == b"up\n"
+    ids = json.loads(own.ok("inspect", "-f", "{{json .ExecIDs}}", "box"))
+    own.kill()
+    own.start()
+    assert json.loads(own.ok("inspect", "-f", "{{json .ExecIDs}}", "box")) == ids
+    with own.client as client:
+        found = client.execs.inspect(ids[0])
+        assert found.running and found.pid
+    # The client asks the new engine for the exit code when its stream, which the shim has kept, ends.
+    waits.communicate(b"go\n", 10)
+    assert waits.returncode == 7
+    own.ok("rm", "-f", "box")
