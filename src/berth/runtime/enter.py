@@ -103,7 +103,7 @@ def _entrant(
 ) -> NoReturn:
     try:
         process.prctl(process.PR_SET_DUMPABLE, 0)
-        cgroup.join_v1(state["cgroup"], os.getpid())
+        cgroup.enter_v1(state["cgroup"])
         _adjust_oom(plan["oom_score_adj"])
         _own_streams(state["base"], stdio)
         path, flags = ("", 0) if plan["privileged"] else state["seccomp"]

@@ -197,8 +197,6 @@ class SetUp:
         if plan["maps"]:
             write_text(f"/proc/{self.pid}/uid_map", plan["maps"]["uid"])
             write_text(f"/proc/{self.pid}/gid_map", plan["maps"]["gid"])
-        self.step = "cgroup"
-        cgroup.join_v1(group, self.pid)
         self._adjust_oom(plan["oom_score_adj"])
         self._own_streams()
         self._network()
@@ -351,7 +349,7 @@ def _join(
     """In the joiner. Only its children are in a joined pid namespace, so init is cloned from here."""
     try:
         process.prctl(process.PR_SET_DUMPABLE, 0)
-        cgroup.join_v1(plan["cgroup"], os.getpid())
+        cgroup.enter_v1(plan["cgroup"])
         for fd, kind in opened:
             namespace.setns(fd, kind)
         pid, pidfd = process.clone3(flags)
@@ -368,13 +366,20 @@ def _join(
 
 
 def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoReturn:
-    """Init's first instructions: nobody inside may look into this process until execve (CVE-2016-9962)."""
+    """Init's first instructions: nobody inside may look into this process until execve (CVE-2016-9962).
+
+    It enters its v1 groups while the setter-up prepares what is to be mounted. Where a joiner cloned it, it is in them.
+    """
     try:
         process.prctl(process.PR_SET_DUMPABLE, 0)
+        failed = None if plan["namespaces"]["join"] else _enter_groups(plan["cgroup"])
         # While we still are who may pass through the data root: the container's root may not.
         place = os.open(plan["scratch"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         answer = receive(sock)
         if answer is None:
+            os._exit(127)
+        if failed is not None:
+            send(sock, {"failed": failed})
             os._exit(127)
         value, fds = answer
         numbers = iter(fds)
@@ -385,3 +390,11 @@ def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoR
     except BaseException:
         os._exit(127)
     init.run(sock, steps, state)
+
+
+def _enter_groups(group: dict[str, Any]) -> list[str | int] | None:
+    try:
+        cgroup.enter_v1(group)
+    except OSError as error:
+        return record("cgroup", error)
+    return None

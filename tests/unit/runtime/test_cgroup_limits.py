@@ -180,3 +180,17 @@ def test_v2_controllers_are_handed_down_once(tmp_path: Path) -> None:
     assert (tmp_path / "cgroup.subtree_control").read_text() == "cpu memory pids\n", "nothing to do there"
     assert (tmp_path / "berth/cgroup.subtree_control").read_text().startswith("+memory")
     assert (tmp_path / "berth/x").is_dir()
+
+
+def test_a_process_enters_its_v1_groups_by_itself(tmp_path: Path) -> None:
+    """Never by its number: moving another process waits for a grace period of the kernel."""
+    group = {
+        "path": "/engine/one",
+        "roots": {"cpu": str(tmp_path / "a"), "cpuacct": str(tmp_path / "a"), "pids": str(tmp_path / "b")},
+    }
+    for top in "a", "b":
+        (tmp_path / top / "engine" / "one").mkdir(parents=True)
+        (tmp_path / top / "engine" / "one" / "tasks").touch()
+    cgroup.enter_v1(group)
+    for top in "a", "b":
+        assert {path.name: path.read_text() for path in (tmp_path / top / "engine" / "one").iterdir()} == {"tasks": "0"}
