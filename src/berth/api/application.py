@@ -24,7 +24,7 @@ def build_application(engine: Engine, request_stop: Callable[[bool], None]) -> w
         trees=engine.trees,
         steps=engine.steps,
     )
-    return application(
+    app = application(
         [
             *system.routes(engine, request_stop),
             *usage.routes(engine, builds),
@@ -36,3 +36,13 @@ def build_application(engine: Engine, request_stop: Callable[[bool], None]) -> w
             *build.routes(engine, builds),
         ]
     )
+
+    async def begin(_app: web.Application) -> None:
+        builds.restore()
+
+    async def end(_app: web.Application) -> None:
+        await builds.close()
+
+    app.on_startup.append(begin)
+    app.on_cleanup.append(end)
+    return app

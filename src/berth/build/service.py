@@ -9,6 +9,7 @@ table build_cache                see cache.py
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -39,7 +40,7 @@ from berth.contract.step import StepRunner
 from berth.contract.store import Layers, Snapshots, Trees
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
-from berth.errors import InvalidArgument
+from berth.errors import BerthError, InvalidArgument
 from berth.kernel.fs import remove_tree
 from berth.model.filters import Filters
 from berth.model.ignore import IgnoreRules
@@ -48,6 +49,7 @@ from berth.storage.database import Database
 from berth.wire.image import BuildCache as CacheRecord
 
 IGNORE_FILE = ".dockerignore"
+log = logging.getLogger("berth.build")
 
 
 class BuildService:
@@ -81,6 +83,17 @@ class BuildService:
         )
         self._settings = HostSettingsReader(f"{self._root}/host-settings", config.build_host_network_settings)
         self._swept: asyncio.Task[None] | None = None
+
+    def restore(self) -> None:
+        """At engine start: remove, beside everything else, what builds of an earlier engine left when it was killed."""
+        if self._swept is None:
+            self._swept = asyncio.create_task(self._remove_leftovers(), name="build leftovers")
+
+    async def close(self) -> None:
+        """At engine end; what is still to be removed waits for the next start."""
+        if self._swept is not None:
+            self._swept.cancel()
+            await asyncio.wait([self._swept])
 
     @asynccontextmanager
     async def context(self, stream: ByteStream, dockerfile: str = "Dockerfile") -> AsyncIterator[Context]:
@@ -203,19 +216,25 @@ class BuildService:
         return await self._pruner.prune(filters, everything=everything, keep=keep)
 
     async def _sweep(self) -> None:
-        """Once: what builds of an earlier engine left behind when it was killed."""
-        if self._swept is None:
-            self._swept = asyncio.create_task(self._remove_leftovers())
+        """Nothing new is made before the old has gone: it could be taken for something left behind."""
+        self.restore()
+        assert self._swept is not None
         await asyncio.shield(self._swept)
 
     async def _remove_leftovers(self) -> None:
         self._cache.unpin("%")
         for (key,) in self._database.rows("SELECT key FROM snapshots WHERE key LIKE 'build-%'"):
-            await self._services.snapshots.remove(key)
+            try:
+                await self._services.snapshots.remove(key)
+            except BerthError as error:
+                log.warning("cannot remove what is left of a build step: %s", error.message)
         for name in os.listdir(self._root) if os.path.isdir(self._root) else []:
             if name.startswith(("context-", "step-")):
                 path = f"{self._root}/{name}"
-                await run_in_thread(lambda path=path: remove_tree(path))  # type: ignore[misc]
+                try:
+                    await run_in_thread(lambda path=path: remove_tree(path))  # type: ignore[misc]
+                except OSError as error:
+                    log.warning("cannot remove what is left of a build: %s: %s", path, error.strerror)
 
 
 def _labelled(state: State, labels: Mapping[str, str]) -> State:
