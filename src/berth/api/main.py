@@ -59,7 +59,7 @@ async def run(config: EngineConfig) -> None:
     """Serve until a signal, or until POST /berth/stop, says to stop."""
     # Imported here, so that `berthd --help` and a wrong option answer at once.
     from berth.api.application import build_application
-    from berth.api.server import listen, serve
+    from berth.api.server import check_socket, listen, serve
     from berth.engine import app as engine_app
 
     stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -70,6 +70,7 @@ async def run(config: EngineConfig) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, request_stop, False)
+    check_socket(config.socket)
     engine = await engine_app.start(config)
     try:
         listener = listen(config.socket)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import socket
+import stat
 from collections.abc import Iterable
 
 import msgspec
@@ -14,9 +15,12 @@ from berth.api import versions
 from berth.api.error import map_errors
 from berth.api.hijack import Site
 from berth.api.route import API_VERSION, Handler, Route
-from berth.errors import Conflict
+from berth.errors import Conflict, InvalidArgument
+from berth.storage.space import translated
 
 MAX_JSON_BODY = 64 * 1024 * 1024
+# sun_path has 108 bytes and ends with a zero.
+MAX_SOCKET_PATH = 107
 # A client that pauses a stream may come back; what ends with the engine does not wait for it.
 SHUTDOWN_SECONDS = 0.5
 
@@ -53,9 +57,20 @@ def application(routes: Iterable[Route]) -> web.Application:
     return app
 
 
-def listen(path: str) -> socket.socket:
-    """A listening unix socket, 0660, for group `berth` where there is one. A dead engine's socket is replaced."""
-    os.makedirs(os.path.dirname(path) or "/", mode=0o711, exist_ok=True)
+def check_socket(path: str) -> None:
+    """Whether `listen` could work; told before anything is started. InvalidArgument, or Conflict when somebody listens there."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise InvalidArgument(
+            f"the socket's path {path} is longer than the {MAX_SOCKET_PATH} bytes that Linux allows: choose a shorter --socket"
+        )
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InvalidArgument(f"cannot use {path} as socket ({error.strerror}): choose another --socket") from error
+    if not stat.S_ISSOCK(mode):
+        raise InvalidArgument(f"{path} is there already, and no socket: it is left alone; choose another --socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
@@ -63,6 +78,17 @@ def listen(path: str) -> socket.socket:
             pass
         else:
             raise Conflict(f"another engine already listens on {path}: stop it first, or choose another --socket")
+
+
+def listen(path: str) -> socket.socket:
+    """A listening unix socket, 0660, for group `berth` where there is one. A dead engine's socket is replaced."""
+    check_socket(path)
+    with translated(f"making the socket {path}:"):
+        return _listen(path)
+
+
+def _listen(path: str) -> socket.socket:
+    os.makedirs(os.path.dirname(path) or "/", mode=0o711, exist_ok=True)
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -26,6 +26,7 @@ from berth.storage.database import Database
 from berth.storage.gc import Collector
 from berth.storage.layer import LayerStore
 from berth.storage.snapshot import SnapshotStore
+from berth.storage.space import translated
 from berth.storage.tree import TreeStore
 
 ROOT_DIRECTORIES = ("blobs/sha256", "ingest", "layers", "containers", "volumes", "build")
@@ -69,12 +70,14 @@ class Engine:
 
 def prepare_directories(config: EngineConfig) -> None:
     """The data root (0700) and the run directory (0711)."""
-    os.makedirs(config.root, mode=0o700, exist_ok=True)
-    os.chmod(config.root, 0o700)
-    for name in ROOT_DIRECTORIES:
-        os.makedirs(f"{config.root}/{name}", mode=0o700, exist_ok=True)
-    os.makedirs(config.run, mode=0o711, exist_ok=True)
-    os.makedirs(config.shims, mode=0o700, exist_ok=True)
+    with translated(f"preparing the data root {config.root} (choose another one with --root):"):
+        os.makedirs(config.root, mode=0o700, exist_ok=True)
+        os.chmod(config.root, 0o700)
+        for name in ROOT_DIRECTORIES:
+            os.makedirs(f"{config.root}/{name}", mode=0o700, exist_ok=True)
+    with translated(f"preparing the run directory {config.run}:"):
+        os.makedirs(config.run, mode=0o711, exist_ok=True)
+        os.makedirs(config.shims, mode=0o700, exist_ok=True)
 
 
 def lock_root(config: EngineConfig) -> int:

@@ -53,28 +53,57 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 
+@contextmanager
+def _opening(path: str) -> Iterator[None]:
+    """What SQLite says when it cannot use a file, in the words of somebody who wants to know what to do now."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise ResourceExhausted(f"no space left on device while opening {path}: make room and start again") from error
+        raise DataLoss(f"cannot open {path} ({error}): see that it is a file which can be written to") from error
+    except sqlite3.DatabaseError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: str, why: str) -> DataLoss:
+    return DataLoss(
+        f"the database {path} is damaged ({why}); it was left as it is: put back a copy of it, or move the whole directory "
+        "away to begin with an empty engine"
+    )
+
+
 class Database:
     """A connection for one thread, the engine's event loop. Statements take microseconds; only durable commits touch the disk."""
 
     def __init__(self, path: str) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.execute("PRAGMA foreign_keys=ON")
         self._depth = 0
         self._said: list[tuple[str, tuple[Any, ...]]] = []
         self._reserve = f"{path}.reserve"
         self._reserved = os.path.exists(self._reserve)
-        self._migrate(path)
+        with _opening(path):
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            try:
+                self._refuse_newer(path)
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=NORMAL")
+                self._connection.execute("PRAGMA foreign_keys=ON")
+                self.check()
+                self._migrate()
+            except BaseException:
+                self._connection.close()
+                raise
         self._take_reserve()
 
-    def _migrate(self, path: str) -> None:
+    def _refuse_newer(self, path: str) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
-            self._connection.close()
             raise DataLoss(
                 f"{path} was written by a newer berth (schema {version}, this one knows {len(MIGRATIONS)}): upgrade berth"
             )
+
+    def _migrate(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             self._connection.executescript(f"BEGIN; {script} PRAGMA user_version={number}; COMMIT;")
 
@@ -127,7 +156,9 @@ class Database:
             try:
                 return statement()
             except sqlite3.OperationalError as again:
-                raise ResourceExhausted(f"no space left on device while writing the database: {again}") from again
+                raise ResourceExhausted(
+                    f"no space left on device while writing the database ({again}): make room (docker system prune) and try again"
+                ) from again
         if not self._reserved:
             self._take_reserve()
         return found
@@ -168,7 +199,7 @@ class Database:
         """DataLoss when the file is damaged."""
         (answer,) = self._connection.execute("PRAGMA quick_check").fetchone()
         if answer != "ok":
-            raise DataLoss(f"the database is damaged: {answer}")
+            raise _damaged(self._reserve.removesuffix(".reserve"), str(answer).splitlines()[-1])
 
     def close(self) -> None:
         """Fold the log into the database and close it."""
