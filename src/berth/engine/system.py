@@ -7,8 +7,12 @@ import platform
 import socket
 from datetime import UTC, datetime
 
+from berth.engine import origin
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
+from berth.kernel.file import filesystem_type
+from berth.model.instant import rfc3339
+from berth.model.version import VERSION
 from berth.storage.database import Database
 from berth.wire.system import (
     Commit,
@@ -23,9 +27,17 @@ from berth.wire.system import (
     SystemVersionPlatform,
 )
 
-VERSION = "0.1.0"
 # Docker's clients and SDKs compare this with what they need; it says which engine's behaviour berth answers with.
 COMPATIBLE_VERSION = "28.5.2"
+_FILESYSTEMS = {
+    0xEF53: "extfs",
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0xF2F52010: "f2fs",
+    0x2FC12FC1: "zfs",
+    0x01021994: "tmpfs",
+    0x794C7630: "overlayfs",
+}
 
 
 def _first_line(path: str, key: str) -> str:
@@ -59,6 +71,44 @@ def _has_controller(name: str, file: str) -> bool:
     return os.path.exists(f"/sys/fs/cgroup/{name}/{file}" if file else f"/sys/fs/cgroup/{name}")
 
 
+def _tell_limits(info: SystemInfo) -> None:
+    """What the kernel can limit."""
+    version = cgroup_version()
+    info.cgroup_version = version
+    info.memory_limit = _has_controller("memory", "")
+    info.swap_limit = version == "2" or os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+    info.cpu_cfs_period = _has_controller("cpu", "cpu.cfs_period_us")
+    info.cpu_cfs_quota = _has_controller("cpu", "cpu.cfs_quota_us")
+    info.cpu_shares = _has_controller("cpu", "cpu.shares")
+    info.cpu_set = _has_controller("cpuset", "")
+    info.pids_limit = _has_controller("pids", "")
+    info.oom_kill_disable = version == "1"
+    info.ipv4_forwarding = _first_line("/proc/sys/net/ipv4/ip_forward", "") == "1"
+
+
+def _tell_host(info: SystemInfo) -> None:
+    """The machine."""
+    info.system_time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    info.kernel_version = platform.release()
+    info.operating_system = _first_line("/etc/os-release", "PRETTY_NAME=") or "Linux"
+    info.os_version = _first_line("/etc/os-release", "VERSION_ID=")
+    info.os_type = "linux"
+    info.architecture = platform.machine()
+    info.ncpu = len(os.sched_getaffinity(0))
+    info.mem_total = _memory_total()
+    info.name = socket.gethostname()
+
+
+def _filesystem(path: str) -> str:
+    """The type of the filesystem that holds a directory, in Docker's words; in hexadecimal when it is an unusual one."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        magic = filesystem_type(fd)
+    finally:
+        os.close(fd)
+    return _FILESYSTEMS.get(magic, f"{magic:#x}")
+
+
 class SystemService:
     """Reads the host; holds nothing."""
 
@@ -69,13 +119,19 @@ class SystemService:
 
     def version(self, newest: str, oldest: str) -> SystemVersion:
         """`newest` and `oldest` are API versions."""
-        kernel = platform.release()
+        kernel, built = platform.release(), rfc3339(origin.installed_at())
+        # The names are Docker's; what executes the engine stands where its clients show the Go version.
+        language = f"python{platform.python_version()}"
         details = {
             "ApiVersion": newest,
             "MinAPIVersion": oldest,
-            "Arch": "amd64",
+            "Arch": origin.architecture(),
             "Os": "linux",
             "KernelVersion": kernel,
+            "GitCommit": origin.commit(),
+            "GoVersion": language,
+            "BuildTime": built,
+            "Experimental": "false",
             "BerthVersion": VERSION,
         }
         return SystemVersion(
@@ -84,79 +140,58 @@ class SystemService:
             version=COMPATIBLE_VERSION,
             api_version=newest,
             min_api_version=oldest,
-            git_commit="berth",
-            go_version=f"python{platform.python_version()}",
+            git_commit=origin.commit(),
+            go_version=language,
             os="linux",
-            arch="amd64",
+            arch=origin.architecture(),
             kernel_version=kernel,
-            build_time="",
+            build_time=built,
         )
 
     def info(self, states: dict[str, int], images: int) -> SystemInfo:
         """`states` counts containers by state: running, paused, and the rest."""
         running, paused = states.get("running", 0), states.get("paused", 0)
         total = sum(states.values())
-        kernel = platform.release()
-        return SystemInfo(
+        info = SystemInfo(
             id=self._config.engine_id,
             containers=total,
             containers_running=running,
             containers_paused=paused,
             containers_stopped=total - running - paused,
             images=images,
-            driver="overlay2",
-            driver_status=[["Backing Filesystem", "extfs"], ["Supports d_type", "true"], ["Idmapped mounts", "true"]],
-            docker_root_dir=self._config.root,
-            plugins=PluginsInfo(
-                volume=["local"], network=["bridge", "host", "macvlan", "none"], authorization=[], log=["json-file", "none"]
-            ),
-            memory_limit=_has_controller("memory", ""),
-            swap_limit=os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes") or cgroup_version() == "2",
-            cpu_cfs_period=_has_controller("cpu", "cpu.cfs_period_us"),
-            cpu_cfs_quota=_has_controller("cpu", "cpu.cfs_quota_us"),
-            cpu_shares=_has_controller("cpu", "cpu.shares"),
-            cpu_set=_has_controller("cpuset", ""),
-            pids_limit=_has_controller("pids", ""),
-            oom_kill_disable=cgroup_version() == "1",
-            ipv4_forwarding=_first_line("/proc/sys/net/ipv4/ip_forward", "") == "1",
-            debug=False,
-            n_fd=len(os.listdir("/proc/self/fd")),
-            n_goroutines=len(os.listdir("/proc/self/task")),
-            system_time=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            logging_driver="json-file",
-            cgroup_driver="cgroupfs",
-            cgroup_version=cgroup_version(),
-            n_events_listener=self._events.listeners,
-            kernel_version=kernel,
-            operating_system=_first_line("/etc/os-release", "PRETTY_NAME=") or "Linux",
-            os_version=_first_line("/etc/os-release", "VERSION_ID="),
-            os_type="linux",
-            architecture=platform.machine(),
-            ncpu=len(os.sched_getaffinity(0)),
-            mem_total=_memory_total(),
-            index_server_address="https://index.docker.io/v1/",
-            registry_config=self._registry_config(),
-            http_proxy="",
-            https_proxy="",
-            no_proxy="",
-            name=socket.gethostname(),
-            labels=[f"{k}={v}" for k, v in self._config.labels.items()],
-            experimental_build=False,
-            server_version=COMPATIBLE_VERSION,
-            runtimes={"berth": Runtime(path="berth-runtime")},
-            default_runtime="berth",
-            swarm=SwarmInfo(
-                node_id="", node_addr="", local_node_state="inactive", control_available=False, error="", remote_managers=[]
-            ),
-            live_restore_enabled=True,
-            isolation="",
-            init_binary="berth-init",
-            containerd_commit=Commit(id=""),
-            runc_commit=Commit(id=""),
-            init_commit=Commit(id=""),
-            security_options=["name=seccomp,profile=builtin", "name=userns", "name=cgroupns"],
-            warnings=[],
         )
+        self._tell_engine(info)
+        _tell_limits(info)
+        _tell_host(info)
+        return info
+
+    def _tell_engine(self, info: SystemInfo) -> None:
+        """What this engine is and does."""
+        backing = _filesystem(self._config.root)
+        info.driver = "overlay2"
+        info.driver_status = [["Backing Filesystem", backing], ["Supports d_type", "true"], ["Idmapped mounts", "true"]]
+        info.docker_root_dir = self._config.root
+        info.plugins = PluginsInfo(
+            volume=["local"], network=["bridge", "host", "macvlan", "none"], authorization=[], log=["json-file", "none"]
+        )
+        info.debug, info.experimental_build, info.live_restore_enabled = False, False, True
+        info.n_fd, info.n_goroutines = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+        info.n_events_listener = self._events.listeners
+        info.logging_driver = "json-file"
+        info.cgroup_driver = "cgroupfs"
+        info.index_server_address = "https://index.docker.io/v1/"
+        info.registry_config = self._registry_config()
+        info.http_proxy = info.https_proxy = info.no_proxy = ""
+        info.labels = [f"{name}={value}" for name, value in self._config.labels.items()]
+        info.server_version = COMPATIBLE_VERSION
+        info.runtimes, info.default_runtime = {"berth": Runtime(path="berth-runtime")}, "berth"
+        info.swarm = SwarmInfo(
+            node_id="", node_addr="", local_node_state="inactive", control_available=False, error="", remote_managers=[]
+        )
+        info.isolation, info.init_binary = "", "berth-init"
+        info.containerd_commit, info.runc_commit, info.init_commit = Commit(id=""), Commit(id=""), Commit(id="")
+        info.security_options = ["name=seccomp,profile=builtin", "name=userns", "name=cgroupns"]
+        info.warnings = []
 
     def _registry_config(self) -> RegistryServiceConfig:
         hub = IndexInfo(name="docker.io", mirrors=list(self._config.registry_mirrors), secure=True, official=True)
