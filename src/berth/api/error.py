@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 
@@ -9,6 +10,7 @@ from aiohttp import web
 
 from berth import errors
 from berth.api.route import Handler, json_response
+from berth.storage.space import translate
 
 log = logging.getLogger("berth.api")
 
@@ -48,12 +50,21 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        text = "page not found" if error.status in (404, 405) else error.text or error.reason
-        return json_response({"message": text}, error.status)
+        if error.status in (404, 405):
+            return json_response({"message": "page not found"}, 404)
+        return json_response({"message": error.text or error.reason}, error.status)
     except (ConnectionResetError, BrokenPipeError):
         # Nobody is left to answer; the server notices when it tries.
         return web.Response(status=499)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _internal(request)
+        return error_response(translate(error, f"serving {request.method} {request.path}"))
     except Exception:  # the request handler's loop: one bad request must not end the engine
-        number = secrets.token_hex(4)
-        log.exception("error %s while serving %s %s", number, request.method, request.path)
-        return json_response({"message": f"berth: internal error {number}; the engine's log has the details"}, 500)
+        return _internal(request)
+
+
+def _internal(request: web.Request) -> web.Response:
+    number = secrets.token_hex(4)
+    log.exception("error %s while serving %s %s", number, request.method, request.path)
+    return json_response({"message": f"berth: internal error {number}; the engine's log has the details"}, 500)

@@ -6,6 +6,7 @@ under /v1.NN, and `api_version(request)` tells which was asked for. Handlers rai
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from berth.model.filters import Filters
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
+
+_LONG_NUMBER = re.compile(rb"\d{19}")
 
 API_VERSION = web.RequestKey("api_version", tuple[int, int])
 
@@ -45,9 +48,20 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
     """The JSON body as `kind`. An empty body is an empty object."""
     data = await request.read()
     try:
+        if _LONG_NUMBER.search(data):
+            _check_numbers(msgspec.json.decode(data))
         return msgspec.json.decode(data or b"{}", type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
+
+
+def _check_numbers(value: Any) -> None:
+    """InvalidArgument for an integer that no client could read back: all of the API's have 64 bits."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_numbers(inner)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise InvalidArgument(f"invalid JSON: the number {value} does not fit into 64 bits")
 
 
 def query_bool(request: web.Request, name: str, default: bool = False) -> bool:

@@ -13,11 +13,11 @@ import asyncio
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from berth.contract.store import Layer
-from berth.errors import AlreadyExists, InvalidArgument, NotFound
+from berth.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
 from berth.kernel.fs import remove_tree
 from berth.model.digest import Digest
 from berth.model.rootfs import Change, Overlay
@@ -59,7 +59,9 @@ class SnapshotStore:
         directory = self._directory(key)
         if self._database.row("SELECT 1 FROM snapshots WHERE key = ?", (key,)) is not None:
             raise AlreadyExists(f"there is a snapshot of {key} already")
-        top = next(iter(self._layers.stack(parent)), None)
+        layers = self._layers.stack(parent)
+        self._check_present(layers)
+        top = next(iter(layers), None)
         with translated(f"making the filesystem of {key}"):
             os.makedirs(f"{self._root}/{directory}", mode=0o700, exist_ok=True)
             for name in ("upper", "work"):
@@ -72,6 +74,15 @@ class SnapshotStore:
         with self._database.transaction():
             self._database.execute("INSERT INTO snapshots (key, parent) VALUES (?, ?)", (key, parent))
         return self.mounts(key)
+
+    def _check_present(self, layers: Sequence[str]) -> None:
+        """DataLoss when somebody took away what the database knows: not a missing image, which a client would pull."""
+        for directory in layers:
+            if not os.path.isdir(f"{self._root}/{directory}"):
+                raise DataLoss(
+                    f"layer {directory.split('/')[1]} of the image is missing in {self._root}: remove the image (docker rmi -f) "
+                    "and everything that shares the layer, then pull, load or build it again"
+                )
 
     def mounts(self, key: str) -> Overlay:
         """What to mount. NotFound without the snapshot."""
