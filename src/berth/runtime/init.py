@@ -50,7 +50,9 @@ class Init:
         self.devpts = -1
         self.slave = -1
         self.reaper = -1
-        self.cwd = -1
+        self.proc = -1
+        # Filesystems of our own that are made already, by the path of their mount point.
+        self.made: dict[str, int] = {}
         self.environment: dict[str, str] = {}
 
 
@@ -74,11 +76,6 @@ def read_program(path: str) -> bytes:
         return b""
     with open(path, "rb") as file:
         return file.read()
-
-
-def with_program(steps: list[Any], program: bytes) -> list[Step]:
-    """The steps with the compiled filter, which travels apart from them."""
-    return [(name, {**arguments, "program": program} if name == "seccomp" else arguments) for name, arguments in steps]
 
 
 def identity(state: Init, *, user: bool, unshare: int) -> None:
@@ -148,13 +145,20 @@ def mount_new(state: Init, *, target: str, kind: str, name: str, options: list[A
     """A new filesystem of our own: proc, sysfs, tmpfs, devpts, mqueue."""
     if kind in ("proc", "sysfs"):
         _refuse_link(state, target)
-    pairs = tuple((key, value) for key, value in options)
-    fd = mount.new_mount(kind, (("source", name), *pairs), attributes)
+    fd = state.made.pop(target, -1)
+    if fd < 0:
+        fd = make_filesystem(kind, name, options, attributes)
     _put(state, fd, target)
     if kind == "devpts":
         state.devpts = fd
     else:
         os.close(fd)
+
+
+def make_filesystem(kind: str, name: str, options: list[Any], attributes: int) -> int:
+    """It, not yet attached."""
+    pairs = tuple((key, value) for key, value in options)
+    return mount.new_mount(kind, (("source", name), *pairs), attributes)
 
 
 def _refuse_link(state: Init, target: str) -> None:
@@ -283,14 +287,12 @@ def protect(state: Init, *, path: str) -> None:
 
 def sysctl(state: Init, *, name: str, value: str) -> None:
     """Write a kernel parameter through a procfs of our own that nobody has mounted over."""
-    fd = mount.new_mount("proc")
-    path = "sys/" + name
+    if state.proc < 0:
+        state.proc = mount.new_mount("proc")
     try:
-        write_text(path, value, fd)
+        write_text("sys/" + name, value, state.proc)
     except OSError as error:
         raise Failure("sysctl", error.errno or 0, f"{name.replace('/', '.')} = {value}") from None
-    finally:
-        os.close(fd)
 
 
 def pivot(state: Init, *, readonly: bool) -> None:

@@ -10,7 +10,8 @@ The setter-up clones init with CLONE_PARENT, which makes init the shim's child. 
 
     init -> setter-up    {"ready"}, {"resolver"} + fds, {"console"} + fd, then {"exec"} and the end: execve has worked
                          or {"failed": [step, errno, path]}
-    setter-up -> init    {"go": [[(path, is directory), ...], ...]} + fds
+    setter-up -> init    {"mapped"} when it may take its ids, {"linked"} when it has its links,
+                         {"go": [[(path, is directory), ...], ...]} + fds
     setter-up -> shim    {"pid", "console", "resolver"} + fds, or {"failed", "pid"} + pidfd
 """
 
@@ -25,7 +26,7 @@ from time import sleep
 from berth.kernel import mount, namespace, netlink, process
 from berth.kernel.bpf import attach_device_program
 from berth.kernel.file import write_text
-from berth.runtime import cgroup, init, source
+from berth.runtime import ahead, cgroup, init, source
 from berth.runtime.enter import Entered, enter
 from berth.runtime.failure import Failure, record
 from berth.runtime.message import close_all, pair, receive, send
@@ -197,9 +198,11 @@ class SetUp:
         if plan["maps"]:
             write_text(f"/proc/{self.pid}/uid_map", plan["maps"]["uid"])
             write_text(f"/proc/{self.pid}/gid_map", plan["maps"]["gid"])
+        send(sock, {"mapped": True})
         self._adjust_oom(plan["oom_score_adj"])
         self._own_streams()
         self._network()
+        send(sock, {"linked": True})
         self.step = "source"
         self._sources(sock)
         self._wait(sock)
@@ -368,13 +371,22 @@ def _join(
 def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoReturn:
     """Init's first instructions: nobody inside may look into this process until execve (CVE-2016-9962).
 
-    It enters its v1 groups while the setter-up prepares what is to be mounted. Where a joiner cloned it, it is in them.
+    What needs no mounts from outside it does while the setter-up prepares them. A failure of that is told only when
+    everything has been received: a socket that closes with unread messages loses what was sent.
     """
     try:
         process.prctl(process.PR_SET_DUMPABLE, 0)
+        state = init.Init(sock, stdio, [])
+        steps = ahead.with_program(plan["steps"], program)
+        # Where a joiner cloned it, it is in its groups.
         failed = None if plan["namespaces"]["join"] else _enter_groups(plan["cgroup"])
         # While we still are who may pass through the data root: the container's root may not.
         place = os.open(plan["scratch"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        state.place = place
+        for stage in ahead.STAGES:
+            if receive(sock) is None:
+                os._exit(127)
+            failed = failed or ahead.run(stage, steps, state)
         answer = receive(sock)
         if answer is None:
             os._exit(127)
@@ -383,10 +395,7 @@ def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoR
             os._exit(127)
         value, fds = answer
         numbers = iter(fds)
-        sources = [[(below, next(numbers), is_directory) for below, is_directory in parts] for parts in value["go"]]
-        state = init.Init(sock, stdio, sources)
-        state.place = place
-        steps = init.with_program(plan["steps"], program)
+        state.sources = [[(below, next(numbers), is_directory) for below, is_directory in parts] for parts in value["go"]]
     except BaseException:
         os._exit(127)
     init.run(sock, steps, state)
