@@ -100,9 +100,14 @@ def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document
     return exit_of(document)
 
 
+def has_group(group: cgroup.Group) -> bool:
+    """Whether any directory of the control group is left."""
+    return any(os.path.isdir(path) for path in cgroup.directories(group))
+
+
 def empty(group: cgroup.Group) -> None:
     """Kill what is in the control group and remove it. Blocks."""
-    if any(os.path.isdir(path) for path in cgroup.directories(group)):
+    if has_group(group):
         cgroup.kill(group)
         cgroup.remove(group)
 

@@ -289,7 +289,8 @@ class NativeTask:
                 if state is not None:
                     await asyncio.to_thread(remains.end_process, state["shim"], state["shim_start"])
             self.let_go()
-        await asyncio.to_thread(remains.empty, self._group)
+        if remains.has_group(self._group):
+            await asyncio.to_thread(remains.empty, self._group)
         record.remove_run_files(self._run, self._id)
         self._forget(self._id)
 

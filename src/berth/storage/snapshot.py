@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from berth.contract.store import Layer
-from berth.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
+from berth.errors import AlreadyExists, BerthError, DataLoss, InvalidArgument, NotFound
 from berth.kernel.fs import remove_tree
 from berth.model.digest import Digest
 from berth.model.rootfs import Change, Overlay
@@ -160,7 +160,7 @@ class SnapshotStore:
         return await run_stoppable(self._layers.executor, work)
 
     async def remove(self, key: str) -> None:
-        """Idempotent. The files go first: on a full disk the database may need the room."""
+        """Idempotent. The files are gone, too, when this returns; on a full disk the database may need their room."""
         directory = f"{self._root}/{self._directory(key)}"
         trash = [self._put_aside(f"{directory}/{name}") for name in ("upper", "work")]
         try:
@@ -168,10 +168,16 @@ class SnapshotStore:
         except OSError:
             # The container service has its own files there, or it is gone already.
             pass
-        loop = asyncio.get_running_loop()
-        for path in trash:
-            if path is not None:
-                await asyncio.shield(loop.run_in_executor(self._layers.executor, remove_tree, path))
+        emptying = asyncio.get_running_loop().run_in_executor(self._layers.executor, _remove_trees, trash)
+        try:
+            self._forget(key)
+        except BerthError:
+            await asyncio.shield(emptying)
+            self._forget(key)
+        else:
+            await asyncio.shield(emptying)
+
+    def _forget(self, key: str) -> None:
         with self._database.transaction():
             self._database.execute("DELETE FROM snapshots WHERE key = ?", (key,))
 
@@ -209,6 +215,12 @@ class SnapshotStore:
                 except OSError:
                     pass
         return removed
+
+
+def _remove_trees(paths: list[str | None]) -> None:
+    for path in paths:
+        if path is not None:
+            remove_tree(path)
 
 
 def size_of(root: int) -> int:
