@@ -18,6 +18,8 @@ from types import FrameType
 from berth.client.stream import STDERR, Hijacked
 from berth.errors import BerthError, InvalidArgument
 
+# A process that is the first of its container ignores signals that it has no handler for: this many, and we leave alone.
+_PATIENCE = 3
 Resize = Callable[[int, int], None]
 
 
@@ -79,7 +81,14 @@ def proxy_signals(kill: Callable[[str], None], enabled: bool) -> Iterator[None]:
         yield
         return
 
+    ends = 0
+
     def send(number: int, _frame: FrameType | None) -> None:
+        nonlocal ends
+        ends += number in (signal.SIGINT, signal.SIGTERM)
+        if ends == _PATIENCE:
+            print(f"berth: got {_PATIENCE} signals to end, leaving; the process goes on: berth kill ends it", file=sys.stderr)
+            raise KeyboardInterrupt
         try:
             kill(signal.Signals(number).name)
         except BerthError:

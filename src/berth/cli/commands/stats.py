@@ -13,7 +13,7 @@ from berth.cli.command import declare
 from berth.cli.session import engine
 from berth.cli.table import Fields, print_rows
 from berth.client.engine import Engine
-from berth.errors import BerthError
+from berth.errors import BerthError, Unavailable
 from berth.model.identifier import short_id
 from berth.model.units import human_binary_size, human_size
 
@@ -63,6 +63,7 @@ class _Watch:
 
     def __init__(self, target: Engine, identifier: str, name: str) -> None:
         self.identifier, self.name, self.sample = identifier, name, dict[str, Any]()
+        self.failure: Unavailable | None = None
         self._target = target
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -71,6 +72,8 @@ class _Watch:
         try:
             for sample in self._target.containers.stats(self.identifier):
                 self.sample = sample
+        except Unavailable as error:
+            self.failure = error
         except BerthError:
             pass  # It ended, or was removed.
         self.sample = {}
@@ -96,6 +99,9 @@ def stats(names: tuple[str, ...], every: bool, form: str | None, no_stream: bool
     watches = [_Watch(target, identifier, name) for identifier, name in found]
     while True:
         time.sleep(1)
+        for watch in watches:
+            if watch.failure is not None:
+                raise watch.failure
         if sys.stdout.isatty():
             sys.stdout.write("\x1b[2J\x1b[H")
         print_rows([row(w.sample, w.identifier, w.name, no_trunc) for w in watches], COLUMNS, form=form)
