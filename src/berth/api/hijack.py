@@ -51,6 +51,12 @@ class Protocol(RequestHandler):
         self._left: int | None = None
         self._early = bytearray()
         self._tail: _Tail | None = None
+        self.gone = asyncio.Event()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client has closed the connection, or it was taken over."""
+        self.gone.set()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Up to the end of an upgrade request to the parser, the rest to its taker."""

@@ -13,7 +13,7 @@ import os
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import msgspec
 from msgspec import Struct
@@ -249,9 +249,12 @@ async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[o
                     return
                 await asyncio.sleep(0)
             return
-        async for data in _follow(source, path, query, framed, ended):
-            yield data
+        async with aclosing(_follow(source, path, query, framed, ended)) as followed:  # type: ignore[type-var]
+            async for data in followed:
+                yield data
     finally:
+        if isinstance(ended, asyncio.Future):
+            ended.cancel()
         source.close()
 
 
@@ -272,7 +275,9 @@ async def _follow(source: _Source, path: str, query: LogQuery, framed: bool, end
                 return
             waiting = loop.create_task(changed.wait())
             left = None if not query.until else max(0.0, query.until / 1e9 - time.time())
-            done, _ = await asyncio.wait({waiting, end}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
+            try:
+                done, _ = await asyncio.wait({waiting, end}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
             if not done:
                 return

@@ -9,13 +9,14 @@ import logging
 import os
 import secrets
 import urllib.parse
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from berth.api.presence import while_connected
 from berth.api.route import Route, json_response, query_bool, query_filters, query_int
 from berth.build.context import Context
 from berth.build.download import download, is_git, redacted
@@ -34,7 +35,6 @@ _BUILDKIT = (
     "this engine has no BuildKit session: use its builder through the classic API by setting DOCKER_BUILDKIT=0 "
     "(docker build, docker-compose), or run berth build"
 )
-_WATCH_SECONDS = 0.5
 
 
 def routes(engine: object, builds: BuildService) -> list[Route]:
@@ -73,35 +73,17 @@ async def _build(builds: BuildService, request: web.Request) -> web.StreamRespon
                 await builds.build(context, options, planned, send)
             except BerthError as error:
                 await send(error_line(error))
-            except (ConnectionResetError, BrokenPipeError):
+            except ConnectionError:
                 raise
             except Exception:  # once the stream has begun, its last line is the only place for an error
                 number = secrets.token_hex(4)
                 log.exception("error %s in a build", number)
                 await send(error_line(BerthError(f"berth: internal error {number}; the engine's log has the details")))
 
-        stayed = await _while_connected(request, work())
+        stayed = await while_connected(request, work())
     if stayed:
         await response.write_eof()
     return response
-
-
-async def _while_connected(request: web.Request, work: Coroutine[Any, Any, None]) -> bool:
-    """Run to the end, or until the client goes away; then nothing of it is left running. Whether the client stayed."""
-    task = asyncio.create_task(work)
-    try:
-        while not task.done():
-            await asyncio.wait([task], timeout=_WATCH_SECONDS)
-            if not task.done() and (request.transport is None or request.transport.is_closing()):
-                return False
-        await task
-        return True
-    except (ConnectionResetError, BrokenPipeError):
-        return False
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
 
 
 def error_line(error: BerthError) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
+from berth.api.presence import copy, while_connected
 from berth.api.route import Handler, Route, json_response, query_bool
-from berth.api.routes.container_streams import copy
 from berth.contract.store import PathStat
 from berth.errors import InvalidArgument
 from berth.wire.container import FilesystemChange
@@ -60,7 +60,7 @@ def _export(engine: Engine) -> Handler:
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        await copy(engine.containers.files.export(container), response)
+        await copy(request, engine.containers.files.export(container), response)
         return response
 
     return handle
@@ -79,8 +79,10 @@ def _get(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         container = engine.containers.get(request.match_info["id"])
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
-        try:
-            async with aclosing(engine.containers.files.get(container, _path(request))) as pieces:  # type: ignore[type-var]
+        path = _path(request)
+
+        async def work() -> None:
+            async with aclosing(engine.containers.files.get(container, path)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     if isinstance(piece, PathStat):
                         response.headers.update(_stat_header(piece))
@@ -89,9 +91,8 @@ def _get(engine: Engine) -> Handler:
                     else:
                         await response.write(piece)
             await response.write_eof()
-        except ConnectionError:
-            # The client has enough.
-            pass
+
+        await while_connected(request, work())
         return response
 
     return handle

@@ -6,14 +6,13 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
 from berth.api import hijack
+from berth.api.presence import copy
 from berth.api.route import Handler, Route, api_version, query_bool
 from berth.contract.runtime import AttachStream
 from berth.engine.containers.attaching import parse_detach_keys
@@ -133,21 +132,10 @@ def _logs(engine: Engine) -> Handler:
         response.enable_chunked_encoding()
         await response.prepare(request)
         await response.write(b"")
-        await copy(pieces, response)
+        await copy(request, pieces, response)
         return response
 
     return handle
-
-
-async def copy(pieces: AsyncIterator[bytes], response: web.StreamResponse) -> None:
-    """All pieces into the answer. The iterator is closed when the client goes, which is no error."""
-    try:
-        async with aclosing(pieces) as source:  # type: ignore[type-var]
-            async for piece in source:
-                await response.write(piece)
-        await response.write_eof()
-    except ConnectionError:
-        return
 
 
 def _stats(engine: Engine) -> Handler:
@@ -159,7 +147,7 @@ def _stats(engine: Engine) -> Handler:
         response.enable_chunked_encoding()
         await response.prepare(request)
         encoded = (msgspec.json.encode(reading) + b"\n" async for reading in readings)
-        await copy(encoded, response)
+        await copy(request, encoded, response)
         return response
 
     return handle

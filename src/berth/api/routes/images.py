@@ -4,12 +4,12 @@ distribution and the auth endpoints, which ask registries."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from berth.api.lines import JsonLines
+from berth.api.presence import copy
 from berth.api.route import Route, json_response, query_bool, query_filters, query_int, read_body
 from berth.engine.images.distribution import SEARCH_FILTERS
 from berth.engine.images.remove import PRUNE_FILTERS
@@ -179,15 +179,12 @@ class ImageRoutes:
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
         await response.prepare(request)
         try:
-            async with aclosing(stream) as pieces:
-                async for piece in pieces:
-                    await response.write(piece)
+            await copy(request, stream, response)
         except BerthError:
             # The archive cannot be finished, and only a broken connection tells so once it has begun.
             if request.transport is not None:
                 request.transport.abort()
             raise
-        await response.write_eof()
         return response
 
     async def search(self, request: web.Request) -> web.Response:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from datetime import datetime
 
 import msgspec
 from aiohttp import web
 
 from berth.api import versions
+from berth.api.presence import while_connected
 from berth.api.route import Handler, Route, api_version, json_response, query_bool, query_filters
 from berth.engine.app import Engine
 from berth.errors import InvalidArgument, Unavailable
@@ -138,9 +140,14 @@ def _events(engine: Engine) -> Handler:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         legacy = api_version(request) < (1, 52)
-        async for message in engine.events.listen(since, until):
-            if _matches(filters, message):
-                await response.write(msgspec.json.encode(_legacy(message) if legacy else message) + b"\n")
+
+        async def work() -> None:
+            async with aclosing(engine.events.listen(since, until)) as messages:  # type: ignore[type-var]
+                async for message in messages:
+                    if _matches(filters, message):
+                        await response.write(msgspec.json.encode(_legacy(message) if legacy else message) + b"\n")
+
+        await while_connected(request, work())
         return response
 
     return handle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from berth.contract.store import PathStat, Tree
 from berth.engine.containers.parts import Parts
@@ -80,8 +80,9 @@ class Files:
         """GET archive: first the stat, then the tar."""
         async with self.tree(container) as tree:
             yield await self._stat(container, tree, path)
-            async for piece in tree.get(path):
-                yield piece
+            async with aclosing(tree.get(path)) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    yield piece
         self._parts.emit(container, "archive-path")
 
     async def put(
@@ -113,8 +114,8 @@ class Files:
         overlay = self._parts.snapshots.mounts(container.id)
         upper = (overlay.upper,) if overlay.upper is not None else ()
         view = Overlay(store=overlay.store, layers=(*upper, *overlay.layers))
-        async with self._parts.trees.of_overlay(view) as tree:
-            async for piece in tree.get("/."):
+        async with self._parts.trees.of_overlay(view) as tree, aclosing(tree.get("/.")) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
                 yield piece
         self._parts.emit(container, "export")
 

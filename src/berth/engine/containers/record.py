@@ -164,6 +164,8 @@ class Container:
     def next_exit(self) -> asyncio.Future[Ended]:
         """Resolved at the next exit."""
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        # Those that gave up (a client that went away) are in nobody's way any more.
+        self._exit_waiters = [waiter for waiter in self._exit_waiters if not waiter.done()]
         self._exit_waiters.append(future)
         return future
 
@@ -173,6 +175,7 @@ class Container:
         if self.gone:
             future.set_result(Ended(code=self.state.exit_code))
         else:
+            self._removal_waiters = [waiter for waiter in self._removal_waiters if not waiter.done()]
             self._removal_waiters.append(future)
         return future
 

@@ -182,4 +182,3 @@ class Running:
         container.close_pending()
         if container.status in HAS_TASK:
             self._parts.catalog.save(container)
-

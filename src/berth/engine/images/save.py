@@ -92,8 +92,9 @@ class Saver:
                 for layer, blob in zip(stack, blobs, strict=True):
                     if blob.digest not in written:
                         written.add(blob.digest)
-                        async for piece in self._member(blob, self._content(layer), image):
-                            yield piece
+                        async with aclosing(self._member(blob, self._content(layer), image)) as pieces:  # type: ignore[type-var]
+                            async for piece in pieces:
+                                yield piece
                 config = self._store.document_bytes(image.id)
                 manifest = _manifest(image, config, blobs)
                 for data in (config, manifest):
