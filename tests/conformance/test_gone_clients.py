@@ -13,7 +13,6 @@ import pytest
 from support import leak
 from support.engine import EngineProcess
 
-_LENGTH = 1 << 20
 _READS = [
     "GET /containers/box/archive?path=/bin",
     "GET /containers/box/export",
@@ -75,8 +74,9 @@ def test_no_traceback_for_a_client_that_went_away(own: EngineProcess) -> None:
             pass
     for line in _WRITES:
         for kind in ("application/x-tar", "application/json"):
-            length, chunked = f"Content-Length: {_LENGTH}\r\n", "Transfer-Encoding: chunked\r\n"
-            for framing, body in ((length, b"x" * 5000), (chunked, b"1000\r\n" + b"x" * 1000), (length, b""), (chunked, b"5\r\n{")):
+            length, chunked = f"Content-Length: {1 << 20}\r\n", "Transfer-Encoding: chunked\r\n"
+            cut = ((length, b"x" * 5000), (length, b""), (chunked, b"1000\r\n" + b"x" * 1000), (chunked, b"5\r\n{"))
+            for framing, body in cut:
                 gone = _request(own, line, body, f"Content-Type: {kind}\r\n{framing}")
                 time.sleep(0.02)
                 gone.close()

@@ -53,7 +53,9 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
         if error.status in (404, 405):
             return json_response({"message": "page not found"}, 404)
         return json_response({"message": error.text or error.reason}, error.status)
-    except (ConnectionResetError, BrokenPipeError):
+    except ConnectionError as error:
+        if isinstance(error, ConnectionRefusedError):
+            return _internal(request)
         # Nobody is left to answer; the server notices when it tries.
         return web.Response(status=499)
     except OSError as error:
