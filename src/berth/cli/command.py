@@ -21,7 +21,11 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Bring switches with values into click's form first."""
-        return super().parse_args(ctx, spell_switches(args, self.params, ctx.allow_interspersed_args))
+        try:
+            return super().parse_args(ctx, spell_switches(args, self.params, ctx.allow_interspersed_args))
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
 
 def declare(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Command]:
