@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -367,6 +368,8 @@ def test_a_shim_sleeps_and_stays_small_until_something_happens_to_it():
 def test_a_launch_that_is_cancelled_leaves_nothing():
     async def test(place, engine):
         request = place.request("sleep", "60")
+        unheard = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unheard.append(context["message"]))
         work = asyncio.create_task(engine.launch(request))
         await asyncio.sleep(0.003)
         work.cancel()
@@ -377,6 +380,9 @@ def test_a_launch_that_is_cancelled_leaves_nothing():
                 break
             await asyncio.sleep(0.02)
         assert [id async for id in engine.tasks()] == []
+        del work
+        gc.collect()
+        assert unheard == []
 
     with_place(test)
 

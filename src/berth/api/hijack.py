@@ -52,6 +52,8 @@ class Protocol(RequestHandler):
         self._early = bytearray()
         self._tail: _Tail | None = None
         self.gone = asyncio.Event()
+        # Whether an answer is under way that may be given up (see presence): the engine's end does not wait for it.
+        self.expendable = False
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has closed the connection, or it was taken over."""

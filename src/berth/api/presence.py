@@ -19,9 +19,10 @@ log = logging.getLogger("berth.api")
 async def while_connected(request: web.Request, work: Coroutine[Any, Any, None]) -> bool:
     """Run to the end, or until the client goes away; then nothing of it is left running. Whether the client stayed."""
     protocol = request.protocol
-    gone = protocol.gone if isinstance(protocol, Protocol) else asyncio.Event()
+    assert isinstance(protocol, Protocol)
     task = asyncio.create_task(work)
-    watch = asyncio.create_task(gone.wait())
+    watch = asyncio.create_task(protocol.gone.wait())
+    protocol.expendable = True
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -30,6 +31,7 @@ async def while_connected(request: web.Request, work: Coroutine[Any, Any, None])
     except ConnectionError:
         return False
     finally:
+        protocol.expendable = False
         watch.cancel()
         if not task.done():
             task.cancel()
@@ -38,6 +40,14 @@ async def while_connected(request: web.Request, work: Coroutine[Any, Any, None])
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, (ConnectionError, BerthError)):
                 log.error("ending %s %s, whose client has gone", request.method, request.path, exc_info=error)
+
+
+def give_up(server: web.Server) -> None:
+    """The engine ends: cut off what would go on for as long as its client likes. The client sees a broken connection, not an
+    answer that looks whole."""
+    for protocol in server.connections:
+        if isinstance(protocol, Protocol) and protocol.expendable and protocol.transport is not None:
+            protocol.transport.abort()
 
 
 async def copy(request: web.Request, pieces: AsyncIterator[bytes], response: web.StreamResponse) -> None:

@@ -14,6 +14,7 @@ from aiohttp import web
 from berth.api import versions
 from berth.api.error import map_errors
 from berth.api.hijack import Site
+from berth.api.presence import give_up
 from berth.api.route import API_VERSION, Handler, Route
 from berth.errors import Conflict, InvalidArgument
 from berth.storage.space import translated
@@ -116,6 +117,12 @@ def _give_to_group(path: str) -> None:
 async def serve(app: web.Application, listener: socket.socket) -> web.AppRunner:
     """Serve until the runner is cleaned up."""
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS, keepalive_timeout=75)
+
+    async def shut_down(_app: web.Application) -> None:
+        if runner.server is not None:
+            give_up(runner.server)
+
+    app.on_shutdown.append(shut_down)
     await runner.setup()
     await Site(runner, listener).start()
     return runner

@@ -188,6 +188,7 @@ class NativeRuntime:
             summary, passed = await asyncio.shield(answer)
         except asyncio.CancelledError:
             # Nobody waits for it any more, but it may be about to run.
+            answer.add_done_callback(_discard)
             self._abandon(task.id, link)
             raise
         except BaseException:
@@ -266,6 +267,12 @@ class NativeRuntime:
             pass
         finally:
             link.close()
+
+
+def _discard(answer: asyncio.Future[tuple[Message, list[int]]]) -> None:
+    """An answer that came too late: its descriptors are closed, and an error is nobody's business."""
+    if not answer.cancelled() and answer.exception() is None:
+        channel.close_all(answer.result()[1])
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct, field
 
+from berth.api.presence import while_connected
 from berth.api.route import Handler, Route, api_version, json_response, query_bool, query_filters, query_int, read_body
 from berth.api.routes import container_files, container_streams
 from berth.engine.containers.creation import CreateBody
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from berth.engine.app import Engine
 
 _PRUNE_FILTERS = ("until", "label", "label!")
-_POLL_SECONDS = 2.0
 
 
 def routes(engine: Engine) -> list[Route]:
@@ -200,16 +199,14 @@ def _wait(engine: Engine) -> Handler:
         response.enable_chunked_encoding()
         await response.prepare(request)
         await response.write(b"")
-        while not future.done():
-            await asyncio.wait({future}, timeout=_POLL_SECONDS)
-            if request.transport is None or request.transport.is_closing():
-                # The client has gone.
-                future.cancel()
-                return response
-        ended = future.result()
-        error = _WaitError(message=ended.error) if ended.error else None
-        await response.write(msgspec.json.encode(_WaitResult(status_code=ended.code, error=error)) + b"\n")
-        await response.write_eof()
+
+        async def work() -> None:
+            ended = await future
+            error = _WaitError(message=ended.error) if ended.error else None
+            await response.write(msgspec.json.encode(_WaitResult(status_code=ended.code, error=error)) + b"\n")
+            await response.write_eof()
+
+        await while_connected(request, work())
         return response
 
     return handle
