@@ -7,11 +7,13 @@ here for the same reason. Entry point and exit codes are in `main`.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import click
 
-from berth.cli.command import unknown
+from berth.cli.command import refusal, unknown
+from berth.errors import NotFound
 from berth.model.version import VERSION
 
 _CONTAINER = {
@@ -108,6 +110,9 @@ _SECTIONS: dict[str, dict[str, str]] = {
 }
 
 
+_TLS = "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder with ca.pem, cert.pem and key.pem"
+
+
 class LazyGroup(click.Group):
     """A group whose commands are found in modules of `commands` by name: `module.GROUP_NAME` or `module.NAME`."""
 
@@ -167,13 +172,31 @@ def root() -> click.Group:
         click.Option(["-H", "--host"], help="Engine to talk to: unix:///path or tcp://host:port (default: berth's own)"),
         click.Option(["-v", "--version"], is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
                      help="Print version information and quit"),
+        click.Option(["--config"], help="Location of client config files (default: DOCKER_CONFIG, else ~/.docker)"),
+        click.Option(["-D", "--debug"], is_flag=True, help="Show where in berth an unexpected error comes from"),
+        click.Option(["-c", "--context"], hidden=True, expose_value=False, callback=_check_context),
+        click.Option(["-l", "--log-level"], hidden=True, expose_value=False),
+        *(
+            click.Option([name], hidden=True, expose_value=False, is_flag=switch, callback=refusal(name, _TLS))
+            for name, switch in (("--tls", True), ("--tlsverify", True), ("--tlscacert", False), ("--tlscert", False),
+                                 ("--tlskey", False))
+        ),
     ]  # fmt: skip
     group.callback = _remember
     return group
 
 
-def _remember(host: str | None) -> None:
+def _remember(host: str | None, config: str | None, debug: bool) -> None:
     click.get_current_context().obj = {"host": host}
+    if config:
+        os.environ["DOCKER_CONFIG"] = config
+    if debug:
+        os.environ["BERTH_DEBUG"] = "1"
+
+
+def _check_context(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value not in (None, "default"):
+        raise NotFound(f'context "{value}" not found: there is only "default"; --host and DOCKER_HOST choose another engine')
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: Any) -> None:
