@@ -6,9 +6,9 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
+from berth.client.decode import decode
 from berth.client.engine import Engine, FilterMap, Progress, encode_filters
 from berth.client.stream import MULTIPLEXED, STDOUT, Frame, Hijacked, demultiplex, json_lines
 from berth.client.wireline import Body, Response
@@ -135,7 +135,7 @@ class Containers:
 
     def finish_wait(self, response: Response) -> ContainerWaitResponse:
         """The result of `begin_wait`."""
-        return msgspec.json.decode(response.read(), type=ContainerWaitResponse)
+        return decode(response.read(), ContainerWaitResponse)
 
     def resize(self, name: str, *, height: int, width: int) -> None:
         """The size of the terminal, in characters."""
@@ -203,8 +203,7 @@ class Containers:
     def changes(self, name: str) -> Changes:
         """What differs from the image (diff)."""
         raw = self._engine.raw("GET", f"/containers/{name}/changes")
-        found: Changes | None = msgspec.json.decode(raw, type=Changes | None)
-        return found or []
+        return decode(raw, Changes) if raw.strip() != b"null" else []
 
     def update(self, name: str, changes: object) -> Any:
         """Change limits or the restart policy; `changes` is a Resources with a RestartPolicy, or plain values."""
@@ -261,4 +260,4 @@ def _path_stat(response: Response) -> PathStat:
     text = response.headers.get("x-docker-container-path-stat")
     if not text:
         raise DataLoss("the engine sent no X-Docker-Container-Path-Stat header")
-    return msgspec.json.decode(base64.b64decode(text), type=PathStat)
+    return decode(base64.b64decode(text), PathStat)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from berth.client.address import Address
+from berth.client.decode import decode
 from berth.client.stream import Hijacked
 from berth.client.wireline import Body, Response, Wire, send_request
 from berth.errors import (
@@ -134,7 +135,7 @@ class Engine:
         """As `json`, decoded into a type of `wire`."""
         raw = self.raw(method, path, query=query, body=body)
         try:
-            return msgspec.json.decode(raw, type=kind, strict=False)
+            return decode(raw, kind)
         except msgspec.MsgspecError as error:
             raise Internal(f"the engine's answer to {method} {path} is not what the API describes: {error}") from error
 

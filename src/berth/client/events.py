@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
+from berth.client.decode import convert
 from berth.client.engine import Engine, FilterMap, Progress, encode_filters
 from berth.client.stream import json_lines
 from berth.client.wireline import Response
@@ -32,4 +31,4 @@ class EventStream:
     ) -> Iterator[EventMessage]:
         """Events from `since` on, then those to come, until `until` (both in seconds of the epoch)."""
         for message in self.listen_raw(since=since, until=until, filters=filters):
-            yield msgspec.convert(message, EventMessage)
+            yield convert(message, EventMessage)

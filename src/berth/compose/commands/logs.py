@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from berth.client.decode import convert
 from berth.client.stream import json_lines
 from berth.compose import label
 from berth.compose.logs import Follower, LogOptions, LogPrinter, print_logs, short_name
@@ -71,7 +72,7 @@ def _follow_starts(session: Session, name: str, options: LogsOptions, follower: 
     def read() -> None:
         try:
             for raw in json_lines(stream):
-                message = msgspec.convert(raw, EventMessage)
+                message = convert(raw, EventMessage)
                 attributes = (message.actor.attributes if message.actor else None) or {}
                 identity = (message.actor.id if message.actor else None) or ""
                 if options.services and attributes.get(label.SERVICE) not in options.services:

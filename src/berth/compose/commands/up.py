@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-import msgspec
-
+from berth.client.decode import convert
 from berth.client.stream import json_lines
 from berth.client.wireline import Response
 from berth.compose import label
@@ -213,7 +212,7 @@ class _Attached:
         """Follow what starts; pass on what ends."""
         try:
             for raw in json_lines(events):
-                message = msgspec.convert(raw, EventMessage)
+                message = convert(raw, EventMessage)
                 attributes = (message.actor.attributes if message.actor else None) or {}
                 if attributes.get(label.ONEOFF) == "True" or attributes.get(label.SERVICE) not in self._watched:
                     continue
