@@ -116,7 +116,7 @@ def image_rows(item: ImageSummary, full: bool, digests: bool) -> list[Fields]:
     names: list[tuple[str, str, str]] = []
     for tag in item.repo_tags or []:
         repository, _, name = tag.rpartition(":")
-        names.append((repository, name, by_repository.get(repository, "<none>")))
+        names.append((repository, name, by_repository.get(repository, "<none>") if digests else "<none>"))
     if not names and digests:
         names = [(repository, "<none>", digest) for repository, digest in by_repository.items()]
     rest: dict[str, Any] = {
@@ -150,9 +150,7 @@ def images(
     if reference:
         wanted.setdefault("reference", []).append(reference)
     items = engine().images.list(all=every, filters=wanted, digests=digests)
-    rows = [row for item in items for row in image_rows(item, no_trunc, digests)]
-    if quiet and not form:
-        rows = list({row["ID"]: row for row in rows}.values())
+    rows = [row for item in items for row in image_rows(item, no_trunc, digests or "{{.Digest}}" in (form or ""))]
     columns = [*IMAGE_COLUMNS[:2], *([("Digest", "DIGEST")] if digests else []), *IMAGE_COLUMNS[2:]]
     print_rows(rows, columns, form=form, quiet="ID" if quiet else "")
 

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import time
-from datetime import datetime
 
 import click
 
 from berth.cli.command import declare
 from berth.cli.session import engine
 from berth.client.stream import STDERR
-from berth.errors import InvalidArgument
-from berth.model.units import parse_duration
-
-
-def moment(text: str | None) -> str | None:
-    """A point in time for the API: RFC 3339, seconds of the epoch, or a duration back from now (10m)."""
-    if not text:
-        return None
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return text
-    try:
-        return f"{time.time() - parse_duration(text) / 1e9:.9f}"
-    except InvalidArgument:
-        pass
-    try:
-        return f"{datetime.fromisoformat(text).timestamp():.9f}"
-    except ValueError:
-        raise InvalidArgument(
-            f"invalid time {text!r}: give a duration such as 10m, or a time such as 2026-01-31T12:00:00"
-        ) from None
+from berth.model.instant import for_api
 
 
 @declare("logs")
@@ -47,7 +25,14 @@ def logs(name: str, details: bool, follow: bool, since: str | None, until: str |
     target = engine()
     tty = bool(target.containers.inspect_raw(name)["Config"].get("Tty"))
     frames = target.containers.logs(
-        name, tty=tty, follow=follow, tail=tail, since=moment(since), until=moment(until), timestamps=timestamps, details=details
+        name,
+        tty=tty,
+        follow=follow,
+        tail=tail,
+        since=for_api(since),
+        until=for_api(until),
+        timestamps=timestamps,
+        details=details,
     )
     for stream, data in frames:
         out = sys.stderr.buffer if stream == STDERR else sys.stdout.buffer

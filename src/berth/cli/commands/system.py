@@ -122,13 +122,15 @@ def df(form: str | None, verbose: bool) -> None:
     volume_sizes = [max(0, int((v.get("UsageData") or {}).get("Size", 0))) for v in volumes]
     in_use = [int((v.get("UsageData") or {}).get("RefCount", 0)) > 0 for v in volumes]
     idle_volumes = sum(size for size, used in zip(volume_sizes, in_use, strict=True) if not used)
-    cached = sum(int(c.get("Size") or 0) for c in cache)
+    # What an image holds too is the image's: it is counted there, and pruning the cache would not free it.
+    cached = sum(int(c.get("Size") or 0) for c in cache if not c.get("Shared"))
+    idle_cache = sum(int(c.get("Size") or 0) for c in cache if not c.get("Shared") and not c.get("InUse"))
     rows = [
         _df_row("Images", len(images), len(used_images), layers, _share(min(idle_images, layers), layers)),
         _df_row("Containers", len(containers), sum(c["State"] == "running" for c in containers), sum(size_of),
                 _share(idle_containers, sum(size_of))),
         _df_row("Local Volumes", len(volumes), sum(in_use), sum(volume_sizes), _share(idle_volumes, sum(volume_sizes))),
-        _df_row("Build Cache", len(cache), sum(bool(c.get("InUse")) for c in cache), cached, human_size(cached)),
+        _df_row("Build Cache", len(cache), sum(bool(c.get("InUse")) for c in cache), cached, human_size(idle_cache)),
     ]  # fmt: skip
     if verbose and not form:
         from berth.cli.commands.usage import show_details

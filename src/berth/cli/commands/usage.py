@@ -91,5 +91,6 @@ def show_details(images: Documents, containers: Documents, volumes: Documents, c
     print_rows([_container(c) for c in containers], CONTAINERS)
     click.echo("\nLocal Volumes space usage:\n")
     print_rows([_volume(v) for v in volumes], VOLUMES)
-    click.echo(f"\nBuild cache usage: {human_size(sum(int(c.get('Size') or 0) for c in cache))}\n")
+    cached = sum(int(c.get("Size") or 0) for c in cache if not c.get("Shared"))
+    click.echo(f"\nBuild cache usage: {human_size(cached)}\n")
     print_rows([_record(c) for c in cache], CACHE)
