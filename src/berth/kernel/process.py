@@ -23,6 +23,7 @@ PR_CAP_AMBIENT = 47
 
 SECBIT_NO_SETUID_FIXUP = 4
 
+_KERNEL_SIGACTION_SIZE = 32
 _CLOSE_RANGE_CLOEXEC = 4
 _SIG_BLOCK, _SIG_UNBLOCK = 0, 1
 
@@ -71,11 +72,15 @@ def close_on_exec_from(first: int) -> None:
 
 
 def reset_signals() -> None:
-    """Every signal at its default and none blocked, whatever this process inherited."""
-    action = ctypes.create_string_buffer(160)
+    """Every signal at its default and none blocked, whatever this process inherited.
+
+    By the system call: the C library keeps 32 and 33 for itself, which a process started by posix_spawn (make does it) may
+    have inherited as ignored.
+    """
+    action = bytes(_KERNEL_SIGACTION_SIZE)
     for signal in range(1, 65):
-        if signal not in (9, 19, 32, 33):
-            libc.sigaction(signal, action, None)
+        if signal not in (9, 19):
+            syscall(number.RT_SIGACTION, signal, action, None, 8, what="rt_sigaction")
     empty = ctypes.create_string_buffer(128)
     check(libc.sigprocmask(2, empty, None), "sigprocmask")
 
