@@ -228,11 +228,13 @@ class _Attached:
         options = self._options
         abort = options.abort_on_container_exit or options.exit_code_from is not None
         while True:
-            if not any(container.running for container in self._containers()) and self._ends.empty():
-                return 0
+            idle = not any(container.running for container in self._containers())
             try:
                 message = self._ends.get(timeout=1.0)
             except queue.Empty:
+                # Events come a little later than the state: only when none came either has everything ended.
+                if idle:
+                    return 0
                 continue
             attributes = (message.actor.attributes if message.actor else None) or {}
             code = int(attributes.get("exitCode", "0") or 0)
