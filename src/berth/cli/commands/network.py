@@ -50,8 +50,11 @@ def _label(labels: dict[str, str] | None, name: str) -> str:
 
 
 def _created(text: str) -> str:
-    """2026-01-31T12:00:00.5Z as Go prints a time: 2026-01-31 12:00:00.5 +0000 UTC."""
-    return text.replace("T", " ").removesuffix("Z") + " +0000 UTC" if text.endswith("Z") else text
+    """2026-01-31T12:00:00.500000000Z as Go prints a time: 2026-01-31 12:00:00.5 +0000 UTC."""
+    if not text.endswith("Z"):
+        return text
+    whole, dot, fraction = text.removesuffix("Z").replace("T", " ").partition(".")
+    return whole + (dot + fraction).rstrip("0").rstrip(".") + " +0000 UTC"
 
 
 def _ipam(options: dict[str, Any]) -> IPAM:
