@@ -10,7 +10,7 @@ from berth.build.state import timestamp
 from berth.engine.events import Events
 from berth.errors import NotFound
 from berth.model.filters import Filters
-from berth.model.timestamp import parse_moment
+from berth.model.instant import parse_moment
 from berth.wire.image import BuildCache as CacheRecord
 
 FILTERS = ("until", "unused-for", "id", "type", "description", "inuse", "shared", "private")

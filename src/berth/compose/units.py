@@ -6,19 +6,7 @@ import re
 from typing import Any
 
 from berth.errors import InvalidArgument
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp]?)i?b?)\Z", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_NANOSECONDS = {
-    "ns": 1,
-    "us": 1_000,
-    "µs": 1_000,
-    "ms": 1_000_000,
-    "s": 1_000_000_000,
-    "m": 60_000_000_000,
-    "h": 3_600_000_000_000,
-}
+from berth.model import units
 
 
 def parse_size(value: Any) -> int:
@@ -28,10 +16,7 @@ def parse_size(value: Any) -> int:
     text = str(value).strip()
     if text == "-1":
         return -1
-    match = _SIZE.match(text)
-    if not match:
-        raise InvalidArgument(f"invalid size: '{value}': write a number with b, k, m, g or t")
-    return int(float(match.group(1)) * 1024 ** _POWERS[match.group(2).lower()])
+    return units.parse_size(text)
 
 
 def parse_duration(value: Any) -> int:
@@ -41,9 +26,7 @@ def parse_duration(value: Any) -> int:
     text = str(value).strip()
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return int(float(text) * 1_000_000_000)
-    if not text or _DURATION.sub("", text):
-        raise InvalidArgument(f"invalid duration: '{value}': write numbers with h, m, s, ms, us or ns")
-    return int(sum(float(number) * _NANOSECONDS[unit] for number, unit in _DURATION.findall(text)))
+    return units.parse_duration(text)
 
 
 def seconds(value: Any) -> int:

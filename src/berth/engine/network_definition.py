@@ -16,7 +16,7 @@ import msgspec
 from berth.engine.config import EngineConfig
 from berth.errors import AlreadyExists, Forbidden, InvalidArgument, NotFound, NotImplementedKind
 from berth.model.identifier import new_id
-from berth.model.timestamp import rfc3339
+from berth.model.instant import rfc3339
 from berth.network import bridge, host, ipam
 from berth.network.record import (
     BRIDGE,
@@ -233,7 +233,7 @@ def _ipam(record: NetworkRecord) -> IPAM:
 def summary(record: NetworkRecord) -> NetworkSummary:
     """An entry of the list."""
     return NetworkSummary(
-        name=record.name, id=record.id, created=rfc3339(int(record.created * 1e9)), scope="local", driver=record.driver,
+        name=record.name, id=record.id, created=rfc3339(record.created), scope="local", driver=record.driver,
         enable_ipv4=record.enable_ipv4, enable_ipv6=record.enable_ipv6, ipam=_ipam(record), internal=record.internal,
         attachable=record.attachable, ingress=record.ingress, config_from=ConfigReference(network=record.config_from),
         config_only=record.config_only, options=record.options, labels=record.labels,
@@ -253,7 +253,7 @@ def inspection(record: NetworkRecord, endpoints: Iterable[Endpoint]) -> NetworkI
                 ipv6_address=_with_prefix(record, live.ipv6),
             )
     return NetworkInspect(
-        name=record.name, id=record.id, created=rfc3339(int(record.created * 1e9)), scope="local", driver=record.driver,
+        name=record.name, id=record.id, created=rfc3339(record.created), scope="local", driver=record.driver,
         enable_ipv4=record.enable_ipv4, enable_ipv6=record.enable_ipv6, ipam=_ipam(record), internal=record.internal,
         attachable=record.attachable, ingress=record.ingress, config_from=ConfigReference(network=record.config_from),
         config_only=record.config_only, containers=containers, options=record.options, labels=record.labels,

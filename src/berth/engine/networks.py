@@ -27,7 +27,7 @@ from berth.engine.network_view import network_settings
 from berth.engine.network_wish import check_container, check_wish, completed, mode_of, shares_namespace, wanted
 from berth.errors import BerthError, Forbidden, NotFound, Unavailable
 from berth.model.filters import Filters
-from berth.model.timestamp import parse_moment
+from berth.model.instant import parse_moment
 from berth.network import bridge, host, parent
 from berth.network.fabric import Fabric
 from berth.network.record import BRIDGE, HOST, IPVLAN, MACVLAN, NONE, Endpoint, NetworkRecord, Published

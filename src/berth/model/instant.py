@@ -1,19 +1,24 @@
-"""Points in time as Docker writes and reads them: RFC 3339 in UTC with nanoseconds, or seconds since the epoch."""
+"""Points in time as Docker writes and reads them: RFC 3339 in UTC with nanoseconds, seconds since the epoch, durations back."""
 
 from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from berth.errors import InvalidArgument
+from berth.model.units import parse_duration
 
 ZERO = "0001-01-01T00:00:00Z"
 """Go's zero time: never."""
 
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9})\d*)?(Z|z|[+-]\d\d:?\d\d)?\Z")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)(?:[Tt ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9})\d*)?)?)?)?(?:[Zz]|([+-])(\d\d):?(\d\d))?\Z"
+)
+_ZONE = re.compile(r"(?:[Zz]|[Tt ].*[+-]\d\d:?\d\d)\Z")
+_UNIX = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9})\d*)?\Z")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = 10**9
 
 
 def rfc3339(seconds: float) -> str:
@@ -23,35 +28,60 @@ def rfc3339(seconds: float) -> str:
 
 def rfc3339_ns(nanoseconds: int) -> str:
     """The same, from nanoseconds."""
-    seconds, rest = divmod(nanoseconds, 10**9)
+    seconds, rest = divmod(nanoseconds, _SECOND)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
 
 
-def parse_duration(text: str) -> int:
-    """Go's duration (1h30m, 10s, 500ms) in nanoseconds."""
-    if not text or _DURATION.sub("", text.lstrip("-")):
-        raise InvalidArgument(f'time: invalid duration "{text}"')
-    total = sum(int(float(number) * _UNITS[unit]) for number, unit in _DURATION.findall(text))
-    return -total if text.startswith("-") else total
-
-
 def parse_rfc3339(text: str) -> int:
-    """Nanoseconds since the epoch. A time without a zone is UTC."""
-    match = _RFC3339.match(text)
-    if match is None:
-        raise InvalidArgument(f"invalid time {text!r}: give seconds since the epoch, RFC 3339, or a duration such as 10m")
-    day, clock, fraction, zone = match.groups()
-    moment = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in (None, 'Z', 'z') else zone}")
-    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 10**9 + int(((fraction or "") + "0" * 9)[:9])
+    """Nanoseconds since the epoch. The time of day, or a part of it, may be left out; without a zone it is UTC."""
+    match = _TIME.match(text)
+    try:
+        if match is None:
+            raise ValueError(text)
+        year, month, day, hour, minute, second = (int(match[n] or 0) for n in range(1, 7))
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        zone = timedelta(hours=int(match[9] or 0), minutes=int(match[10] or 0)) * (-1 if match[8] == "-" else 1)
+        return int((moment - _EPOCH - zone).total_seconds()) * _SECOND + _fraction(match[7])
+    except (ValueError, OverflowError):
+        raise InvalidArgument(
+            f"invalid time {text!r}: give seconds since the epoch, a date such as 2024-05-01T10:00:00Z, or a duration such as 10m"
+        ) from None
+
+
+def _fraction(digits: str | None) -> int:
+    return int(((digits or "") + "0" * 9)[:9])
 
 
 def parse_instant(text: str, now_ns: int | None = None) -> int:
     """Nanoseconds since the epoch from what clients send: 1700000000.5, RFC 3339, a date, or a duration before now."""
-    seconds, dot, fraction = text.partition(".")
-    if seconds.lstrip("-").isdigit() and (not dot or fraction.isdigit()):
-        return int(seconds) * 10**9 + int((fraction + "0" * 9)[:9])
-    if re.match(r"\d{4}-\d\d-\d\d\Z", text):
-        return parse_rfc3339(text + "T00:00:00Z")
-    if _DURATION.match(text.lstrip("-")) and not re.match(r"\d{4}-", text):
-        return (time.time_ns() if now_ns is None else now_ns) - parse_duration(text)
-    return parse_rfc3339(text)
+    unix = _UNIX.match(text)
+    if unix:
+        return int(unix[1]) * _SECOND + _fraction(unix[2])
+    try:
+        back = parse_duration(text)
+    except InvalidArgument:
+        return parse_rfc3339(text)
+    return (time.time_ns() if now_ns is None else now_ns) - back
+
+
+def parse_moment(text: str, now: float) -> float:
+    """The same in seconds, for what is not told apart more finely."""
+    return parse_instant(text, int(now * _SECOND)) / _SECOND
+
+
+def document_time(text: str | None) -> float:
+    """Seconds since the epoch from a foreign document (an image's); 0 where it has no time, or none that can be read."""
+    try:
+        return parse_rfc3339(text or "") / _SECOND
+    except InvalidArgument:
+        return 0.0
+
+
+def for_api(text: str | None) -> str | None:
+    """What a user wrote for --since or --until, as seconds of the epoch. A time without a zone is one of the user's own."""
+    if not text:
+        return None
+    seconds, rest = divmod(parse_instant(text), _SECOND)
+    if _TIME.match(text) and not _ZONE.search(text):
+        seconds = int((_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).timestamp())
+    return f"{seconds}.{rest:09d}"

@@ -33,7 +33,7 @@ def parse_duration(text: str) -> int:
         total += float(match[1]) * _NANOSECONDS[match[2]]
         position = match.end()
     if position != len(rest) or not rest:
-        raise InvalidArgument(f"invalid duration {text!r}: give a number with ms, s, m or h, such as 1m30s")
+        raise InvalidArgument(f"invalid duration: {text!r}: give a number with ms, s, m or h, such as 1m30s")
     return sign * int(total)
 
 

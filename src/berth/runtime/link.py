@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     Answer = tuple[Message, list[int]]
 
 
-
 class Disconnected(Unavailable):
     """The shim closed the connection before it answered: it has ended, or been killed."""
 

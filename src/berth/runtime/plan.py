@@ -196,23 +196,6 @@ def _map_text(mappings: list[IdMapping]) -> str:
     return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
 
 
-def extend_mapping(mappings: list[IdMapping], ids: list[int], reserve: int) -> list[IdMapping]:
-    """The mappings plus a one-id extent for each of `ids` outside them. `reserve` is the first of the host's ids for it.
-
-    So `--user 1234567` has a host id, in processes and in idmapped mounts alike. The kernel takes 340 extents at most:
-    InvalidArgument beyond.
-    """
-    result = list(mappings)
-    for wanted in dict.fromkeys(ids):
-        if any(m.container_id <= wanted < m.container_id + m.size for m in result):
-            continue
-        result.append(IdMapping(container_id=wanted, host_id=reserve, size=1))
-        reserve += 1
-    if len(result) > 340:
-        raise InvalidArgument(f"{len(result)} id mappings are needed, and the kernel takes 340 at most")
-    return result
-
-
 def _links(network: NetworkPlan | None) -> list[dict[str, Any]]:
     return [
         {

@@ -1,7 +1,7 @@
 """The shim's connection to the resolver: hands over the container's DNS sockets, again whenever the resolver is a new one.
 
-    shim -> resolver   {"v": 1, "op": "serve", "container": id}  with the sockets of 127.0.0.11 in the container
-    and the connection stays open: the resolver serves the sockets until it closes.  Lean code.
+shim -> resolver   {"v": 1, "op": "serve", "container": id}  with the sockets of 127.0.0.11 in the container
+and the connection stays open: the resolver serves the sockets until it closes.  Lean code.
 """
 
 from __future__ import annotations

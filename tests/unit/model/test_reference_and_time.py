@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from berth.errors import InvalidArgument
+from berth.model.instant import document_time, for_api, parse_instant, parse_moment, rfc3339_ns
 from berth.model.reference import Reference, parse
-from berth.model.timestamp import parse_moment, parse_rfc3339, rfc3339
 
 HEX = "a" * 64
 COMPONENT = st.from_regex(r"[a-z0-9]{1,8}((\.|_|__|-{1,3})[a-z0-9]{1,5}){0,2}", fullmatch=True)
@@ -85,14 +87,27 @@ def test_what_is_no_reference(text: str) -> None:
 
 @given(st.integers(0, 4_000_000_000_000_000_000))
 def test_times_survive_being_written_and_read(nanoseconds: int) -> None:
-    assert parse_rfc3339(rfc3339(nanoseconds)) == pytest.approx(nanoseconds / 1e9, abs=1e-5)
+    assert parse_instant(rfc3339_ns(nanoseconds)) == nanoseconds
 
 
 def test_moments() -> None:
     assert parse_moment("10", 0) == 10 and parse_moment("10.5", 0) == 10.5
     assert parse_moment("1h30m", 10_000) == 4_600 and parse_moment("500ms", 1) == 0.5
     assert parse_moment("1970-01-02", 0) == 86_400 and parse_moment("1970-01-01T01:00:00+01:00", 0) == 0
-    assert parse_rfc3339("2024-13-01T00:00:00Z") == parse_rfc3339(None) == parse_rfc3339("x") == 0
+    assert document_time("2024-13-01T00:00:00Z") == document_time(None) == document_time("x") == 0
     for wrong in ("", "yesterday", "1d", "2024-13-01", "10m ago"):
         with pytest.raises(InvalidArgument):
             parse_moment(wrong, 0)
+
+
+def test_times_for_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-2")
+    time.tzset()
+    try:
+        assert for_api("2024-05-01T10:00:00Z") == for_api("2024-05-01T12:00:00+02:00") == "1714557600.000000000"
+        assert for_api("2024-05-01T12:00:00") == for_api("1714557600") == "1714557600.000000000"
+        assert for_api("2024-05-01T12:00:00.000000001") == "1714557600.000000001"
+        assert for_api(None) is None and float(for_api("10m") or 0) == pytest.approx(time.time() - 600, abs=5)
+    finally:
+        monkeypatch.undo()
+        time.tzset()

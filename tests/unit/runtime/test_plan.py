@@ -29,7 +29,7 @@ from berth.model.oci import (
 )
 from berth.model.rootfs import Overlay
 from berth.runtime import mount_options
-from berth.runtime.plan import Compiler, describe, extend_mapping, failure_message
+from berth.runtime.plan import Compiler, describe, failure_message
 
 V1 = {"memory": "/c/memory", "pids": "/c/pids", "devices": "/c/devices", "cpu": "/c/cpu,cpuacct", "cpuacct": "/c/cpu,cpuacct"}
 
@@ -224,14 +224,6 @@ def test_exec_plan(compiler: Compiler) -> None:
     privileged = compiler.exec(ExecRequest(id="e", process=process, privileged=True))
     steps = dict(privileged["steps"])
     assert "seccomp" not in steps and steps["bound"]["bounding"] == (1 << 41) - 1
-
-
-def test_extend_mapping() -> None:
-    base = [IdMapping(container_id=0, host_id=100, size=10)]
-    extended = extend_mapping(base, [5, 1234567, 1234567, 20], 900)
-    assert extended[1:] == [IdMapping(container_id=1234567, host_id=900, size=1), IdMapping(container_id=20, host_id=901, size=1)]
-    with pytest.raises(InvalidArgument, match="340"):
-        extend_mapping(base, list(range(1000, 1340)), 5000)
 
 
 @pytest.mark.parametrize(

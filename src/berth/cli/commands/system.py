@@ -64,11 +64,11 @@ def info(form: str | None) -> None:
 @click.option("--until", help="Stream events until this timestamp")
 def events(filter_: tuple[str, ...], form: str | None, since: str | None, until: str | None) -> None:
     """Get real time events from the server."""
-    from berth.cli.commands.logs import moment
     from berth.cli.template import Template
+    from berth.model.instant import for_api
 
     template = Template(form) if form and form != "json" else None
-    for event in engine().events.listen_raw(since=moment(since), until=moment(until), filters=filters(filter_)):
+    for event in engine().events.listen_raw(since=for_api(since), until=for_api(until), filters=filters(filter_)):
         if form == "json":
             click.echo(json_text(event))
         elif template:

@@ -13,9 +13,9 @@ from berth.client.decode import convert
 from berth.client.stream import json_lines
 from berth.compose import label
 from berth.compose.logs import Follower, LogOptions, LogPrinter, print_logs, short_name
-from berth.compose.moment import moment
 from berth.compose.session import Session
 from berth.errors import BerthError
+from berth.model.instant import for_api
 from berth.wire.system import EventMessage
 
 
@@ -45,8 +45,8 @@ def run(session: Session, options: LogsOptions) -> int:
     log = LogOptions(
         follow=options.follow,
         tail=options.tail,
-        since=moment(options.since),
-        until=moment(options.until),
+        since=for_api(options.since),
+        until=for_api(options.until),
         timestamps=options.timestamps,
     )
     if not options.follow:
@@ -90,7 +90,7 @@ def events(
     """Print the events of the project's containers until interrupted."""
     name, _ = session.known(services)
     filters = {"type": ["container"], "label": [f"{label.PROJECT}={name}"]}
-    for message in session.engine.events.listen(since=moment(since), until=moment(until), filters=filters):
+    for message in session.engine.events.listen(since=for_api(since), until=for_api(until), filters=filters):
         attributes = (message.actor.attributes if message.actor else None) or {}
         service = attributes.get(label.SERVICE, "")
         if services and service not in services:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import msgspec
 
 from berth.model.digest import Digest
-from berth.model.timestamp import now_rfc3339
+from berth.model.instant import rfc3339_ns
 from berth.registry.manifest import host_platform
 from berth.wire.container import ContainerConfig
 from berth.wire.document import History, ImageDocument, RootFS
@@ -31,7 +32,7 @@ def commit_document(
 ) -> ImageDocument:
     """The document of an image that adds one step to `parent` (None: starts from nothing). `diff_id` is the step's layer,
     None for a step that changed metadata only. `created` is RFC 3339, by default now. The parent is left as it is."""
-    moment = created or now_rfc3339()
+    moment = created or rfc3339_ns(time.time_ns())
     step = History(
         created=moment, created_by=created_by or None, author=author or None, comment=comment or None, empty_layer=diff_id is None
     )

@@ -16,8 +16,8 @@ from berth.errors import BerthError, Conflict, NotFound
 from berth.model.digest import Digest
 from berth.model.filters import Filters
 from berth.model.identifier import short_id
+from berth.model.instant import parse_moment
 from berth.model.reference import Reference, parse
-from berth.model.timestamp import parse_moment
 from berth.registry.manifest import parse_manifest
 from berth.storage.database import Database
 from berth.wire.document import IndexDocument

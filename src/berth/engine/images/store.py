@@ -20,8 +20,8 @@ from berth.contract.store import Blobs, Layer, Layers
 from berth.engine.images.document import encode
 from berth.errors import Conflict, DataLoss, InvalidArgument, NotFound
 from berth.model.digest import Digest, chain_id, digest_of, parse_digest
+from berth.model.instant import document_time
 from berth.model.reference import Reference, parse
-from berth.model.timestamp import parse_rfc3339
 from berth.registry.manifest import parse_config
 from berth.storage.database import Database
 from berth.wire.document import ImageDocument
@@ -194,7 +194,7 @@ class ImageStore:
         with self._database.transaction(durable=True):
             self._database.execute(
                 "INSERT INTO images (id, chain_id, created, parent, size) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-                (image_id, top, parse_rfc3339(document.created), parent, size),
+                (image_id, top, document_time(document.created), parent, size),
             )
             for tag in tags:
                 self._point("tags", tag, image_id)

@@ -15,8 +15,8 @@ from berth.engine.images.store import ImageStore
 from berth.errors import InvalidArgument
 from berth.model.digest import Digest
 from berth.model.filters import Filters
+from berth.model.instant import ZERO, document_time, parse_moment
 from berth.model.reference import Reference, parse
-from berth.model.timestamp import ZERO, parse_moment, parse_rfc3339
 from berth.wire.container import ContainerConfig
 from berth.wire.document import ImageDocument
 from berth.wire.image import (
@@ -105,7 +105,7 @@ def history(image: Image, store: ImageStore) -> list[ImageHistoryResponseItem]:
         items.append(
             ImageHistoryResponseItem(
                 id="<missing>",
-                created=int(parse_rfc3339(step.created)),
+                created=int(document_time(step.created)),
                 created_by=step.created_by or "",
                 tags=None,
                 size=size,
