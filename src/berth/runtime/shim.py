@@ -44,19 +44,20 @@ def run(launch: ModuleType, fds: list[int]) -> None:
     """
     status = 1
     try:
-        os.setsid()
-        for number in _IGNORED:
-            _signal.signal(number, _signal.SIG_IGN)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-        name = os.open("/proc/self/comm", os.O_WRONLY)
-        os.write(name, b"berth-shim")
-        os.close(name)
         near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         child = os.fork()
         if child == 0:
             near.close()
             birth.run(launch, fds, far)
+        # Birth is what takes time: everything else happens beside it.
         far.close()
+        os.setsid()
+        for number in _IGNORED:
+            _signal.signal(number, _signal.SIG_IGN)
+        name = os.open("/proc/self/comm", os.O_WRONLY)
+        os.write(name, b"berth-shim")
+        os.close(name)
         _signal.alarm(birth.SECONDS + 5)
         data, ancillary, _, _ = near.recvmsg(_ROOM, _DESCRIPTORS, _socket.MSG_CMSG_CLOEXEC)
         _signal.alarm(0)
