@@ -163,3 +163,8 @@ def test_host_modes(engine: EngineProcess) -> None:
     assert inside(engine, "--network", "host", "busybox", "readlink", "/proc/self/ns/net") == os.readlink("/proc/self/ns/net")
     assert inside(engine, "--pid", "host", "busybox", "readlink", "/proc/self/ns/pid") == os.readlink("/proc/self/ns/pid")
     assert inside(engine, "--network", "none", "busybox", "ls", "/sys/class/net") == "lo"
+
+
+def test_annotations_are_kept_and_shown(engine: EngineProcess) -> None:
+    engine.ok("create", "--name", "noted", "--annotation", "a=b", "--annotation", "c=", "busybox")
+    assert json.loads(engine.ok("inspect", "-f", "{{json .HostConfig.Annotations}}", "noted")) == {"a": "b", "c": ""}

@@ -5,30 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct, field
 
 from berth.client.credentials import registry_auth
 from berth.client.engine import Engine, FilterMap, Progress, Strings, encode_filters
 from berth.client.stream import progress
 from berth.client.wireline import Body, Response
 from berth.model.reference import parse
-from berth.wire.image import ImageHistoryResponseItem, ImageSummary
+from berth.wire.image import ImageHistoryResponseItem, ImageInspect, ImageSummary
 
 Removed = list[dict[str, str]]
 History = list[ImageHistoryResponseItem]
-
-
-class LocalImage(Struct, kw_only=True):
-    """An image that the engine has; `size` in bytes, `config` as the engine wrote it."""
-
-    id: str = field(name="Id", default="")
-    repo_tags: list[str] | None = field(name="RepoTags", default=None)
-    repo_digests: list[str] | None = field(name="RepoDigests", default=None)
-    created: str | None = field(name="Created", default=None)
-    os: str = field(name="Os", default="")
-    architecture: str = field(name="Architecture", default="")
-    size: int = field(name="Size", default=0)
-    config: dict[str, Any] | None = field(name="Config", default=None)
 
 
 def _platform(text: str | None) -> str | None:
@@ -50,9 +36,9 @@ class Images:
         query = {"all": all or None, "filters": encode_filters(filters), "digests": digests or None}
         return self._engine.typed(list[ImageSummary], "GET", "/images/json", query=query)
 
-    def inspect(self, name: str) -> LocalImage:
+    def inspect(self, name: str) -> ImageInspect:
         """What clients look at."""
-        return self._engine.typed(LocalImage, "GET", f"/images/{name}/json")
+        return self._engine.typed(ImageInspect, "GET", f"/images/{name}/json")
 
     def inspect_raw(self, name: str, *, platform: str | None = None) -> Any:
         """As the engine wrote it, for display."""

@@ -10,26 +10,6 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from berth.wire.health import HealthConfig
-
-
-class ImageConfig(Struct, kw_only=True, omit_defaults=True):
-    """Configuration of the image."""
-
-    user: str | None = field(name="User", default=None)
-    exposed_ports: dict[str, Any] | None = field(name="ExposedPorts", default=None)
-    env: list[str] | None = field(name="Env", default=None)
-    cmd: list[str] | None = field(name="Cmd", default=None)
-    healthcheck: HealthConfig | None = field(name="Healthcheck", default=None)
-    args_escaped: bool | None = field(name="ArgsEscaped", default=None)
-    volumes: dict[str, Any] | None = field(name="Volumes", default=None)
-    working_dir: str | None = field(name="WorkingDir", default=None)
-    entrypoint: list[str] | None = field(name="Entrypoint", default=None)
-    on_build: list[str] | None = field(name="OnBuild", default=None)
-    labels: dict[str, str] | None = field(name="Labels", default=None)
-    stop_signal: str | None = field(name="StopSignal", default=None)
-    shell: list[str] | None = field(name="Shell", default=None)
-
 
 class ImageHistoryResponseItem(Struct, kw_only=True, omit_defaults=True):
     """individual image layer information in response to ImageHistory operation."""
@@ -97,7 +77,7 @@ class ImageInspect(Struct, kw_only=True, omit_defaults=True):
     comment: str | None = field(name="Comment", default=None)
     created: str | None = field(name="Created", default=None)
     author: str | None = field(name="Author", default=None)
-    config: ImageConfig | dict[str, Any] | None = field(name="Config", default=None)
+    config: dict[str, Any] | None = field(name="Config", default=None)
     architecture: str | None = field(name="Architecture", default=None)
     variant: str | None = field(name="Variant", default=None)
     os: str | None = field(name="Os", default=None)
