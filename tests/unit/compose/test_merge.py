@@ -81,9 +81,6 @@ def test_the_override_file_is_found(files: Any) -> None:
 names = st.text(alphabet="abc", min_size=1, max_size=2)
 trees = st.recursive(st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(names, inner, max_size=3), max_leaves=8)
 mappings = st.dictionaries(names, trees, max_size=3)
-# The same path holds the same kind of value: where a text takes a mapping's place, what was before it is lost or not by
-# the order of grouping. Compose files of valid shape have no such places.
-shaped = st.dictionaries(names, st.dictionaries(names, st.dictionaries(names, st.integers(), max_size=3), max_size=3), max_size=3)
 
 
 @given(mappings)
