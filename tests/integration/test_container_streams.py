@@ -179,3 +179,28 @@ def test_stats_come_each_second_and_of_a_stopped_one_empty(engine: EngineProcess
     with engine.client as client:
         none = json.loads(client.request("GET", "/containers/box/stats", query={"stream": False}).read())
     assert none["read"] == "0001-01-01T00:00:00Z" and none["cpu_stats"]["cpu_usage"]["total_usage"] == 0
+
+
+def test_detaching_is_told_as_an_event(engine: EngineProcess) -> None:
+    since = str(time.time())
+    engine.ok("run", "-dit", "--name", "box", "busybox", "sh")
+    with request(engine, "/containers/box/attach?stream=1&stdin=1&stdout=1") as sock:
+        head_of(sock)
+        sock.sendall(b"\x10\x11")
+        rest_of(sock)
+    body = json.dumps({"AttachStdin": True, "AttachStdout": True, "Tty": True, "Cmd": ["cat"]}).encode()
+    with request(engine, "/containers/box/exec", head=(), body=body) as sock:
+        head_of(sock)
+        identifier = json.loads(sock.recv(4096))["Id"]
+    with request(engine, f"/exec/{identifier}/start", body=b'{"Tty": true}') as sock:
+        head_of(sock)
+        sock.sendall(b"\x10\x11")
+        rest_of(sock)
+    time.sleep(0.2)
+    options = ("--since", since, "--until", str(time.time()), "--filter", "event=detach", "--filter", "event=exec_detach")
+    told = [json.loads(line) for line in engine.ok("events", *options, "--format", "{{json .}}").splitlines()]
+    assert [(event["Action"], event["Actor"]["Attributes"].get("execID")) for event in told] == [
+        ("detach", None),
+        ("exec_detach", identifier),
+    ]
+    engine.ok("rm", "-f", "box")
