@@ -99,8 +99,8 @@ class RestartPolicy(Struct, kw_only=True, omit_defaults=True):
     maximum_retry_count: int | None = field(name="MaximumRetryCount", default=None)
 
 
-class HostConfig(Struct, kw_only=True, omit_defaults=True):
-    """Container configuration that depends on the host we are running on."""
+class Resources(Struct, kw_only=True, omit_defaults=True):
+    """A container's resources (cgroups config, ulimits, etc)."""
 
     cpu_shares: int | None = field(name="CpuShares", default=None)
     memory: int | None = field(name="Memory", default=None)
@@ -132,6 +132,11 @@ class HostConfig(Struct, kw_only=True, omit_defaults=True):
     cpu_percent: int | None = field(name="CpuPercent", default=None)
     io_maximum_iops: int | None = field(name="IOMaximumIOps", default=None)
     io_maximum_bandwidth: int | None = field(name="IOMaximumBandwidth", default=None)
+
+
+class HostConfig(Resources, kw_only=True, omit_defaults=True):
+    """Container configuration that depends on the host we are running on: its resources, and all the rest."""
+
     binds: list[str] | None = field(name="Binds", default=None)
     container_id_file: str | None = field(name="ContainerIDFile", default=None)
     log_config: HostConfigLogConfig | None = field(name="LogConfig", default=None)
@@ -171,56 +176,6 @@ class HostConfig(Struct, kw_only=True, omit_defaults=True):
     isolation: str | None = field(name="Isolation", default=None)
     masked_paths: list[str] | None = field(name="MaskedPaths", default=None)
     readonly_paths: list[str] | None = field(name="ReadonlyPaths", default=None)
-
-
-class ResourcesBlkioWeightDevice(Struct, kw_only=True, omit_defaults=True):
-    """ResourcesBlkioWeightDevice."""
-
-    path: str | None = field(name="Path", default=None)
-    weight: int | None = field(name="Weight", default=None)
-
-
-class ResourcesUlimits(Struct, kw_only=True, omit_defaults=True):
-    """ResourcesUlimits."""
-
-    name: str | None = field(name="Name", default=None)
-    soft: int | None = field(name="Soft", default=None)
-    hard: int | None = field(name="Hard", default=None)
-
-
-class Resources(Struct, kw_only=True, omit_defaults=True):
-    """A container's resources (cgroups config, ulimits, etc)."""
-
-    cpu_shares: int | None = field(name="CpuShares", default=None)
-    memory: int | None = field(name="Memory", default=None)
-    cgroup_parent: str | None = field(name="CgroupParent", default=None)
-    blkio_weight: int | None = field(name="BlkioWeight", default=None)
-    blkio_weight_device: list[ResourcesBlkioWeightDevice] | None = field(name="BlkioWeightDevice", default=None)
-    blkio_device_read_bps: list[ThrottleDevice] | None = field(name="BlkioDeviceReadBps", default=None)
-    blkio_device_write_bps: list[ThrottleDevice] | None = field(name="BlkioDeviceWriteBps", default=None)
-    blkio_device_read_iops: list[ThrottleDevice] | None = field(name="BlkioDeviceReadIOps", default=None)
-    blkio_device_write_iops: list[ThrottleDevice] | None = field(name="BlkioDeviceWriteIOps", default=None)
-    cpu_period: int | None = field(name="CpuPeriod", default=None)
-    cpu_quota: int | None = field(name="CpuQuota", default=None)
-    cpu_realtime_period: int | None = field(name="CpuRealtimePeriod", default=None)
-    cpu_realtime_runtime: int | None = field(name="CpuRealtimeRuntime", default=None)
-    cpuset_cpus: str | None = field(name="CpusetCpus", default=None)
-    cpuset_mems: str | None = field(name="CpusetMems", default=None)
-    devices: list[DeviceMapping] | None = field(name="Devices", default=None)
-    device_cgroup_rules: list[str] | None = field(name="DeviceCgroupRules", default=None)
-    device_requests: list[DeviceRequest] | None = field(name="DeviceRequests", default=None)
-    memory_reservation: int | None = field(name="MemoryReservation", default=None)
-    memory_swap: int | None = field(name="MemorySwap", default=None)
-    memory_swappiness: int | None = field(name="MemorySwappiness", default=None)
-    nano_cpus: int | None = field(name="NanoCpus", default=None)
-    oom_kill_disable: bool | None = field(name="OomKillDisable", default=None)
-    init: bool | None = field(name="Init", default=None)
-    pids_limit: int | None = field(name="PidsLimit", default=None)
-    ulimits: list[ResourcesUlimits] | None = field(name="Ulimits", default=None)
-    cpu_count: int | None = field(name="CpuCount", default=None)
-    cpu_percent: int | None = field(name="CpuPercent", default=None)
-    io_maximum_iops: int | None = field(name="IOMaximumIOps", default=None)
-    io_maximum_bandwidth: int | None = field(name="IOMaximumBandwidth", default=None)
 
 
 class ContainerState(Struct, kw_only=True, omit_defaults=True):
