@@ -8,7 +8,7 @@ and run in order; a database of a newer schema is refused.
 Rows hold a document (JSON) and only those columns that are searched or unique. Each service owns its tables.
 
 A full disk must not keep anybody from removing things: `<path>.reserve` holds some space, which is given up when a commit
-finds none, and is taken again later.
+finds none, piece by piece, and is taken again later.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from berth.errors import DataLoss, ResourceExhausted
 
 T = TypeVar("T")
 _RESERVE = 1 << 20
+_STEP = _RESERVE // 8
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -80,7 +81,7 @@ class Database:
         self._depth = 0
         self._said: list[tuple[str, tuple[Any, ...]]] = []
         self._reserve = f"{path}.reserve"
-        self._reserved = os.path.exists(self._reserve)
+        self._reserved = os.path.getsize(self._reserve) if os.path.exists(self._reserve) else 0
         with _opening(path):
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
@@ -126,41 +127,47 @@ class Database:
 
     def _take_reserve(self) -> None:
         """Set space aside. Whether there is any does not matter here."""
-        if self._reserved or self._reserve.startswith(":"):
+        if self._reserved >= _RESERVE or self._reserve.startswith(":"):
             return
         try:
             fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(fd, 0, _RESERVE)
-                self._reserved = True
-            finally:
-                os.close(fd)
         except OSError:
-            self._give_reserve()
+            return
+        try:
+            os.posix_fallocate(fd, 0, _RESERVE)
+            self._reserved = _RESERVE
+        except OSError:
+            os.ftruncate(fd, self._reserved)
+        finally:
+            os.close(fd)
 
     def _give_reserve(self) -> None:
-        self._reserved = False
+        """Give up a part of it: whoever else writes to the disk takes what is free, so the rest is kept for the next commit."""
+        self._reserved = max(0, self._reserved - _STEP)
         try:
-            os.unlink(self._reserve)
+            if self._reserved:
+                os.truncate(self._reserve, self._reserved)
+            else:
+                os.unlink(self._reserve)
         except OSError:
-            pass
+            self._reserved = 0
 
     def _with_reserve(self, statement: Callable[[], T]) -> T:
-        """Run a statement that may be tried again; on a full disk once more, with the reserve given up."""
-        try:
-            found = statement()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-                raise
-            self._give_reserve()
+        """Run a statement that may be tried again; on a full disk again and again, with parts of the reserve given up."""
+        while True:
             try:
-                return statement()
-            except sqlite3.OperationalError as again:
-                raise ResourceExhausted(
-                    f"no space left on device while writing the database ({again}): make room (docker system prune) and try again"
-                ) from again
-        if not self._reserved:
-            self._take_reserve()
+                found = statement()
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                    raise
+                if not self._reserved:
+                    raise ResourceExhausted(
+                        f"no space left on device while writing the database ({error}): "
+                        "make room (docker system prune) and try again"
+                    ) from error
+            self._give_reserve()
+        self._take_reserve()
         return found
 
     @contextmanager
