@@ -166,9 +166,7 @@ def is_stub(entry: Entry) -> bool:
     if entry.path not in MOUNT_POINTS:
         return False
     if stat.S_ISDIR(entry.status.st_mode):
-        return all(
-            entry.path + b"/" + name in MOUNT_POINTS for name in os.listdir(os.fsencode(f"/proc/self/fd/{entry.fd}"))
-        )
+        return all(entry.path + b"/" + name in MOUNT_POINTS for name in os.listdir(os.fsencode(f"/proc/self/fd/{entry.fd}")))
     return stat.S_ISREG(entry.status.st_mode) and entry.status.st_size == 0
 
 

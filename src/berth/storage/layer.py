@@ -156,9 +156,7 @@ class LayerStore:
         if layer.blob is not None or not self._blobs.has(blob.digest):
             return layer
         with self._database.transaction():
-            self._database.execute(
-                "UPDATE layers SET blob = ? WHERE chain_id = ?", (msgspec.json.encode(blob), layer.chain_id)
-            )
+            self._database.execute("UPDATE layers SET blob = ? WHERE chain_id = ?", (msgspec.json.encode(blob), layer.chain_id))
         return msgspec.structs.replace(layer, blob=blob)
 
     async def _apply_blob(self, chain: Digest, parent: Digest | None, diff_id: Digest, blob: Descriptor) -> Layer:
@@ -374,9 +372,7 @@ def pack_layer_at(directory: str, write: Callable[[bytes], object], below: RootL
     return packed.size, packed.large_ids
 
 
-def _unpack(
-    pieces: Iterator[bytes], target: str, lower: list[str], stop: Callable[[], bool], diff_id: Digest | None
-) -> Unpacked:
+def _unpack(pieces: Iterator[bytes], target: str, lower: list[str], stop: Callable[[], bool], diff_id: Digest | None) -> Unpacked:
     """Unpack a layer; with a diff id, the digest of the whole tar is compared."""
     digest = hashlib.sha256()
     descriptors: list[int] = []
