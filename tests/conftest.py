@@ -23,10 +23,12 @@ def shared_engine() -> Iterator[EngineProcess]:
         pytest.skip("needs root: namespaces, mounts and network devices are made")
     engine = EngineProcess()
     with leak.nothing_left(engine.snapshot):
-        engine.start()
-        engine.add_busybox()
-        yield engine
-        engine.shut_down()
+        try:
+            engine.start()
+            engine.add_busybox()
+            yield engine
+        finally:
+            engine.shut_down()
 
 
 @pytest.fixture

@@ -39,13 +39,15 @@ def stack(project: Path) -> Iterator[EngineProcess]:
     """An engine on which the stack runs, built by `berth compose up --build`."""
     engine = EngineProcess()
     with leak.nothing_left(engine.snapshot):
-        engine.start()
-        done = engine.berth("image", "bootstrap", "debian:trixie", timeout=300)
-        assert done.returncode == 0, done.stderr
-        done = engine.berth("compose", "up", "--build", "-d", "--wait", timeout=700, cwd=str(project))
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + engine.log_text()
-        yield engine
-        engine.shut_down()
+        try:
+            engine.start()
+            done = engine.berth("image", "bootstrap", "debian:trixie", timeout=300)
+            assert done.returncode == 0, done.stderr
+            done = engine.berth("compose", "up", "--build", "-d", "--wait", timeout=700, cwd=str(project))
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + engine.log_text()
+            yield engine
+        finally:
+            engine.shut_down()
 
 
 def ask(path: str, body: object = None) -> object:
