@@ -87,6 +87,12 @@ def test_the_api_keeps_notes_and_data_survives_down_and_up(stack: EngineProcess,
     assert note["id"] in [n["id"] for n in notes]
 
 
+def test_packages_can_be_installed_in_a_default_container(stack: EngineProcess) -> None:
+    script = "apt-get update -qq && apt-get install -y -qq --no-install-recommends ed >/dev/null && dpkg -s ed"
+    done = stack.docker("run", "--rm", "debian:trixie", "sh", "-c", script, timeout=200)
+    assert "Status: install ok installed" in done.stdout, done.stdout + done.stderr
+
+
 def test_nothing_of_the_hosts_settings_is_in_the_images(stack: EngineProcess) -> None:
     for image in ("backend-db", "backend-cache", "backend-api"):
         config = stack.ok("inspect", "-f", "{{json .Config}}", image) + stack.ok("history", "--no-trunc", image)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from berth.engine.config import EngineConfig
@@ -55,17 +56,19 @@ class Engine:
 
     async def stop(self, *, stop_containers: bool) -> None:
         """End the engine. Containers go on unless `stop_containers`, which also takes down bridges and rules."""
-        await self.containers.shutdown(stop_containers)
-        if stop_containers:
-            await self.networks.teardown()
-        await self.networks.stop()
-        await self.runtime.close()
-        if stop_containers:
-            await self.runtime.teardown()
-        self.trees.close()
-        self.layers.close()
-        self.database.close()
-        os.close(self.lock)
+        # Each step is taken whatever became of those before it; the first failure is raised in the end.
+        async with AsyncExitStack() as stack:
+            stack.callback(os.close, self.lock)
+            stack.callback(self.database.close)
+            stack.callback(self.layers.close)
+            stack.callback(self.trees.close)
+            if stop_containers:
+                stack.push_async_callback(self.runtime.teardown)
+            stack.push_async_callback(self.runtime.close)
+            stack.push_async_callback(self.networks.stop)
+            if stop_containers:
+                stack.push_async_callback(self.networks.teardown)
+            await self.containers.shutdown(stop_containers)
 
 
 def prepare_directories(config: EngineConfig) -> None:
