@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 
@@ -56,6 +57,26 @@ def test_port_is_free_again_after_release(tmp_path: Path) -> None:
             await lab.stop("one")
         with socket.create_server(("127.0.0.1", 8080)):
             pass
+
+    in_lab(tmp_path, test)
+
+
+def test_container_is_reached_though_its_predecessors_namespace_lives_on(tmp_path: Path) -> None:
+    """The kernel takes a namespace down some time after its last process: until then two ports carry one MAC address."""
+
+    async def test(lab: Lab) -> None:
+        first = await lab.run("one")
+        with first.listen(80) as server:
+            assert reaches(server, "172.17.0.2", 80) == "172.17.0.1"
+        held = os.dup(first.fd)
+        try:
+            await lab.stop("one")
+            second = await lab.run("one")
+            assert lab.address("one") == "172.17.0.2"
+            with second.listen(80) as server:
+                assert reaches(server, "172.17.0.2", 80) == "172.17.0.1"
+        finally:
+            os.close(held)
 
     in_lab(tmp_path, test)
 

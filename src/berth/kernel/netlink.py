@@ -28,6 +28,7 @@ _SOCK_RAW_CLOEXEC = 3 | 0o2000000
 
 REQUEST, ACK, DUMP, EXCL, CREATE, REPLACE = 1, 4, 0x300, 0x200, 0x400, 0x100
 NEWLINK, DELLINK, GETLINK, NEWADDR, DELADDR, GETADDR, NEWROUTE, DELROUTE, GETROUTE = 16, 17, 18, 20, 21, 22, 24, 25, 26
+NEWNEIGH = 28
 _ERROR, _DONE, _OVERRUN = 2, 3, 4
 _IFF_UP = 1
 
@@ -36,6 +37,9 @@ _ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _LINKINFO, _NET_NS_FD = 1, 3, 4, 5, 10,
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _BRPORT_HAIRPIN, _BRPORT_ISOLATED = 4, 33
 _VETH_PEER, _MACVLAN_MODE, _IPVLAN_MODE = 1, 1, 1
+
+# A bridge's forwarding entry (neighbour.h): static, and not moved by frames that arrive elsewhere.
+_AF_BRIDGE, _NUD_NOARP, _NTF_MASTER, _NTF_STICKY, _NDA_LLADDR = 7, 0x40, 0x04, 0x40, 2
 
 _IFA_F_NODAD = 0x02
 _TABLE_MAIN, _PROTO_STATIC, _TYPE_UNICAST, _SCOPE_UNIVERSE, _SCOPE_LINK = 254, 4, 1, 0, 253
@@ -115,7 +119,9 @@ def create_veth(
     """A veth pair: `host_name` here, up and in the bridge `parent` ("" for none); `peer_name` in the other namespace (-1: in
     this one), down.
 
-    `hairpin` lets a frame leave through the port it came in by; `isolated` ports of a bridge do not reach each other.
+    `hairpin` lets a frame leave through the port it came in by; `isolated` ports of a bridge do not reach each other. The
+    bridge gets a fixed entry for `mac`: it neither floods the first frames, nor sends them to the port of a container of the
+    same address that ended a moment ago and whose namespace the kernel has not taken down yet, nor lets a neighbour claim them.
     """
     peer = _interface() + _name(peer_name) + (attribute(_ADDRESS, mac_bytes(mac)) if mac else b"")
     peer += attribute(_MTU, pack("I", mtu))
@@ -125,13 +131,26 @@ def create_veth(
     body = _interface(0, _IFF_UP) + _name(host_name) + attribute(_MTU, pack("I", mtu)) + attribute(_LINKINFO, info)
     if parent:
         body += attribute(_MASTER, pack("i", if_nametoindex(parent)))
-    if not hairpin and not isolated:
-        _send(message(NEWLINK, ACK | CREATE | EXCL, body), host_name)
-        return
-    port = attribute(_BRPORT_HAIRPIN, pack("B", hairpin)) + attribute(_BRPORT_ISOLATED, pack("B", isolated))
-    slave = attribute(_INFO_SLAVE_KIND, b"bridge\0") + attribute(_INFO_SLAVE_DATA, port)
-    options = _interface() + _name(host_name) + attribute(_LINKINFO, slave)
-    _send(message(NEWLINK, CREATE | EXCL, body) + message(NEWLINK, ACK, options), host_name)
+    sock = open_socket(NETLINK_ROUTE)
+    try:
+        talk(sock, message(NEWLINK, ACK | CREATE | EXCL, body), host_name)
+        if parent:
+            talk(sock, _bridge_port_messages(if_nametoindex(host_name), mac, hairpin, isolated), host_name)
+    finally:
+        sock.close()
+
+
+def _bridge_port_messages(port: int, mac: str, hairpin: bool, isolated: bool) -> bytes:
+    """The messages that set a bridge port's options and its forwarding entry; the last asks for an acknowledgement."""
+    flags = attribute(_BRPORT_HAIRPIN, pack("B", hairpin)) + attribute(_BRPORT_ISOLATED, pack("B", isolated))
+    slave = attribute(_INFO_SLAVE_KIND, b"bridge\0") + attribute(_INFO_SLAVE_DATA, flags)
+    options = _interface(port) + attribute(_LINKINFO, slave)
+    if not mac:
+        return message(NEWLINK, ACK, options)
+    entry = pack("BxHiHBB", _AF_BRIDGE, 0, port, _NUD_NOARP, _NTF_MASTER | _NTF_STICKY, 0)
+    entry += attribute(_NDA_LLADDR, mac_bytes(mac))
+    forward = message(NEWNEIGH, ACK | CREATE | REPLACE, entry)
+    return message(NEWLINK, 0, options) + forward if hairpin or isolated else forward
 
 
 def create_macvlan(parent: str, name: str, netns_fd: int, mac: str, mtu: int, mode: int = 4, kind: str = "macvlan") -> None:
