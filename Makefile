@@ -29,7 +29,7 @@ demo-down: setup ## stop the example backend; its data stays
 
 test: setup ## all tests; the integration tests need root
 	scripts/packages test
-	$(BIN)/pytest $(ARGS)
+	scripts/test $(ARGS)
 
 test-unit: setup ## the fast tests that need neither root nor packages
 	$(BIN)/pytest tests/unit
