@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 
+from berth import failpoint
 from berth.engine.config import DEFAULT_ROOT, DEFAULT_SOCKET, EngineConfig
 from berth.errors import BerthError
 
@@ -96,6 +97,8 @@ def main() -> None:
     """The entry point."""
     config, level = parse_options(sys.argv[1:])
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if failpoint.enable():
+        logging.getLogger("berth").warning("failpoints are on (%s): for tests only", failpoint.VARIABLE)
     if os.geteuid() != 0:
         sys.exit("berthd: must run as root, since it makes namespaces, mounts and network devices: use sudo")
     try:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import Struct
 
+from berth import failpoint
 from berth.build.state import State
 from berth.contract.image import Images
 from berth.contract.store import Layer, Layers
@@ -91,6 +92,7 @@ class BuildCache:
             created=after.created or "",
             size=layer.size if layer is not None else 0,
         )
+        failpoint.hit("build.cache.before-row")
         now = time.time()
         with self._database.transaction():
             for key in keys:

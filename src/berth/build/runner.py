@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from berth import failpoint
 from berth.build.dockerfile.error import StepError
 from berth.build.dockerfile.expansion import ExpansionError
 from berth.build.dockerfile.instruction import Run, RunMount
@@ -134,6 +135,7 @@ async def execute(job: Job, run: Run, state: State, scope: Scope, mounts: list[P
         if mounts:
             targets = [prepared.target for prepared in mounts]
             await run_in_thread(lambda: remove_stubs(snapshot.overlay, targets))
+        failpoint.hit("build.step.before-commit")
         layer = await snapshot.commit()
         await channel.text(f" ---> Removed intermediate container {hostname}\n")
         return layer

@@ -18,6 +18,7 @@ from tempfile import mkdtemp
 
 import msgspec
 
+from berth import failpoint
 from berth.build.cache import BuildCache
 from berth.build.cache_mount import CacheMounts
 from berth.build.context import Context, unpack
@@ -146,6 +147,7 @@ class BuildService:
                 for warning in planned.dockerfile.warnings:
                     await progress.send({"stream": f"[Warning] {warning}\n"})
             state = _labelled(await solve(job, progress), options.labels)
+            failpoint.hit("build.image.before-image")
             tags = tuple(_tag(name) for name in options.tags)
             image = await self._create(state, tags)
         finally:

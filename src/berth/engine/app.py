@@ -11,6 +11,7 @@ import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from berth import failpoint
 from berth.engine.config import EngineConfig
 from berth.engine.containers.service import ContainerService
 from berth.engine.events import Events
@@ -98,9 +99,11 @@ async def start(config: EngineConfig) -> Engine:
     """Put the engine together and recover what an earlier one left."""
     prepare_directories(config)
     lock = lock_root(config)
+    failpoint.hit("engine.start.after-lock")
     database = Database(f"{config.root}/berth.db")
     events = Events()
     runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.name)
+    failpoint.hit("engine.start.after-launcher")
     blobs = BlobStore(config.root)
     layers = LayerStore(config.root, database, blobs)
     snapshots = SnapshotStore(config.root, database, layers)
@@ -140,8 +143,11 @@ async def start(config: EngineConfig) -> Engine:
         lock=lock,
     )
     await networks.start()
+    failpoint.hit("engine.start.after-networks")
     await containers.restore()
+    failpoint.hit("engine.start.after-containers")
     engine.execs.restore()
     await volumes.sweep()
+    failpoint.hit("engine.start.before-sweep")
     await Collector(database, blobs, layers, snapshots).start(containers.with_task())
     return engine

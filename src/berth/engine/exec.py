@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 
+from berth import failpoint
 from berth.contract.runtime import AttachStream, ExecTask, LaunchFailed
 from berth.engine.containers.defaults import words
 from berth.engine.containers.execution import ExecBody, ExecInspect, Execution
@@ -109,6 +110,7 @@ class ExecService:
                 execution.ended(126)
                 raise Conflict(f"container {execution.container.id} is not running")
             try:
+                failpoint.hit("exec.start.before-process")
                 process = await task.exec(execution.request(size), streams)
             except LaunchFailed as failure:
                 error = exec_error(failure, execution.args[0])
@@ -118,6 +120,7 @@ class ExecService:
                 execution.ended(126)
                 raise
             execution.started(process)
+            failpoint.hit("exec.start.after-process")
         self._emit(execution, f"exec_start: {' '.join(execution.args)}")
         self._watch(execution, process)
 

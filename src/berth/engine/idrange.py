@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from berth import failpoint
 from berth.errors import ResourceExhausted
 from berth.model.oci import IdMapping
 
@@ -109,8 +110,10 @@ class IdRanges:
             for block in range(BLOCKS):
                 if block in taken:
                     continue
+                failpoint.hit("ids.claim.before-file")
                 with open(f"{self._run}/{block}", "w", encoding="utf-8") as file:
                     file.write(self._root)
+                failpoint.hit("ids.claim.after-file")
                 self._add(block)
                 if self._free:
                     return

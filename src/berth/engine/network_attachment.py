@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 import msgspec
 
+from berth import failpoint
 from berth.contract.network import Attachment, ContainerFacts
 from berth.engine.config import EngineConfig
 from berth.engine.network_catalog import NetworkCatalog
@@ -92,8 +93,11 @@ class Attacher:
     def _commit(self, facts: ContainerFacts, rows: list[Endpoint], ports: list[Published], undo: ExitStack) -> None:
         undo.callback(self._uncommit, facts.id, [row.network_id for row in rows])
         self._catalog.put_endpoints(rows)
+        failpoint.hit("network.attach.after-endpoints")
         self._catalog.put_ports(facts.id, ports)
+        failpoint.hit("network.attach.after-ports")
         self._fabric.publish(ports)
+        failpoint.hit("network.attach.after-elements")
         self.flush_udp(ports)
         self.tell_resolver(facts.id)
 
@@ -270,6 +274,7 @@ class Attacher:
             networks = self._with(facts, row)
             plan = self._endpoint_plan(network, row.wish, entry, ())
             await asyncio.to_thread(live.add_endpoint, pid, plan, self._default_routes(networks, [*others, row]))
+            failpoint.hit("network.connect.after-interface")
             undo.pop_all()
         self._catalog.put_endpoints([row], durable=True)
         self.tell_resolver(facts.id)

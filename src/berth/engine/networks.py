@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from berth import failpoint
 from berth.contract.network import Attachment, ContainerFacts
 from berth.contract.usage import Usage
 from berth.engine.config import EngineConfig
@@ -133,13 +134,16 @@ class NetworkService:
     async def _create(self, request: NetworkCreateRequest) -> tuple[str, str]:
         async with host_lock(self._defining):
             record = self._definitions.record(request)
+            failpoint.hit("network.create.before-bridge")
             if not record.config_only:
                 await self._make(record)
+            failpoint.hit("network.create.after-bridge")
             try:
                 self._catalog.add(record)
             except BaseException:
                 await self._unmake(record)
                 raise
+        failpoint.hit("network.create.after-row")
         self._event("create", record)
         return record.id, ""
 
@@ -175,9 +179,12 @@ class NetworkService:
         for other in self._catalog.networks.values():
             if other.config_from in (record.name, record.id) and other.config_from:
                 raise Forbidden(f"configuration network {record.name!r} is in use by network {other.name}")
+        failpoint.hit("network.remove.before-row")
         self._catalog.remove(record)
+        failpoint.hit("network.remove.after-row")
         if not record.config_only:
             await self._unmake(record)
+        failpoint.hit("network.remove.after-bridge")
         self._event("destroy", record)
 
     async def prune(self, filters: Filters) -> Sequence[str]:
@@ -232,8 +239,10 @@ class NetworkService:
     def _release(self, container_id: str) -> Sequence[NetworkRecord]:
         rows = [row for row in self._catalog.of_container(container_id).values() if row.live]
         ports = self._catalog.drop_ports(container_id)
+        failpoint.hit("network.release.after-ports")
         self._fabric.unpublish(ports)
         drop_live(self._catalog, rows)
+        failpoint.hit("network.release.after-endpoints")
         self._resolver.drop(container_id)
         self._attacher.forget(container_id)
         self._attacher.flush_udp(ports)
@@ -251,6 +260,7 @@ class NetworkService:
             if record.driver == BRIDGE:
                 self._require_fabric()
             await self._attacher.connect(facts, record, row, pid)
+            failpoint.hit("network.connect.after-row")
         else:
             self._catalog.put_endpoints([row], durable=True)
         self._event("connect", record, facts.id)
@@ -265,10 +275,12 @@ class NetworkService:
             raise Forbidden(f"container {facts.id} is not connected to network {record.name}")
         if row and row.live and pid:
             await self._attacher.disconnect(facts, record, row, pid)
+            failpoint.hit("network.disconnect.after-interface")
         elif row and row.live:
             drop_live(self._catalog, [row])
         gone = Endpoint(id="", container_id=facts.id, network_id=record.id, removed=True)
         self._catalog.put_endpoints([gone], durable=True)
+        failpoint.hit("network.disconnect.after-row")
         self._event("disconnect", record, facts.id)
 
     @staticmethod

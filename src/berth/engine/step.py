@@ -7,6 +7,7 @@ import os
 import socket
 from contextlib import AsyncExitStack
 
+from berth import failpoint
 from berth.contract.network import Attachment, ContainerFacts
 from berth.contract.runtime import AttachStream, Exit, IOPlan, LaunchRequest, LogPlan, Task
 from berth.contract.step import Output, Step
@@ -48,6 +49,7 @@ class StepService:
             directory = f"{self._parts.config.root}/build/step-{short_id(identifier)}"
             os.makedirs(directory, mode=0o700)
             stack.callback(remove_tree, directory)
+            failpoint.hit("build.step.after-directory")
             attachment = await self._attach(identifier, config, host, stack)
             id_map = self._id_map(step, host, stack)
             request = self._request(identifier, step, config, host, attachment, id_map, directory)
@@ -127,6 +129,7 @@ class StepService:
         ]
         try:
             task = await self._parts.runtime.launch(request, streams)
+            failpoint.hit("build.step.after-launch")
             try:
                 return await self._follow(task, ours, output)
             finally:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from berth import failpoint
 from berth.contract.usage import Usage
 from berth.contract.volume import Volume
 from berth.engine import volume_options
@@ -133,12 +134,15 @@ class VolumeService:
             options=wanted,
             anonymous=anonymous,
         )
+        failpoint.hit("volume.create.before-directory")
         self._make_directory(name)
+        failpoint.hit("volume.create.after-directory")
         with self._database.transaction(durable=True):
             self._database.execute(
                 "INSERT INTO volumes (name, created, document) VALUES (?, ?, ?)",
                 (name, volume.created, msgspec.json.encode(volume)),
             )
+        failpoint.hit("volume.create.after-row")
         self._events.publish("volume", "create", name, {"driver": "local"})
         return volume
 
@@ -180,8 +184,10 @@ class VolumeService:
         await self._remove(name)
 
     async def _remove(self, name: str) -> None:
+        failpoint.hit("volume.remove.before-row")
         with self._database.transaction(durable=True):
             self._database.execute("DELETE FROM volumes WHERE name = ?", (name,))
+        failpoint.hit("volume.remove.after-row")
         for key in [key for key in self._pinned if key[0] == name]:
             os.close(self._pinned.pop(key))
         trash = self._trash()
@@ -189,6 +195,7 @@ class VolumeService:
             os.rename(f"{self._volumes}/{name}", trash)
         except FileNotFoundError:
             trash = ""
+        failpoint.hit("volume.remove.after-rename")
         self._events.publish("volume", "destroy", name, {"driver": "local"})
         if trash:
             with translated(f"removing volume {name}"):

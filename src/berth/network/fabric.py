@@ -13,6 +13,7 @@ import threading
 from _socket import socket
 from collections.abc import Iterable
 
+from berth import failpoint
 from berth.errors import BerthError
 from berth.kernel import netlink
 from berth.kernel.netlink import open_socket
@@ -109,6 +110,7 @@ class Fabric:
             self._bridges.pop(record.id, None)
             self._published = {port for port in self._published if port.network_id != record.id}
             await asyncio.to_thread(self._apply)
+            failpoint.hit("network.remove.after-rules")
             await asyncio.to_thread(bridge.remove, record.device)
 
     def publish(self, ports: Iterable[Published]) -> None:

@@ -19,6 +19,7 @@ import time
 from _struct import calcsize, pack
 from marshal import dumps
 
+from berth import failpoint
 from berth.kernel.process import start_time
 from berth.runtime import channel, record
 from berth.runtime.keeper import PROTECTED, set_oom_score
@@ -94,11 +95,13 @@ class Birth:
 
     def run(self, plan: Message, fds: list[int]) -> None:
         """All of it."""
+        failpoint.hit("launch.birth.before-files")
         try:
             stdio, listener = self._prepare()
         except OSError as error:
             self._fail(["shim", error.errno or 0, str(error.filename or error.strerror)], None, None)
             return
+        failpoint.hit("launch.birth.after-files")
         work, failed = self._launch.make(plan, stdio.child)
         if failed is None:
             try:
@@ -130,7 +133,9 @@ class Birth:
             "cgroup": plan["cgroup"],
             "resolver": head["resolver"] if work.resolver else None,
         }
+        failpoint.hit("launch.birth.before-run-file")
         self._write_run_file(born, shim)
+        failpoint.hit("launch.birth.after-run-file")
         watched = {"pidfd": work.pidfd, "listener": listener.fileno()}
         rest = {f"resolver{number}": fd for number, fd in enumerate(work.resolver)}
         held = stdio.held(work.console[0] if work.console else None)
@@ -149,8 +154,10 @@ class Birth:
             "lowered": set_oom_score(str(shim), PROTECTED),
         }
         self._send(pack(HEAD, 1, work.joiner, len(watched), awake) + dumps(born), [*watched.values(), *rest.values()])
+        failpoint.hit("launch.birth.after-shim-told")
         # The shim goes on when this process has ended, so nothing that it says can overtake the answer.
         self._answer(fds[0], born, work.pidfd)
+        failpoint.hit("launch.birth.after-answer")
 
     def _write_run_file(self, born: Message, shim: int) -> None:
         document = {

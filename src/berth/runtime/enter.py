@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 
+from berth import failpoint
 from berth.kernel import namespace, process
 from berth.kernel.file import write_text
 from berth.runtime import cgroup, init
@@ -43,6 +44,7 @@ def enter(state: dict[str, Any], plan: dict[str, Any], stdio: Stdio | None) -> E
     directory = cgroup.open_v2(group)
     near, far = pair()
     ours, theirs = pair()
+    failpoint.hit("exec.enter.before-clone")
     entrant, entrant_fd = process.clone3(0, cgroup_fd=directory)
     if entrant == 0:
         near.close()
@@ -50,6 +52,7 @@ def enter(state: dict[str, Any], plan: dict[str, Any], stdio: Stdio | None) -> E
         _entrant(state, plan, stdio, target, far, theirs)
     far.close()
     theirs.close()
+    failpoint.hit("exec.enter.after-clone")
     close_all([fd for fd in (target, directory, entrant_fd) if fd >= 0])
     answer = receive(near)
     near.close()
@@ -67,6 +70,7 @@ def enter(state: dict[str, Any], plan: dict[str, Any], stdio: Stdio | None) -> E
         raise
     finally:
         ours.close()
+    failpoint.hit("exec.enter.after-exec")
     return Entered(value["pid"], fds[0], console)
 
 
@@ -103,16 +107,19 @@ def _entrant(
 ) -> NoReturn:
     try:
         process.prctl(process.PR_SET_DUMPABLE, 0)
+        failpoint.hit("exec.entrant.before-cgroup")
         cgroup.enter_v1(state["cgroup"])
         _adjust_oom(plan["oom_score_adj"])
         _own_streams(state["base"], stdio)
         path, flags = ("", 0) if plan["privileged"] else state["seccomp"]
         steps = _steps(state, plan, init.read_program(path), flags)
         namespace.setns(target, state["namespaces"])
+        failpoint.hit("exec.entrant.before-process")
         pid, pidfd = process.clone3(process.CLONE_PARENT)
         if pid == 0:
             far.close()
             init.run(theirs, steps, init.Init(theirs, stdio, []))
+        failpoint.hit("exec.entrant.after-process")
         send(far, {"pid": pid}, [pidfd])
     except BaseException as error:
         try:

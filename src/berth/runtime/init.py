@@ -16,6 +16,7 @@ import resource
 from _socket import AF_INET, SOCK_DGRAM, SOCK_STREAM
 from _socket import socket as Socket
 
+from berth import failpoint
 from berth.kernel import capability, mount, namespace, netlink, nfnetlink, process, seccomp, terminal
 from berth.kernel.file import PROC_SUPER_MAGIC, filesystem_type, write_text
 from berth.kernel.paths import make_directories_in_root, open_in_root
@@ -61,6 +62,7 @@ def run(sock: Socket, steps: list[Step], state: Init) -> NoReturn:
     step = ""
     try:
         for step, arguments in steps:
+            failpoint.hit("launch.init.before-step")
             STEPS[step](state, **arguments)
     except BaseException as error:
         try:

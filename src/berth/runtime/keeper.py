@@ -20,6 +20,7 @@ import sys
 import time
 from binascii import a2b_base64
 
+from berth import failpoint
 from berth.kernel.file import write_text
 from berth.runtime import channel, record
 from berth.runtime.connection import Connection
@@ -242,6 +243,7 @@ class Keeper:
         self._loop.forget(self._pidfd)
         status = os.waitpid(self._pid, 0)[1]
         ended_at = time.time()
+        failpoint.hit("shim.end.after-reap")
         if self._resolver is not None:
             self._resolver.close()
         oom = False
@@ -249,6 +251,7 @@ class Keeper:
             oom = bool(self._launch.cleanup(self._state))
         except OSError:
             sys.excepthook(*sys.exc_info())
+        failpoint.hit("shim.end.after-cgroup")
         exit = {**exit_of(status, ended_at), "oom_killed": oom}
         self._session.exited(GRACE, lambda: self._report(exit))
 
@@ -257,13 +260,16 @@ class Keeper:
         if self._log is not None:
             self._log.close()
         os.close(self._pidfd)
+        failpoint.hit("shim.end.before-record")
         self._exit = exit
         try:
             document = {"v": 1, **exit, "pid": self._pid, "started_at": self._started_at}
             record.write_exit(self._run, self._id, self._directory, document)
         except OSError:
             sys.excepthook(*sys.exc_info())
+        failpoint.hit("shim.end.after-record")
         self._event("exit", exit=exit)
+        failpoint.hit("shim.end.after-event")
         self._leave_if_done()
 
     def _exec_ended(self, id: str, exec: Exec) -> None:
@@ -297,8 +303,10 @@ class Keeper:
         self._loop.forget(self._listener.fileno())
         self._listener.close()
         record.remove(record.socket_path(self._run, self._id))
+        failpoint.hit("shim.leave.after-socket")
         if not keep:
             record.remove_run_files(self._run, self._id)
+        failpoint.hit("shim.leave.after-files")
         channel.close_all(self._reserved)
         self._reserved = []
         self._loop.after(0.0, lambda: self._wait_for_clients(0.01))

@@ -23,6 +23,7 @@ import os
 from binascii import a2b_base64
 from time import sleep
 
+from berth import failpoint
 from berth.kernel import mount, namespace, netlink, process
 from berth.kernel.bpf import attach_device_program
 from berth.kernel.file import write_text
@@ -186,26 +187,34 @@ class SetUp:
         """From nothing to execve."""
         plan = self.plan
         group = plan["cgroup"]
+        failpoint.hit("launch.setup.before-cgroup")
         cgroup.create(group)
+        failpoint.hit("launch.setup.after-cgroup")
         for controller, name, value, optional in plan["limits"]:
             self._limit(group, controller, name, value, optional)
         if plan["devices"] and group["v2"] and "devices" not in group["roots"]:
             attach_device_program(group["v2"] + group["path"], a2b_base64(plan["devices"]))
+        failpoint.hit("launch.setup.after-limits")
         self.step = "clone"
         program = init.read_program(plan["seccomp"])
         sock = self._clone(program)
+        failpoint.hit("launch.setup.after-clone")
         self.step = "idmap"
         if plan["maps"]:
             write_text(f"/proc/{self.pid}/uid_map", plan["maps"]["uid"])
             write_text(f"/proc/{self.pid}/gid_map", plan["maps"]["gid"])
+        failpoint.hit("launch.setup.after-id-map")
         send(sock, {"mapped": True})
         self._adjust_oom(plan["oom_score_adj"])
         self._own_streams()
         self._network()
+        failpoint.hit("launch.setup.after-links")
         send(sock, {"linked": True})
         self.step = "source"
         self._sources(sock)
+        failpoint.hit("launch.setup.after-sources")
         self._wait(sock)
+        failpoint.hit("launch.setup.after-exec")
 
     def _limit(self, group: dict[str, Any], controller: str, name: str, value: str, optional: bool) -> None:
         try:
@@ -355,6 +364,7 @@ def _join(
         cgroup.enter_v1(plan["cgroup"])
         for fd, kind in opened:
             namespace.setns(fd, kind)
+        failpoint.hit("launch.join.before-clone")
         pid, pidfd = process.clone3(flags)
         if pid == 0:
             far.close()

@@ -21,6 +21,7 @@ import resource
 import signal
 import sys
 
+from berth import failpoint
 from berth.kernel.namespace import CLONE_NEWNS, unshare
 from berth.kernel.process import PR_SET_SECUREBITS, prctl
 from berth.runtime import channel, guard, shim
@@ -37,6 +38,7 @@ _LONGEST_LOG = 1 << 20
 def main(arguments: list[str]) -> None:
     """Serve until the engine closes the socket. Arguments: its number, run directory, store, launch module, path of workers."""
     guard.execute_read_only()
+    failpoint.enable()
     descriptor, run, store, launch_name, *worker_path = arguments
     control = _socket.socket(fileno=int(descriptor))
     os.set_inheritable(control.fileno(), False)

@@ -18,6 +18,8 @@ import os
 import time
 from _json import encode_basestring
 
+from berth import failpoint
+
 PIECE = 16384
 # Stands for a newline while the text is escaped: a character that JSON leaves alone and that output hardly ever contains.
 _MARK = "\x7f"
@@ -177,9 +179,11 @@ class LogFile:
                 os.ftruncate(self._fd, 0)
                 self._size = 0
                 return
+            failpoint.hit("log.rotate.before-rename")
             for number in range(self._max_files - 1, 1, -1):
                 _rename(f"{self._path}.{number - 1}", f"{self._path}.{number}")
             _rename(self._path, f"{self._path}.1")
+            failpoint.hit("log.rotate.after-rename")
             os.close(self._fd)
             self._fd = -1
             self._open()

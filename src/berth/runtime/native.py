@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import json, to_builtins
 
+from berth import failpoint
 from berth.contract.runtime import AttachStream, LaunchRequest
 from berth.errors import AlreadyExists, BerthError, Internal
 from berth.runtime import channel, record, remains
@@ -181,6 +182,7 @@ class NativeRuntime:
         try:
             memory = channel.memory_file(document)
             try:
+                failpoint.hit("launch.request.before-send")
                 await self._server.send({"op": "launch"}, [far.fileno(), memory, *fds])
             finally:
                 far.close()
@@ -194,6 +196,7 @@ class NativeRuntime:
         except BaseException:
             link.close()
             raise
+        failpoint.hit("launch.request.after-answer")
         task.link_over(link)
         task.adopt(summary, passed)
         self._tasks[task.id] = task

@@ -13,6 +13,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from berth import failpoint
 from berth.contract.runtime import AttachStream, ExecRequest, Exit, LaunchRequest, Stats
 from berth.errors import BerthError, Conflict, DeadlineExceeded, Internal, InvalidArgument, NotFound
 from berth.model.oci import Resources
@@ -278,6 +279,7 @@ class NativeTask:
         """After the end: the shim goes, and what it left."""
         if self._end.exit is None:
             raise Conflict(f"container {self._id} is running: stop it before its task is deleted")
+        failpoint.hit("task.delete.before-shim")
         self._deleting = True
         if self._link is not None:
             try:
@@ -289,8 +291,10 @@ class NativeTask:
                 if state is not None:
                     await asyncio.to_thread(remains.end_process, state["shim"], state["shim_start"])
             self.let_go()
+        failpoint.hit("task.delete.after-shim")
         if remains.has_group(self._group):
             await asyncio.to_thread(remains.empty, self._group)
+        failpoint.hit("task.delete.after-group")
         record.remove_run_files(self._run, self._id)
         self._forget(self._id)
 

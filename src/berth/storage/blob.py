@@ -15,6 +15,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
+from berth import failpoint
 from berth.contract.store import ByteStream
 from berth.errors import DataLoss, NotFound, ResourceExhausted
 from berth.kernel.fs import fsync_directory, write_all
@@ -74,6 +75,7 @@ class BlobStore:
             pass
         temporary = f"{self._ingest}/{hex_of(digest)}-{os.urandom(4).hex()}.tmp"
         with translated(f"writing blob {digest}"):
+            failpoint.hit("blob.write.before-file")
             try:
                 fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 try:
@@ -81,10 +83,12 @@ class BlobStore:
                     os.fsync(fd)
                 finally:
                     os.close(fd)
+                failpoint.hit("blob.write.after-file")
                 self._publish(temporary, place)
             except OSError:
                 _unlink(temporary)
                 raise
+        failpoint.hit("blob.write.after-rename")
         return digest
 
     def _publish(self, temporary: str, place: str) -> None:
@@ -111,13 +115,16 @@ class BlobStore:
                         progress(os.stat(place).st_size)
                     return
                 _unlink(place)
+            failpoint.hit("blob.ingest.before-file")
             part = f"{self._ingest}/{hex_of(expected)}.part"
             with translated(f"writing blob {expected}"):
                 writer = _PartWriter(part, expected)
             try:
                 await self._fetch(writer, expected, size, offset_stream, progress)
+                failpoint.hit("blob.ingest.after-file")
                 with translated(f"writing blob {expected}"):
                     await asyncio.to_thread(self._publish, part, place)
+                    failpoint.hit("blob.ingest.after-rename")
             except (_Mismatch, ResourceExhausted):
                 _unlink(part)
                 raise
@@ -170,7 +177,9 @@ class BlobStore:
 
     def delete(self, digest: Digest) -> None:
         """Idempotent."""
+        failpoint.hit("blob.delete.before-file")
         _unlink(self.location(digest))
+        failpoint.hit("blob.delete.after-file")
 
     def walk(self) -> Iterator[tuple[Digest, int, float]]:
         """Digest, bytes and time of writing (seconds since the epoch) of every blob."""

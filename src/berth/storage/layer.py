@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from berth import failpoint
 from berth.contract.store import ByteStream, Layer
 from berth.errors import Conflict, DataLoss, InvalidArgument, NotFound
 from berth.kernel.fs import fsync_directory, remove_tree, syncfs
@@ -215,6 +216,7 @@ class LayerStore:
             os.mkdir(path, 0o700)
             os.mkdir(f"{path}/fs")
             make_like(lower[0] if lower else None, f"{path}/fs")
+        failpoint.hit("layer.stage.after-directory")
         try:
             yield path
         finally:
@@ -251,8 +253,10 @@ class LayerStore:
             with translated(f"flushing layer {layer.diff_id}"):
                 syncfs(self._layers)
 
+        failpoint.hit("layer.publish.before-flush")
         # Cancelled here or in the next step: what is left is a directory without a row, which is thrown away sooner or later.
         await asyncio.get_running_loop().run_in_executor(self.executor, work)
+        failpoint.hit("layer.publish.after-flush")
         async with self._publishing:
             return await self._record(staging, place, layer, large_ids)
 
@@ -267,7 +271,9 @@ class LayerStore:
             self._discard(place)
         with translated(f"recording layer {layer.diff_id}"):
             os.rename(staging, place)
+            failpoint.hit("layer.publish.after-rename")
             await asyncio.get_running_loop().run_in_executor(self.executor, fsync_directory, self._layers)
+        failpoint.hit("layer.publish.before-row")
         blob = msgspec.json.encode(layer.blob) if layer.blob is not None else None
         ids = " ".join(str(number) for number in sorted(large_ids))
         with self._database.transaction(durable=True):
@@ -275,6 +281,7 @@ class LayerStore:
                 "INSERT OR REPLACE INTO layers (chain_id, diff_id, parent, size, blob, large_ids) VALUES (?, ?, ?, ?, ?, ?)",
                 (layer.chain_id, layer.diff_id, layer.parent, layer.size, blob, ids),
             )
+        failpoint.hit("layer.publish.after-row")
         return layer
 
     # Reading back and removing
@@ -309,15 +316,18 @@ class LayerStore:
 
     async def remove(self, chain_id: Digest) -> None:
         """Forget the layer, then its directory. Idempotent. Conflict while another layer or a snapshot stands on it."""
+        failpoint.hit("layer.remove.before-row")
         with self._database.transaction(durable=True):
             for table, what in (("layers", "another layer"), ("snapshots", "a container or build")):
                 if self._database.row(f"SELECT 1 FROM {table} WHERE parent = ?", (chain_id,)) is not None:
                     raise Conflict(f"layer {chain_id} is in use by {what}")
             self._database.execute("DELETE FROM layers WHERE chain_id = ?", (chain_id,))
+        failpoint.hit("layer.remove.after-row")
         place = f"{self._layers}/{hex_of(parse_digest(chain_id))}"
         if os.path.lexists(place):
             trash = f"{self._layers}/.trash-{os.urandom(8).hex()}"
             os.rename(place, trash)
+            failpoint.hit("layer.remove.after-rename")
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, remove_tree, trash))
 
     def _discard(self, place: str) -> None:

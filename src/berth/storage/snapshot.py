@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from berth import failpoint
 from berth.contract.store import Layer
 from berth.errors import AlreadyExists, BerthError, DataLoss, InvalidArgument, NotFound
 from berth.kernel.fs import remove_tree
@@ -63,6 +64,7 @@ class SnapshotStore:
         self._check_present(layers)
         top = next(iter(layers), None)
         with translated(f"making the filesystem of {key}"):
+            failpoint.hit("snapshot.prepare.before-directories")
             os.makedirs(f"{self._root}/{directory}", mode=0o700, exist_ok=True)
             for name in ("upper", "work"):
                 path = f"{self._root}/{directory}/{name}"
@@ -71,8 +73,10 @@ class SnapshotStore:
                     self._discard(path)
                 os.mkdir(path, 0o700)
             make_like(f"{self._root}/{top}" if top is not None else None, f"{self._root}/{directory}/upper")
+        failpoint.hit("snapshot.prepare.before-row")
         with self._database.transaction():
             self._database.execute("INSERT INTO snapshots (key, parent) VALUES (?, ?)", (key, parent))
+        failpoint.hit("snapshot.prepare.after-row")
         return self.mounts(key)
 
     def _check_present(self, layers: Sequence[str]) -> None:
@@ -124,12 +128,14 @@ class SnapshotStore:
         async with self._layers.staging(parent) as staging:
 
             def take(stop: Callable[[], bool]) -> bool:
+                failpoint.hit("snapshot.commit.before-take")
                 with translated(f"committing {key}"):
                     if keep:
                         _copy(upper, f"{staging}/fs", stop)
                     else:
                         os.rmdir(f"{staging}/fs")
                         os.rename(upper, f"{staging}/fs")
+                    failpoint.hit("snapshot.commit.after-take")
                     with _opened(f"{staging}/fs", lower) as (top, below):
                         remove_stubs(top, below)
                         return not os.listdir(top) and look(os.fstat(top)) == self._look_below(below)
@@ -141,6 +147,7 @@ class SnapshotStore:
                 if not keep and not os.path.lexists(upper) and os.path.lexists(f"{staging}/fs"):
                     os.rename(f"{staging}/fs", upper)
                 raise
+        failpoint.hit("snapshot.commit.after-layer")
         if not keep:
             await self.remove(key)
         return layer
@@ -162,7 +169,9 @@ class SnapshotStore:
     async def remove(self, key: str) -> None:
         """Idempotent. The files are gone, too, when this returns; on a full disk the database may need their room."""
         directory = f"{self._root}/{self._directory(key)}"
+        failpoint.hit("snapshot.remove.before-rename")
         trash = [self._put_aside(f"{directory}/{name}") for name in ("upper", "work")]
+        failpoint.hit("snapshot.remove.after-rename")
         try:
             os.rmdir(directory)
         except OSError:

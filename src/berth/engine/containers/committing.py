@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from berth import failpoint
 from berth.contract.image import Image
 from berth.engine.containers.defaults import merge_image
 from berth.engine.containers.lifecycle import Status
@@ -45,6 +46,7 @@ class Committing:
             raise InvalidArgument(f"the working directory '{wanted.working_dir}' is invalid, it needs to be an absolute path")
         async with self._paused(container, pause):
             layer = await parts.snapshots.commit(record.id, keep=True)
+            failpoint.hit("container.commit.after-layer")
         parent = parts.images.get(record.image_id)
         document = commit_document(
             parent.document,
@@ -57,6 +59,7 @@ class Committing:
         )
         chain_id = layer.chain_id if layer is not None else parent.chain_id
         image = await parts.images.create(document, chain_id, tags=(tag,) if tag else (), parent=parent.id)
+        failpoint.hit("container.commit.after-image")
         parts.emit(container, "commit", {"comment": comment, "imageID": image.id, "imageRef": tag.familiar if tag else ""})
         return image
 
@@ -69,6 +72,7 @@ class Committing:
                 yield
                 return
             await task.pause()
+            failpoint.hit("container.commit.after-freeze")
             try:
                 yield
             finally:

@@ -13,6 +13,7 @@ import time
 import msgspec
 from msgspec import field
 
+from berth import failpoint
 from berth.contract.image import Image
 from berth.contract.volume import Volume
 from berth.engine.containers import isolation, mounting, spec
@@ -111,15 +112,20 @@ class Creation:
         anonymous: list[str] = []
         try:
             record.endpoints = self._check_networks(container)
+            failpoint.hit("container.create.before-volumes")
             anonymous = mounting.make_volumes(record.mounts, record.host_config, parts.volumes)
+            failpoint.hit("container.create.after-volumes")
             await parts.snapshots.prepare(record.id, image.chain_id)
+            failpoint.hit("container.create.after-snapshot")
             os.makedirs(parts.directory(record.id), mode=0o700, exist_ok=True)
             await self._copy_up(record.mounts, image)
+            failpoint.hit("container.create.after-copy-up")
             parts.catalog.add(container, durable=not container.auto_remove)
         except BaseException:
             parts.catalog.release_name(record.name)
             await self._undo(record.id, anonymous)
             raise
+        failpoint.hit("container.create.after-row")
         parts.emit(container, "create")
 
     def _check_networks(self, container: Container) -> dict[str, EndpointSettings]:

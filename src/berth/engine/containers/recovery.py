@@ -16,6 +16,7 @@ import logging
 import os
 import time
 
+from berth import failpoint
 from berth.contract.runtime import Exit, Task
 from berth.engine.containers import restart
 from berth.engine.containers.lifecycle import HAS_TASK, Status
@@ -46,6 +47,7 @@ class Recovery:
         containers = self._parts.catalog.load()
         present = [identifier async for identifier in self._parts.runtime.tasks()]
         await self._remove_unknown({c.id for c in containers}, present)
+        failpoint.hit("engine.recover.after-unknown")
         tasks = await self._load_tasks([c for c in containers if c.status in HAS_TASK or c.id in present])
         for container in containers:
             self._note_start(container, tasks.get(container.id))
@@ -56,6 +58,7 @@ class Recovery:
             if container.uid_base:
                 self._parts.ranges.adopt(container.uid_base)
         await self._parts.networks.restore([(c.facts(), tasks[c.id].pid) for c in alive])
+        failpoint.hit("engine.recover.after-networks")
         for container in alive:
             self._running.watch(container, tasks[container.id])
         for container in containers:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
+from berth import failpoint
 from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
@@ -63,20 +64,27 @@ class Removal:
             container.move(Status.REMOVING)
         container.close_pending()
         try:
+            failpoint.hit("container.remove.before-mark")
             if not container.auto_remove:
                 parts.catalog.save(container)
+            failpoint.hit("container.remove.after-mark")
             await parts.networks.release(container.id)
             parts.networks.forget(container.id)
+            failpoint.hit("container.remove.after-network")
             await parts.snapshots.remove(container.id)
+            failpoint.hit("container.remove.after-snapshot")
             remove_tree(parts.directory(container.id))
+            failpoint.hit("container.remove.after-directory")
         except (BerthError, OSError) as error:
             container.move(Status.DEAD)
             container.state.error = str(error)
             parts.catalog.save(container)
             raise
         parts.catalog.remove(container)
+        failpoint.hit("container.remove.after-row")
         if volumes:
             await self._remove_volumes(container)
+            failpoint.hit("container.remove.after-volumes")
         parts.emit(container, "destroy")
         container.tell_removed()
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from berth import failpoint
 from berth.contract.runtime import Exit, Task
 from berth.engine.containers import restart
 from berth.engine.containers.health import Prober
@@ -87,6 +88,7 @@ class Running:
 
     async def ended(self, container: Container, ended: Exit) -> None:
         """Record the end, give back what the run had, decide whether to restart. The lock is held."""
+        failpoint.hit("container.end.before-release")
         state, parts = container.state, self._parts
         self._prober.end(container)
         await self._release(container)
@@ -100,6 +102,7 @@ class Running:
         except BerthError as error:
             # A full disk must not keep anybody from learning of the end; the shim's exit record has it too.
             log.error("the end of container %s is not recorded: %s", short_id(container.id), error.message)
+        failpoint.hit("container.end.after-row")
         if ended.oom_killed:
             parts.emit(container, "oom")
         duration = str(max(0, int(ended.at - state.started_at)))
@@ -116,7 +119,9 @@ class Running:
         try:
             if task is not None:
                 await task.delete()
+                failpoint.hit("container.end.after-task")
             await self._parts.networks.release(container.id)
+            failpoint.hit("container.end.after-network")
         except (BerthError, OSError) as error:
             log.error("cannot clean up after container %s: %s", short_id(container.id), error)
         if container.uid_base:

@@ -12,6 +12,7 @@ import errno
 import os
 from contextlib import AsyncExitStack
 
+from berth import failpoint
 from berth.contract.network import Attachment
 from berth.contract.runtime import AttachStream, IOPlan, LaunchFailed, LaunchRequest, Task
 from berth.engine import idrange
@@ -64,6 +65,7 @@ class Launching:
             container.state.id_map = []
             self._parts.catalog.save(container)
             raise
+        failpoint.hit("container.start.after-launch")
         container.task = task
         state = container.state
         if state.status is not Status.RUNNING:
@@ -71,6 +73,7 @@ class Launching:
         state.started_at, state.pid, state.exit_code = task.started_at, task.pid, 0
         state.error, state.oom_killed = "", False
         self._parts.catalog.save(container)
+        failpoint.hit("container.start.after-row")
         return task
 
     async def _launch(self, container: Container, streams: list[AttachStream], undo: AsyncExitStack, handed: list[bool]) -> Task:
@@ -81,15 +84,19 @@ class Launching:
         partner = self._partner(container, separation)
         owners = check_sources(record.mounts)
         mounts = self._mounts(record)
+        failpoint.hit("container.start.before-network")
         undo.push_async_callback(parts.networks.release, container.id)
         attachment = await parts.networks.attach(container.facts())
         reserved = list(attachment.reserved)
         undo.callback(lambda: None if handed[0] else _close_all(reserved))
         container.state.id_map = self._id_map(record, separation, partner, owners, undo)
+        failpoint.hit("container.start.after-ids")
         files = self._write_files(record, attachment, separation, partner)
+        failpoint.hit("container.start.after-files")
         request = self._request(container, separation, partner, mounts, attachment, files)
         # The id map is on record before anything uses it: an engine killed right after the launch finds it there.
         parts.catalog.save(container)
+        failpoint.hit("container.start.after-id-map")
         handed[0] = True
         try:
             return await parts.runtime.launch(request, streams)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from berth import failpoint
 from berth.contract.runtime import Task
 from berth.engine.containers.lifecycle import HAS_TASK, Status
 from berth.engine.containers.parts import Parts
@@ -37,12 +38,16 @@ class Stopping:
                 return
             if container.status not in HAS_TASK:
                 raise NotModified(f"container {short_id(container.id)} is already stopped")
+            failpoint.hit("container.stop.before-row")
             container.state.manual_stop = True
             self._parts.catalog.save(container)
+            failpoint.hit("container.stop.after-row")
             ended = container.next_exit()
             await self._signal(container, number)
+            failpoint.hit("container.stop.after-signal")
         if not await _in_time(ended, DEFAULT_TIMEOUT if seconds is None else seconds):
             await self._kill_and_wait(container, ended)
+        failpoint.hit("container.stop.after-end")
         self._parts.emit(container, "stop")
 
     async def _signal(self, container: Container, number: int) -> None:
@@ -120,9 +125,12 @@ class Stopping:
                 raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
             if container.status is not Status.RUNNING:
                 raise Conflict(f"Container {container.id} is not running")
+            failpoint.hit("container.pause.before-freeze")
             await _task(container).pause()
+            failpoint.hit("container.pause.after-freeze")
             container.move(Status.PAUSED)
             self._parts.catalog.save(container)
+            failpoint.hit("container.pause.after-row")
         self._parts.emit(container, "pause")
 
     async def unpause(self, container: Container) -> None:
@@ -131,6 +139,7 @@ class Stopping:
             if container.status is not Status.PAUSED:
                 raise Conflict(f"Container {container.id} is not paused")
             await _task(container).resume()
+            failpoint.hit("container.unpause.after-thaw")
             container.move(Status.RUNNING)
             self._parts.catalog.save(container)
         self._parts.emit(container, "unpause")

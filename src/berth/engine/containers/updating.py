@@ -6,6 +6,7 @@ import os
 
 import msgspec
 
+from berth import failpoint
 from berth.engine.containers import resources, validation
 from berth.engine.containers.lifecycle import Status
 from berth.engine.containers.parts import Parts
@@ -65,8 +66,10 @@ class Updating:
             limits = resources.limits(merged)
             if task is not None and limits != resources.limits(old):
                 await task.update(limits)
+                failpoint.hit("container.update.after-limits")
             container.record.host_config = merged
             self._parts.catalog.save(container, durable=not container.auto_remove)
+            failpoint.hit("container.update.after-row")
         self._parts.emit(container, "update")
         return warnings
 
@@ -75,5 +78,6 @@ class Updating:
         async with container.lock:
             old = container.name
             self._parts.catalog.rename(container, name)
+            failpoint.hit("container.rename.after-row")
             await self._parts.networks.renamed(container.id, container.name)
         self._parts.emit(container, "rename", {"oldName": "/" + old})

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
+from berth import failpoint
 from berth.contract.store import ByteStream
 from berth.errors import DataLoss, InvalidArgument
 from berth.model.digest import Digest
@@ -107,6 +108,7 @@ async def spooled(stream: ByteStream, directory: str) -> AsyncIterator[Archive]:
                     return _spool(reader.read, file.fileno(), stop)
 
             archive = await run_stoppable(executor, work, reader)
+        failpoint.hit("image.load.after-archive")
         yield archive
     finally:
         file.close()

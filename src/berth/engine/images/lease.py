@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from berth import failpoint
 from berth.model.digest import Digest
 from berth.storage.database import Database
 
@@ -53,6 +54,7 @@ class Leases:
         """A lease for the time of a `with` block."""
         lease = Lease(self._database, f"image-{secrets.token_hex(8)}")
         lease.add(*resources)
+        failpoint.hit("lease.hold.after-row")
         try:
             yield lease
         finally:

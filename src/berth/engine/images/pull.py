@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
+from berth import failpoint
 from berth.contract.image import Image, Progress
 from berth.contract.store import Blobs, Layer, Layers
 from berth.engine.events import Events
@@ -113,6 +114,7 @@ class Puller:
             new = await self._layers_of(resolved.client, document, manifest.layers, lease, reporter)
             for found in resolved.chain:
                 self._blobs.write(found.data)
+            failpoint.hit("image.pull.after-manifests")
             tags = [reference] if reference.digest is None else []
             name = Reference(reference.domain, reference.path, None, resolved.top.digest)
             image = self._store.add(data, tags=tags, digests=[name])

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from berth import failpoint
 from berth.contract.image import Image
 from berth.contract.store import Blobs, Layer, Layers
 from berth.engine.images.document import encode
@@ -190,7 +191,9 @@ class ImageStore:
         top = chain_id(tuple(document.rootfs.diff_ids)) if document.rootfs.diff_ids else None
         size = self._size(top)
         image_id = digest_of(data)
+        failpoint.hit("image.add.before-document")
         self._blobs.write(data)
+        failpoint.hit("image.add.before-row")
         with self._database.transaction(durable=True):
             self._database.execute(
                 "INSERT INTO images (id, chain_id, created, parent, size) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
@@ -200,6 +203,7 @@ class ImageStore:
                 self._point("tags", tag, image_id)
             for digest in digests:
                 self._point("repo_digests", digest, image_id)
+        failpoint.hit("image.add.after-row")
         found = self.by_id(image_id)
         assert found is not None
         return found
@@ -217,8 +221,10 @@ class ImageStore:
         """Point the tag at the image. Durable."""
         if reference.digest is not None or reference.tag is None:
             raise InvalidArgument("refusing to create a tag with a digest reference")
+        failpoint.hit("image.tag.before-row")
         with self._database.transaction(durable=True):
             self._point("tags", reference, image_id)
+        failpoint.hit("image.tag.after-row")
 
     def add_digest(self, image_id: Digest, reference: Reference) -> None:
         """Remember by which digest a repository knows the image. Durable."""
@@ -231,13 +237,16 @@ class ImageStore:
         key = f"{reference.repository}@{reference.digest}" if reference.digest else str(reference)
         with self._database.transaction(durable=True):
             self._database.execute(f"DELETE FROM {table} WHERE reference = ?", (key,))
+        failpoint.hit("image.untag.after-row")
 
     def delete(self, image_id: Digest) -> None:
         """Forget the image and its names. Its content is the remover's business."""
+        failpoint.hit("image.delete.before-row")
         with self._database.transaction(durable=True):
             for table in ("tags", "repo_digests"):
                 self._database.execute(f"DELETE FROM {table} WHERE image_id = ?", (image_id,))
             self._database.execute("DELETE FROM images WHERE id = ?", (image_id,))
+        failpoint.hit("image.delete.after-row")
 
     def _point(self, table: str, reference: Reference, image_id: Digest) -> None:
         key = str(reference) if table == "tags" else f"{reference.repository}@{reference.digest}"
