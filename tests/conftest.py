@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,9 @@ from support.engine import EngineProcess
 # A machine that is busy with other things makes examples slow, not wrong.
 settings.register_profile("berth", deadline=None)
 settings.load_profile("berth")
+
+# A run in the background of a shell has SIGINT ignored, and so would have every program under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

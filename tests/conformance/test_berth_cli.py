@@ -221,6 +221,20 @@ def test_the_terminal_is_given_back(engine: EngineProcess, arguments: list[str],
     assert (found, same) == (code, True), out
 
 
+def test_an_interrupt_is_heard_by_a_background_job(engine: EngineProcess) -> None:
+    """A shell starts those with SIGINT ignored."""
+    engine.ok("run", "--rm", "busybox", "true")
+    process = subprocess.Popen(
+        [str(BIN / "berth"), "events", "--since", "1m"], stdout=subprocess.PIPE, env=engine.environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
 def test_events_of_an_ended_container(things: EngineProcess) -> None:
     done = things.berth("events", "--since", "10m", "--until", "0s", "-f", "container=twin-ended", "--format", "json")
     assert [json.loads(line)["Action"] for line in done.stdout.splitlines()][-1] == "die"

@@ -10,6 +10,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal as _signal
+else:
+    # Without the names that `signal` makes of its numbers: they cost a millisecond.
+    import _signal
 
 # A command is over before a collection of the young generation would pay: importing alone would cause dozens of them.
 _GARBAGE = 50_000
@@ -19,6 +26,7 @@ def main() -> None:
     """Run the command line and leave the process with its exit code."""
     gc.set_threshold(_GARBAGE)
     _hold_standard_streams()
+    _hear_interrupts()
     try:
         code = _run()
         sys.stdout.flush()
@@ -101,6 +109,12 @@ def _hold_standard_streams() -> None:
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
+
+
+def _hear_interrupts() -> None:
+    """A shell starts its background jobs with SIGINT ignored; `kill -INT` still ends an attached `up`, as with docker."""
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def _leave(end: SystemExit) -> int:
