@@ -40,7 +40,7 @@ class Entered:
 def enter(state: dict[str, Any], plan: dict[str, Any], stdio: Stdio | None) -> Entered:
     """Run the process of an exec plan; returns when execve has succeeded. Failure leaves nothing behind."""
     group = state["cgroup"]
-    target = _open_init(state)
+    target = open_init(state)
     directory = cgroup.open_v2(group)
     near, far = pair()
     ours, theirs = pair()
@@ -74,7 +74,7 @@ def enter(state: dict[str, Any], plan: dict[str, Any], stdio: Stdio | None) -> E
     return Entered(value["pid"], fds[0], console)
 
 
-def _open_init(state: dict[str, Any]) -> int:
+def open_init(state: dict[str, Any]) -> int:
     """A pidfd of init, which is surely the one that was started."""
     try:
         fd = os.pidfd_open(state["pid"])
@@ -110,7 +110,7 @@ def _entrant(
         failpoint.hit("exec.entrant.before-cgroup")
         cgroup.enter_v1(state["cgroup"])
         _adjust_oom(plan["oom_score_adj"])
-        _own_streams(state["base"], stdio)
+        own_streams(state["base"], stdio)
         path, flags = ("", 0) if plan["privileged"] else state["seccomp"]
         steps = _steps(state, plan, init.read_program(path), flags)
         namespace.setns(target, state["namespaces"])
@@ -154,7 +154,8 @@ def _adjust_oom(score: int | None) -> None:
         pass
 
 
-def _own_streams(base: int, stdio: Stdio | None) -> None:
+def own_streams(base: int, stdio: Stdio | None) -> None:
+    """Pipes belong to the container's root, else /dev/stdout cannot be opened there."""
     if not base or stdio is None:
         return
     for fd in stdio:

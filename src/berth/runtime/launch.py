@@ -51,6 +51,7 @@ __all__ = [
     "cleanup",
     "enter",
     "make",
+    "make_links",
     "prepare_launcher",
     "reap_strays",
     "start",
@@ -281,29 +282,7 @@ class SetUp:
 
     def _network(self) -> None:
         self.step = "network"
-        links = self.plan["links"]
-        if not links:
-            return
-        netns = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            for link in links:
-                if link["kind"] == "veth":
-                    netlink.create_veth(
-                        link["host_name"],
-                        link["parent"],
-                        link["name"],
-                        netns,
-                        link["mac"],
-                        link["mtu"],
-                        link["hairpin"],
-                        link["isolated"],
-                    )
-                else:
-                    netlink.create_macvlan(
-                        link["parent"], link["name"], netns, link["mac"], link["mtu"], link["mode"], link["kind"]
-                    )
-        finally:
-            os.close(netns)
+        make_links(self.plan["links"], self.pid)
 
     def _sources(self, sock: Socket) -> None:
         plan = self.plan
@@ -337,6 +316,30 @@ class SetUp:
             executed = executed or "exec" in value
         if not executed:
             raise Failure("init", errno.ECHILD, "init was killed before it could start")
+
+
+def make_links(links: list[dict[str, Any]], pid: int) -> None:
+    """The network interfaces of a container, made from outside: they appear in the network namespace of its init."""
+    if not links:
+        return
+    netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for link in links:
+            if link["kind"] == "veth":
+                netlink.create_veth(
+                    link["host_name"],
+                    link["parent"],
+                    link["name"],
+                    netns,
+                    link["mac"],
+                    link["mtu"],
+                    link["hairpin"],
+                    link["isolated"],
+                )
+            else:
+                netlink.create_macvlan(link["parent"], link["name"], netns, link["mac"], link["mtu"], link["mode"], link["kind"])
+    finally:
+        os.close(netns)
 
 
 def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
