@@ -26,8 +26,8 @@ from berth.model.oci import Mount
 
 MOUNT_POINT = "/dev/berth-build"
 
-_OWN_CERTIFICATES = ("/usr/local/share/ca-certificates/*.crt", "/etc/pki/ca-trust/source/anchors/*")
-_BUNDLES = (
+OWN_CERTIFICATES = ("/usr/local/share/ca-certificates/*.crt", "/etc/pki/ca-trust/source/anchors/*")
+BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
@@ -109,10 +109,10 @@ class HostSettingsReader:
             _output("npm", "config", "list"),
         )
         apt_lines, variables = apt_settings(apt), pip_variables(pip) | npm_variables(npm)
-        own = any(glob.glob(pattern) for pattern in _OWN_CERTIFICATES)
+        own = any(glob.glob(pattern) for pattern in OWN_CERTIFICATES)
         if self._mode not in _ON and not (own or apt_lines or variables):
             return NO_SETTINGS
-        bundle = next((path for path in (os.environ.get("SSL_CERT_FILE", ""), *_BUNDLES) if os.path.isfile(path)), "")
+        bundle = next((path for path in (os.environ.get("SSL_CERT_FILE", ""), *BUNDLES) if os.path.isfile(path)), "")
         os.makedirs(self._directory, mode=0o755, exist_ok=True)
         os.chmod(self._directory, 0o755)
         if bundle:

@@ -43,8 +43,8 @@ _SYSTEM = {"df": "system", "events": "system", "info": "system", "prune": "prune
 _TOP = {
     **{name: module for name, module in _CONTAINER.items() if name not in ("ls", "prune", "inspect")},
     **{name: module for name, module in _IMAGE.items() if name not in ("ls", "prune", "rm", "inspect", "bootstrap")},
-    "compose": "compose", "events": "system", "images": "listing", "info": "system", "inspect": "inspect", "login": "login",
-    "logout": "login", "ps": "listing", "rmi": "image", "search": "image", "version": "system",
+    "compose": "compose", "doctor": "doctor", "events": "system", "images": "listing", "info": "system", "inspect": "inspect",
+    "login": "login", "logout": "login", "ps": "listing", "rmi": "image", "search": "image", "version": "system",
 }  # fmt: skip
 _GROUPS = {
     "builder": ({"build": "build", "prune": "prune"}, "Manage builds"),
@@ -84,6 +84,7 @@ _SECTIONS: dict[str, dict[str, str]] = {
         "cp": "Copy files/folders between a container and the local filesystem",
         "create": "Create a new container",
         "diff": "Inspect changes to files or directories on a container's filesystem",
+        "doctor": "Examine this host and its engine: what works, what is exposed, what to change",
         "events": "Get real time events from the server",
         "export": "Export a container's filesystem as a tar archive",
         "history": "Show the history of an image",

@@ -29,7 +29,7 @@ BLOCKS = (LAST + 1 - FIRST) // (SLOT * SLOTS_PER_BLOCK)
 LARGEST_ID = 2**32 - 2
 # The kernel takes 340 lines in an id map.
 MAX_EXTENTS = 339
-_RUN = "/run/berth-idranges"
+CLAIMS = "/run/berth-idranges"
 
 
 def mapping(base: int, large: Iterable[int] = ()) -> list[IdMapping]:
@@ -52,7 +52,7 @@ def subordinate_ranges(text: str) -> list[tuple[int, int]]:
 class IdRanges:
     """The slots of one engine. Not for several threads."""
 
-    def __init__(self, root: str, run: str = _RUN, subordinate: tuple[str, ...] = ("/etc/subuid", "/etc/subgid")) -> None:
+    def __init__(self, root: str, run: str = CLAIMS, subordinate: tuple[str, ...] = ("/etc/subuid", "/etc/subgid")) -> None:
         self._root = os.path.realpath(root)
         self._run = run
         self._subordinate = subordinate

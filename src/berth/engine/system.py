@@ -29,7 +29,7 @@ from berth.wire.system import (
 
 # Docker's clients and SDKs compare this with what they need; it says which engine's behaviour berth answers with.
 COMPATIBLE_VERSION = "28.5.2"
-_FILESYSTEMS = {
+FILESYSTEMS = {
     0xEF53: "extfs",
     0x58465342: "xfs",
     0x9123683E: "btrfs",
@@ -106,7 +106,7 @@ def _filesystem(path: str) -> str:
         magic = filesystem_type(fd)
     finally:
         os.close(fd)
-    return _FILESYSTEMS.get(magic, f"{magic:#x}")
+    return FILESYSTEMS.get(magic, f"{magic:#x}")
 
 
 class SystemService:

@@ -32,9 +32,16 @@ _PATIENCE = 5.0
 
 def layout() -> tuple[dict[str, str], str | None, list[str]]:
     """(v1 mount points by controller, the cgroup2 mount point, those of our controllers that cgroup2 has) of this host."""
+    roots, v2 = mounted(read_text("/proc/self/mountinfo"))
+    offered = read_text(v2 + "/cgroup.controllers").split() if v2 else []
+    return roots, v2, [name for name in offered if name in V2_CONTROLLERS]
+
+
+def mounted(mountinfo: str) -> tuple[dict[str, str], str | None]:
+    """From the text of a mountinfo: (v1 mount points by controller, the cgroup2 mount point)."""
     roots: dict[str, str] = {}
     v2: str | None = None
-    for line in read_text("/proc/self/mountinfo").splitlines():
+    for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         where = left.split(" ")[4]
@@ -44,8 +51,7 @@ def layout() -> tuple[dict[str, str], str | None, list[str]]:
                     roots.setdefault(option, where)
         elif kind == "cgroup2" and (v2 is None or where == "/sys/fs/cgroup"):
             v2 = where
-    offered = read_text(v2 + "/cgroup.controllers").split() if v2 else []
-    return roots, v2, [name for name in offered if name in V2_CONTROLLERS]
+    return roots, v2
 
 
 def directory(group: Group, controller: str) -> str:

@@ -54,8 +54,8 @@ def _read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, outputs: d
         (tmp_path / "own.crt").write_text("x")
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setattr(host_settings, "_output", output)
-    monkeypatch.setattr(host_settings, "_BUNDLES", (str(bundle),))
-    monkeypatch.setattr(host_settings, "_OWN_CERTIFICATES", (str(tmp_path / "*.crt"),))
+    monkeypatch.setattr(host_settings, "BUNDLES", (str(bundle),))
+    monkeypatch.setattr(host_settings, "OWN_CERTIFICATES", (str(tmp_path / "*.crt"),))
     return asyncio.run(HostSettingsReader(str(tmp_path / "settings"), mode).read())
 
 
