@@ -47,6 +47,8 @@ def test_what_happens_while_there_is_no_engine(own: EngineProcess) -> None:
     assert own.ok("exec", "goes-on", "echo", "hi") == "hi"
     shown = [int(line) for line in own.ok("logs", "goes-on").split()]
     assert shown == list(range(len(shown)))
+    by_hand = json.loads(own.ok("inspect", "by-hand"))[0]["State"]["Cause"]
+    assert (by_hand["Kind"], by_hand["Signal"], by_hand["Forced"]) == ("stop", "SIGTERM", True), "why outlives the engine"
     ended = json.loads(own.ok("inspect", "ends"))[0]["State"]
     assert (ended["Status"], ended["ExitCode"]) == ("exited", 42)
     assert ended["FinishedAt"] > ended["StartedAt"] > before["Created"]

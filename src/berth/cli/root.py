@@ -43,8 +43,9 @@ _SYSTEM = {"df": "system", "events": "system", "info": "system", "prune": "prune
 _TOP = {
     **{name: module for name, module in _CONTAINER.items() if name not in ("ls", "prune", "inspect")},
     **{name: module for name, module in _IMAGE.items() if name not in ("ls", "prune", "rm", "inspect", "bootstrap")},
-    "compose": "compose", "doctor": "doctor", "events": "system", "images": "listing", "info": "system", "inspect": "inspect",
-    "login": "login", "logout": "login", "ps": "listing", "rmi": "image", "search": "image", "version": "system",
+    "compose": "compose", "doctor": "doctor", "events": "system", "explain": "explain", "images": "listing", "info": "system",
+    "inspect": "inspect", "login": "login", "logout": "login", "ps": "listing", "rmi": "image", "search": "image",
+    "version": "system",
 }  # fmt: skip
 _GROUPS = {
     "builder": ({"build": "build", "prune": "prune"}, "Manage builds"),
@@ -86,6 +87,7 @@ _SECTIONS: dict[str, dict[str, str]] = {
         "diff": "Inspect changes to files or directories on a container's filesystem",
         "doctor": "Examine this host and its engine: what works, what is exposed, what to change",
         "events": "Get real time events from the server",
+        "explain": "Tell why a container is in the state it is in",
         "export": "Export a container's filesystem as a tar archive",
         "history": "Show the history of an image",
         "import": "Import the contents from a tarball to create a filesystem image",

@@ -12,7 +12,7 @@ from berth.client.decode import decode
 from berth.client.engine import Engine, FilterMap, Progress, encode_filters
 from berth.client.stream import MULTIPLEXED, STDOUT, Frame, Hijacked, demultiplex, json_lines
 from berth.client.wireline import Body, Response
-from berth.errors import DataLoss, NotModified
+from berth.errors import DataLoss, NotFound, NotModified
 from berth.wire.container import (
     ContainerConfig,
     ContainerCreateResponse,
@@ -88,6 +88,15 @@ class Containers:
     def inspect_raw(self, name: str, *, size: bool = False) -> Any:
         """As the engine wrote it, for display."""
         return self._engine.json("GET", f"/containers/{name}/json", query={"size": size or None})
+
+    def explain(self, name: str) -> Any:
+        """Why it is in the state it is in: an extension of berthd. NotFound when there is no such container, or not berthd."""
+        try:
+            return self._engine.json("GET", f"/berth/containers/{name}/explain")
+        except NotFound as error:
+            if error.message.startswith("No such container"):
+                raise
+            raise NotFound("this engine is not berthd: it keeps no record of why a container ended") from error
 
     def start(self, name: str, *, detach_keys: str | None = None) -> bool:
         """Start; False when it ran already."""

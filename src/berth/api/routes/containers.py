@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct, field
 
+from berth.api.peer import client_of
 from berth.api.presence import while_connected
 from berth.api.route import Handler, Route, api_version, json_response, query_bool, query_filters, query_int, read_body
 from berth.api.routes import container_files, container_streams
@@ -43,6 +44,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("POST", one + "/resize", _resize(engine)),
         Route("POST", one + "/wait", _wait(engine)),
         Route("DELETE", one, _remove(engine)),
+        Route("GET", "/berth" + one + "/explain", _explain(engine)),
         Route("POST", "/commit", _commit(engine)),
         *container_streams.routes(engine),
         *container_files.routes(engine),
@@ -95,6 +97,13 @@ def _inspect(engine: Engine) -> Handler:
     return handle
 
 
+def _explain(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        return json_response(engine.containers.explain(request.match_info["id"]))
+
+    return handle
+
+
 def _top(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         return json_response(await engine.containers.top(request.match_info["id"], request.query.get("ps_args", "")))
@@ -117,7 +126,8 @@ def _timeout(request: web.Request) -> int | None:
 
 def _stop(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        await engine.containers.stop(request.match_info["id"], _timeout(request), request.query.get("signal", ""))
+        name, signal = request.match_info["id"], request.query.get("signal", "")
+        await engine.containers.stop(name, _timeout(request), signal, by=client_of(request))
         return web.Response(status=204)
 
     return handle
@@ -125,7 +135,8 @@ def _stop(engine: Engine) -> Handler:
 
 def _restart(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        await engine.containers.restart(request.match_info["id"], _timeout(request), request.query.get("signal", ""))
+        name, signal = request.match_info["id"], request.query.get("signal", "")
+        await engine.containers.restart(name, _timeout(request), signal, by=client_of(request))
         return web.Response(status=204)
 
     return handle
@@ -133,7 +144,7 @@ def _restart(engine: Engine) -> Handler:
 
 def _kill(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        await engine.containers.kill(request.match_info["id"], request.query.get("signal", ""))
+        await engine.containers.kill(request.match_info["id"], request.query.get("signal", ""), by=client_of(request))
         return web.Response(status=204)
 
     return handle

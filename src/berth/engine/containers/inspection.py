@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from berth.engine.containers.explaining import ENDED, facts
 from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, MountRecord
@@ -77,6 +78,9 @@ def state_document(container: Container) -> Document:
         "StartedAt": rfc3339(state.started_at),
         "FinishedAt": rfc3339(state.finished_at),
     }
+    if container.status in ENDED and state.cause is not None:
+        # An extension: Docker's clients take no notice of it.
+        document["Cause"] = msgspec.to_builtins(facts(state.cause))
     if container.health is not None:
         document["Health"] = {"Log": [], **msgspec.to_builtins(container.health)}
     return document

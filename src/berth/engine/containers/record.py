@@ -16,6 +16,7 @@ from msgspec import Struct, field
 
 from berth.contract.network import ContainerFacts
 from berth.contract.runtime import AttachStream, Task
+from berth.engine.containers.cause import Cause
 from berth.engine.containers.lifecycle import HAS_TASK, Status, check_transition
 from berth.model.oci import IdMapping
 from berth.wire.container import ContainerConfig, HostConfig
@@ -51,7 +52,8 @@ class MountRecord(Struct, kw_only=True, omit_defaults=True):
 
 class StateRecord(Struct, kw_only=True, omit_defaults=True):
     """Times in seconds since the epoch, 0 for never. `id_map` belongs to the running task: empty in the host's user
-    namespace. `manual_stop` tells unless-stopped and recovery that the user wanted it to be down."""
+    namespace. `manual_stop` tells unless-stopped and recovery that the user wanted it to be down.
+    `cause` is why the last run ended, or what was asked for to end this one."""
 
     status: Status = Status.CREATED
     started_at: float = 0.0
@@ -62,6 +64,7 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
     pid: int = 0
     restart_count: int = 0
     manual_stop: bool = False
+    cause: Cause | None = None
     id_map: list[IdMapping] = field(default_factory=list)
 
 

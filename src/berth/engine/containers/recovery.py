@@ -19,6 +19,7 @@ import time
 from berth import failpoint
 from berth.contract.runtime import Exit, Task
 from berth.engine.containers import restart
+from berth.engine.containers.cause import Cause, Kind
 from berth.engine.containers.lifecycle import HAS_TASK, Status
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
@@ -102,6 +103,8 @@ class Recovery:
             if container.status in HAS_TASK:
                 container.task = task
                 async with container.lock:
+                    if ended is None:
+                        container.state.cause = Cause(kind=Kind.LOST, at=time.time())
                     await self._running.ended(container, ended or Exit(code=_LOST, at=time.time()))
                 was_running = True
             else:

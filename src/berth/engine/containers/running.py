@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from berth import failpoint
 from berth.contract.runtime import Exit, Task
 from berth.engine.containers import restart
+from berth.engine.containers.cause import concluded
 from berth.engine.containers.health import Prober
 from berth.engine.containers.lifecycle import HAS_TASK, Status
 from berth.engine.containers.parts import Parts
@@ -93,6 +94,7 @@ class Running:
         self._prober.end(container)
         await self._release(container)
         state.finished_at, state.exit_code, state.oom_killed, state.pid = ended.at, ended.code, ended.oom_killed, 0
+        state.cause = concluded(state.cause, ended)
         again = not container.deleting and restart.should_restart(
             container.record.host_config.restart_policy, ended.code, state.restart_count, manual_stop=state.manual_stop
         )

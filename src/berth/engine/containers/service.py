@@ -17,8 +17,10 @@ from berth.engine.config import EngineConfig
 from berth.engine.containers import processes, statistics
 from berth.engine.containers.attaching import Attaching
 from berth.engine.containers.catalog import Catalog
+from berth.engine.containers.cause import Kind
 from berth.engine.containers.committing import Committing
 from berth.engine.containers.creation import CreateBody, Creation
+from berth.engine.containers.explaining import Explanation, explain
 from berth.engine.containers.files import Files
 from berth.engine.containers.inspection import Document, Inspection
 from berth.engine.containers.lifecycle import HAS_TASK, is_running
@@ -114,7 +116,7 @@ class ContainerService:
         """Like stop, but the restart policy stays in force for the next engine start."""
         stopped_by_hand = container.state.manual_stop
         try:
-            await self._stopping.stop(container, None)
+            await self._stopping.stop(container, None, kind=Kind.SHUTDOWN)
         except BerthError:
             return
         if not container.deleting:
@@ -169,17 +171,17 @@ class ContainerService:
         """NotModified when it runs."""
         await self._running.start(self.get(reference))
 
-    async def stop(self, reference: str, timeout: int | None, signal: str = "") -> None:
-        """NotModified when it does not run."""
-        await self._stopping.stop(self.get(reference), timeout, signal)
+    async def stop(self, reference: str, timeout: int | None, signal: str = "", *, by: str = "") -> None:
+        """NotModified when it does not run. `by` is who asks, for `explain`."""
+        await self._stopping.stop(self.get(reference), timeout, signal, by=by)
 
-    async def restart(self, reference: str, timeout: int | None, signal: str = "") -> None:
+    async def restart(self, reference: str, timeout: int | None, signal: str = "", *, by: str = "") -> None:
         """Stop and start."""
-        await self._stopping.restart(self.get(reference), timeout, signal)
+        await self._stopping.restart(self.get(reference), timeout, signal, by=by)
 
-    async def kill(self, reference: str, signal: str) -> None:
+    async def kill(self, reference: str, signal: str, *, by: str = "") -> None:
         """A signal by name or number."""
-        await self._stopping.kill(self.get(reference), signal)
+        await self._stopping.kill(self.get(reference), signal, by=by)
 
     async def pause(self, reference: str) -> None:
         """Freeze."""
@@ -211,6 +213,10 @@ class ContainerService:
     async def rename(self, reference: str, name: str) -> None:
         """A new name."""
         await self._updating.rename(self.get(reference), name)
+
+    def explain(self, reference: str) -> Explanation:
+        """Why it is in the state it is in."""
+        return explain(self.get(reference))
 
     # Networks of a container, for the network routes
 

@@ -71,7 +71,7 @@ class Launching:
         if state.status is not Status.RUNNING:
             container.move(Status.RUNNING)
         state.started_at, state.pid, state.exit_code = task.started_at, task.pid, 0
-        state.error, state.oom_killed = "", False
+        state.error, state.oom_killed, state.cause = "", False, None
         self._parts.catalog.save(container)
         failpoint.hit("container.start.after-row")
         return task

@@ -6,6 +6,7 @@ import asyncio
 
 from berth import failpoint
 from berth.contract.runtime import Task
+from berth.engine.containers.cause import SIGKILL, Kind, asked
 from berth.engine.containers.lifecycle import HAS_TASK, Status
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, Ended
@@ -14,7 +15,6 @@ from berth.engine.containers.signals import parse_signal
 from berth.errors import Conflict, Internal, NotFound, NotModified
 from berth.model.identifier import short_id
 
-SIGKILL = 9
 DEFAULT_TIMEOUT = 10
 _KILL_TIMEOUT = 10.0
 
@@ -26,8 +26,13 @@ class Stopping:
         self._parts = parts
         self._running = running
 
-    async def stop(self, container: Container, timeout: int | None, signal: str = "") -> None:
-        """The stop signal, then SIGKILL after `timeout` seconds (-1: never). NotModified when it does not run."""
+    async def stop(
+        self, container: Container, timeout: int | None, signal: str = "", *, by: str = "", kind: Kind = Kind.STOP
+    ) -> None:
+        """The stop signal, then SIGKILL after `timeout` seconds (-1: never). NotModified when it does not run.
+
+        `by` and `kind` say who asks, and for what: kept for whoever wants to know why it ended.
+        """
         number = parse_signal(signal or container.record.config.stop_signal or "TERM")
         seconds = timeout if timeout is not None else container.record.config.stop_timeout
         async with container.lock:
@@ -40,6 +45,7 @@ class Stopping:
                 raise NotModified(f"container {short_id(container.id)} is already stopped")
             failpoint.hit("container.stop.before-row")
             container.state.manual_stop = True
+            container.state.cause = asked(kind, by, number)
             self._parts.catalog.save(container)
             failpoint.hit("container.stop.after-row")
             ended = container.next_exit()
@@ -66,6 +72,8 @@ class Stopping:
     async def _kill_and_wait(self, container: Container, ended: asyncio.Future[Ended]) -> None:
         async with container.lock:
             if container.status in HAS_TASK and not ended.done():
+                if container.state.cause is not None:
+                    container.state.cause.forced = container.state.cause.signal != SIGKILL
                 await self._signal(container, SIGKILL)
         if not await _in_time(ended, _KILL_TIMEOUT):
             raise Internal(
@@ -73,7 +81,7 @@ class Stopping:
                 "its process may be stuck in the kernel (a dead network filesystem, say)"
             )
 
-    async def kill(self, container: Container, signal: str) -> None:
+    async def kill(self, container: Container, signal: str, *, by: str = "") -> None:
         """One signal. SIGKILL waits for the end."""
         number = parse_signal(signal or "KILL")
         async with container.lock:
@@ -84,6 +92,7 @@ class Stopping:
             if container.status not in HAS_TASK:
                 raise Conflict(f"cannot kill container: {container.name}: container {container.id} is not running")
             fatal = number in (SIGKILL, parse_signal(container.record.config.stop_signal or "TERM"))
+            container.state.cause = asked(Kind.KILL, by, number)
             if fatal:
                 container.state.manual_stop = True
                 self._parts.catalog.save(container)
@@ -103,12 +112,12 @@ class Stopping:
             await self._signal(container, SIGKILL)
         await self._kill_and_wait(container, ended)
 
-    async def restart(self, container: Container, timeout: int | None, signal: str = "") -> None:
+    async def restart(self, container: Container, timeout: int | None, signal: str = "", *, by: str = "") -> None:
         """Stop if it runs, then start. A container with --rm is not removed by the stop in between."""
         container.held = True
         try:
             try:
-                await self.stop(container, timeout, signal)
+                await self.stop(container, timeout, signal, by=by, kind=Kind.RESTART)
             except NotModified:
                 pass
             await self._running.start(container)
