@@ -19,7 +19,10 @@ from berth.errors import NotFound
 @click.option("-n", "--tail", default=10, type=click.IntRange(0), help="Number of log lines to show", show_default=True)
 @click.argument("name", metavar="CONTAINER")
 def explain(name: str, form: str | None, tail: int) -> None:
-    """Tell why a container is in the state it is in: who or what ended it, what its exit code means, its last output."""
+    """Tell why a container is in the state it is in.
+
+    Who or what ended it, what its exit code means, its last output, and what to do.
+    """
     target = engine()
     found = target.containers.explain(name)
     if form:
