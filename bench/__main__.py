@@ -1,7 +1,7 @@
-"""`make bench`: berth against Debian's dockerd, interleaved in one run; medians and ratios.
+"""`make bench`: berth against Debian's dockerd, runc and crun, interleaved in one run; medians, ratios, and what is asked for.
 
 Machines are shared and noisy: only the ratios of one run count. Calls are at least 0.1 s apart, since back-to-back calls hide
-the wait for an RCU grace period that a join of a version 1 control group costs.
+the wait for an RCU grace period that a join of a version 1 control group costs; the back-to-back figure stands beside.
 """
 
 from __future__ import annotations
@@ -10,127 +10,153 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
+from bench import life
+from bench.bundle import Bundle, CrunView, remove_groups, runtimes
 from bench.engine import Peer, berth, busybox, dockerd
-from berth.client.containers import CreateBody
-from berth.client.exec import ExecConfig
-from berth.wire.container import HostConfig
+from bench.result import FULL_COUNT, Bar, Line, Readings, Result
 
 SPACING = 0.1
-IDLE_CONTAINERS = 100
-Measure = Callable[[Peer], float]
+CROWD, CROWD_ROUNDS = 200, 3
+IDLE = 100
+SETTLE_SECONDS = 3.0
+MIB = 1 << 20
 
 
-def life_cycle(peer: Peer) -> float:
-    """Raw API: create, start, wait, remove of `true` on the default bridge; seconds."""
-    with peer.client() as client:
-        client.system.ping()
-        begun = time.perf_counter()
-        name = client.containers.create(CreateBody(image="busybox", cmd=["true"])).id or ""
-        waiting = client.containers.begin_wait(name, condition="next-exit")
-        client.containers.start(name)
-        client.containers.finish_wait(waiting)
-        client.containers.remove(name)
-        return time.perf_counter() - begun
-
-
-def command_line(peer: Peer) -> float:
-    """The docker CLI's `run --rm busybox true`; seconds."""
-    begun = time.perf_counter()
-    environment = os.environ | {"DOCKER_HOST": f"unix://{peer.socket}"}
-    subprocess.run(["docker", "run", "--rm", "busybox", "true"], check=True, env=environment)
-    return time.perf_counter() - begun
-
-
-def execution(peer: Peer) -> float:
-    """Raw API: exec of `true` in a running container; seconds."""
-    with peer.client() as client:
-        client.system.ping()
-        begun = time.perf_counter()
-        identifier = client.execs.create("bench-exec", ExecConfig(cmd=["true"], attach_stdout=True))
-        with client.execs.start(identifier, tty=False) as stream:
-            for _ in stream.frames():
-                pass
-        return time.perf_counter() - begun
-
-
-def interleaved(peers: list[Peer], measure: Measure, count: int) -> dict[str, list[float]]:
-    """`count` readings of each, taken in turns."""
-    readings: dict[str, list[float]] = {peer.name: [] for peer in peers}
-    for peer in peers:
-        measure(peer)  # The first of each pays for what is made once.
+def interleaved(measures: Mapping[str, Callable[[], float]], count: int, spacing: float = SPACING) -> Readings:
+    """`count` readings of each, taken in turns, with a pause before each."""
+    readings: Readings = {name: [] for name in measures}
+    for measure in measures.values():
+        measure()  # The first of each pays for what is made once.
     for _ in range(count):
-        for peer in peers:
-            time.sleep(SPACING)
-            readings[peer.name].append(measure(peer))
+        for name, measure in measures.items():
+            time.sleep(spacing)
+            readings[name].append(measure())
     return readings
 
 
-def idle_memory(peer: Peer) -> tuple[int, int]:
-    """(all engine processes without containers, with IDLE_CONTAINERS idle ones), in bytes."""
-    before = peer.memory()
-    names = []
-    with peer.client() as client:
-        for _ in range(IDLE_CONTAINERS):
-            body = CreateBody(image="busybox", cmd=["sleep", "100000"], host_config=HostConfig())
-            names.append(client.containers.create(body).id or "")
-            client.containers.start(names[-1])
-        time.sleep(2)
-        after = peer.memory()
-        for name in names:
-            client.containers.remove(name, force=True)
-    return before, after
+def back_to_back(measures: Mapping[str, Callable[[], float]], count: int) -> Readings:
+    """`count` readings of each without a pause, one subject after the other."""
+    found: Readings = {}
+    for name, measure in measures.items():
+        measure()
+        found[name] = [measure() for _ in range(count)]
+    return found
 
 
-def show(title: str, readings: dict[str, list[float]], results: dict[str, object]) -> None:
-    """A line for each engine, and the ratio."""
-    medians = {name: statistics.median(values) * 1000 for name, values in readings.items()}
-    print(f"\n{title}")
-    for name, values in readings.items():
-        print(f"  {name:<10} median {medians[name]:8.1f} ms   worst {max(values) * 1000:8.1f} ms   n={len(values)}")
-    if "dockerd" in medians:
-        print(f"  berth is {medians['dockerd'] / medians['berth']:.1f} times as fast")
-    results[title] = medians
+def _of(peers: list[Peer], measure: Callable[[Peer], float]) -> dict[str, Callable[[], float]]:
+    return {peer.name: partial(measure, peer) for peer in peers}
 
 
-def run(peers: list[Peer], count: int) -> dict[str, object]:
+def measure_lives(result: Result, peers: list[Peer], count: int) -> None:
+    """Rows 1 to 3."""
+    say("rows 1 to 3: life cycle, docker run, exec")
+    for peer in peers:
+        life.start_exec_container(peer)
+    for row, title, measure, limit in (
+        ("1", "raw API create + start + wait + remove", life.life_cycle, 15),
+        ("2", "docker run --rm busybox true", life.command_line, 8),
+        ("3", "raw API exec of true", life.execution, 4),
+    ):
+        measures = _of(peers, measure)
+        result.compare(row, title, interleaved(measures, count), "berth", "dockerd", Bar(limit))
+        result.compare("", f"{title}, back to back", back_to_back(measures, count), "berth", "dockerd")
+    for peer in peers:
+        life.remove(peer, [life.EXEC_CONTAINER])
+
+
+def measure_runtimes(result: Result, directory: str, count: int) -> None:
+    """Row 4, from the shell."""
+    say("row 4: the same bundle by berth-runtime, runc and crun")
+    bundle = Bundle(f"{directory}/bundle")
+    commands = runtimes(directory)
+    measures: dict[str, Callable[[], float]] = {}
+    with CrunView() as view:
+        for name, command in commands.items():
+            measures[name] = partial(bundle.run, command, view if name.startswith("crun") else None)
+        readings = interleaved(measures, count)
+    remove_groups()
+    result.compare("4", "run of a bundle from the shell", readings, "berth-runtime", "runc", Bar(1))
+    result.compare("", "run of a bundle from the shell", readings, "berth-runtime", "crun", note="crun without control groups")
+    result.compare("", "run of a bundle from the shell", readings, "berth-runtime", "crun-cgroups", note="crun with them")
+
+
+def measure_crowd(result: Result, peers: list[Peer], count: int) -> None:
+    """Row 5."""
+    size = max(life.CLIENTS, CROWD * min(count, FULL_COUNT) // FULL_COUNT)
+    say(f"row 5: {size} containers by {life.CLIENTS} clients at once")
+    readings: Readings = {peer.name: [] for peer in peers}
+    for _ in range(CROWD_ROUNDS if count >= FULL_COUNT else 1):
+        for peer in peers:
+            readings[peer.name].append(size / life.crowd(peer, size))
+            time.sleep(1)
+    title = f"{size} containers by {life.CLIENTS} clients"
+    result.readings[title] = readings
+    rates = {name: statistics.median(values) for name, values in readings.items()}
+    # A rate: more is better, so the sides change places.
+    bar = Bar(8, more=True)
+    result.lines.append(Line("5", title, "/s", rates["berth"], "dockerd", rates.get("dockerd"), bar, len(readings["berth"])))
+
+
+def measure_memory(result: Result, peers: list[Peer], count: int) -> None:
+    """Row 6: all processes of an engine but the containers' own, warm slots included."""
+    idle = max(5, IDLE * min(count, FULL_COUNT) // FULL_COUNT)
+    say(f"row 6: memory with {idle} idle containers")
+    empty, full, more = {}, {}, {}
+    for peer in peers:
+        time.sleep(SETTLE_SECONDS)
+        empty[peer.name] = peer.memory()
+        names = life.start_idle(peer, idle)
+        time.sleep(SETTLE_SECONDS)
+        full[peer.name] = peer.memory()
+        names += life.start_idle(peer, idle // 5)
+        time.sleep(SETTLE_SECONDS)
+        more[peer.name] = (peer.memory() - full[peer.name]) / (idle // 5)
+        life.remove(peer, names)
+    result.readings["memory, bytes"] = {name: [empty[name], full[name], more[name]] for name in empty}
+
+    def line(row: str, title: str, values: Mapping[str, float], bar: Bar | None = None, note: str = "") -> None:
+        theirs = values["dockerd"] / MIB if "dockerd" in values else None
+        result.lines.append(Line(row, title, "MiB", values["berth"] / MIB, "dockerd", theirs, bar, note=note))
+
+    line("6", f"memory (PSS) with {idle} idle containers", full, Bar(0.4, times=False), "a fifth is the goal")
+    line("", "memory (PSS) without containers", empty)
+    each = more["berth"] / MIB
+    result.lines.append(Line("6", "memory (PSS) of each further container", "MiB", each, "the limit", 1.0, Bar(1, times=False)))
+
+
+def say(text: str) -> None:
+    """Progress, beside what is asked for on standard output."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def run(peers: list[Peer], count: int) -> Result:
     """All measurements."""
-    results: dict[str, object] = {}
+    result = Result(count)
     for peer in peers:
         with peer.client() as client:
             list(client.images.import_tar(busybox(), repo="busybox", tag="latest"))
-    show("raw API: create, start, wait, remove, default bridge", interleaved(peers, life_cycle, count), results)
-    show("docker CLI: run --rm busybox true", interleaved(peers, command_line, max(5, count // 2)), results)
-    for peer in peers:
-        with peer.client() as client:
-            client.containers.create(CreateBody(image="busybox", cmd=["sleep", "100000"]), name="bench-exec")
-            client.containers.start("bench-exec")
-    show("raw API: exec of true", interleaved(peers, execution, count), results)
-    for peer in peers:
-        with peer.client() as client:
-            client.containers.remove("bench-exec", force=True)
-    print(f"\nmemory (PSS) of all engine processes, without and with {IDLE_CONTAINERS} idle containers")
-    memory = {peer.name: idle_memory(peer) for peer in peers}
-    for name, (before, after) in memory.items():
-        each = (after - before) / IDLE_CONTAINERS
-        print(
-            f"  {name:<10} {before / 2**20:7.1f} MiB   {after / 2**20:7.1f} MiB   each further container {each / 2**20:.2f} MiB"
-        )
-    if "dockerd" in memory:
-        print(f"  berth needs {memory['berth'][1] / memory['dockerd'][1] * 100:.0f} % of dockerd's")
-    results["memory"] = memory
-    return results
+    measure_lives(result, peers, count)
+    with tempfile.TemporaryDirectory(prefix="berth-bench-bundle-") as directory:
+        os.chmod(directory, 0o711)  # The container's root is another user out here.
+        measure_runtimes(result, directory, count)
+    measure_memory(result, peers, count)
+    measure_crowd(result, peers, count)
+    result.lines.sort(key=lambda line: line.row or "~")
+    return result
 
 
 def main() -> int:
     """The entry point."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--count", type=int, default=30, help="readings of each kind (%(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the medians to a file")
+    parser.add_argument("--count", type=int, default=FULL_COUNT, help="readings of each kind; fewer for a try (%(default)s)")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="what to print (%(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="also write the JSON document to a file")
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("make bench: needs root", file=sys.stderr)
@@ -140,19 +166,21 @@ def main() -> int:
     try:
         other = dockerd()
         if other is None:
-            print("dockerd is not installed: berth alone is measured (apt-get install docker.io)")
+            say("dockerd is not installed: berth alone is measured (apt-get install docker.io)")
         else:
             peers.append(other)
-        results = run(peers, options.count)
+        result = run(peers, options.count)
     finally:
         with ours.client() as client:
             client.request("POST", "/berth/stop", query={"containers": True}, versioned=False).read()
         ours.process.wait(60)
         for peer in peers:
             peer.stop()
+    document = json.dumps(result.document(), indent=2)
+    print(document if options.format == "json" else result.table())
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=2)
+            file.write(document + "\n")
     return 0
 
 
