@@ -12,7 +12,7 @@ from typing import Any
 
 from berth.contract.image import Image
 from berth.contract.network import Attachment, ContainerFacts
-from berth.contract.runtime import AttachStream, ExecRequest, Exit, LaunchFailed, LaunchRequest, Stats
+from berth.contract.runtime import Abilities, AttachStream, ExecRequest, Exit, LaunchFailed, LaunchRequest, Stats
 from berth.contract.volume import Volume
 from berth.engine.config import EngineConfig
 from berth.engine.containers.service import ContainerService
@@ -81,6 +81,7 @@ class TwinTask:
         self.execs: list[TwinExec] = []
         self.exec_failure: LaunchFailed | None = None
         self.detached: Callable[[str], None] | None = None
+        self.ran_out: Callable[[], None] = lambda: None
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     def finish(self, code: int, *, oom: bool = False, at: float = 0.0) -> None:
@@ -121,6 +122,9 @@ class TwinTask:
 
     def on_detach(self, listener: Callable[[str], None]) -> None:
         self.detached = listener
+
+    def on_oom(self, listener: Callable[[], None]) -> None:
+        self.ran_out = listener
 
     async def pause(self) -> None:
         self.frozen = True
@@ -329,6 +333,7 @@ class World:
         self.images = TwinImages(image or ContainerConfig(cmd=["sh"], env=["PATH=/bin"]))
         self.snapshots, self.trees = TwinSnapshots(self.root), TwinTrees()
         self._run = str(directory / "idranges")
+        self.abilities = Abilities()
         self.service = self.reopen()
 
     def reopen(self) -> ContainerService:
@@ -340,6 +345,7 @@ class World:
             "images": self.images,
             "networks": self.networks,
             "volumes": self.volumes,
+            "abilities": self.abilities,
         }
         ranges = IdRanges(self.root, self._run, ())
         self.service = ContainerService(config=self.config, database=self.database, events=self.events, ranges=ranges, **parts)

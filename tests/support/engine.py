@@ -54,13 +54,21 @@ def busybox_tar() -> bytes:
 class EngineProcess:
     """A running berthd. `docker` runs the docker CLI, `berth` berth's own, `client` speaks to it directly."""
 
-    def __init__(self, *options: str, root: str | None = None, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        root: str | None = None,
+        environment: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        """`prefix` is a command that runs the rest of its arguments in another surrounding."""
         self.directory = tempfile.mkdtemp(prefix="berth-test-")
         self.root = root or f"{self.directory}/root"
         self.socket = f"{self.directory}/berth.sock"
         self.log = f"{self.directory}/berthd.log"
         self.config = EngineConfig(root=self.root, socket=self.socket)
         self._options = options
+        self._prefix = prefix
         self._environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -78,7 +86,7 @@ class EngineProcess:
         """Start and wait until it answers."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [str(BIN / "berthd"), "--root", self.root, "--socket", self.socket, *self._options],
+                [*self._prefix, str(BIN / "berthd"), "--root", self.root, "--socket", self.socket, *self._options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | self._environment, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + READY_SECONDS

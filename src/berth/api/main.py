@@ -9,12 +9,30 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 
 from berth import failpoint
-from berth.engine.config import DEFAULT_ROOT, DEFAULT_SOCKET, EngineConfig
+from berth.engine.config import DEFAULT_ROOT, DEFAULT_SOCKET, EngineConfig, Ulimit
 from berth.errors import BerthError
+
+
+def parse_ulimit(text: str) -> Ulimit:
+    """nofile=1024:4096; -1 is unlimited. ArgumentTypeError when it is not of that form."""
+    name, _, values = text.partition("=")
+    soft, _, hard = values.partition(":")
+    try:
+        limit = Ulimit(name, int(soft), int(hard or soft))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text}: give it as name=soft or name=soft:hard, for example nofile=1024:4096"
+        ) from None
+    if not hasattr(resource, "RLIMIT_" + name.upper()):
+        raise argparse.ArgumentTypeError(f"{text}: there is no ulimit {name}")
+    if limit.hard >= 0 and not 0 <= limit.soft <= limit.hard:
+        raise argparse.ArgumentTypeError(f"{text}: the soft limit must be less than or equal to the hard limit")
+    return limit
 
 
 def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
@@ -42,6 +60,20 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         default="warn",
         help="what to do when an option needs the host's user namespace (%(default)s)",
     )
+    parser.add_argument(
+        "--cgroup-parent",
+        default="",
+        metavar="PATH",
+        help="control group that the containers' groups are made in (default: the top)",
+    )
+    parser.add_argument(
+        "--default-ulimit",
+        action="append",
+        default=[],
+        type=parse_ulimit,
+        metavar="NAME=SOFT[:HARD]",
+        help="resource limit of containers that do not set it themselves",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--version", action="version", version="berthd 0.1.0")
     options = parser.parse_args(arguments)
@@ -52,6 +84,8 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         insecure_registries=tuple(options.insecure_registry),
         build_host_network_settings=options.build_host_network_settings,
         userns_fallback=options.userns_fallback,
+        cgroup_parent=options.cgroup_parent,
+        default_ulimits=tuple(options.default_ulimit),
     )
     return config, options.log_level
 

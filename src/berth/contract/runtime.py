@@ -121,6 +121,36 @@ class LaunchFailed(BerthError):
         self.path = path
 
 
+class Abilities(Struct, frozen=True, kw_only=True):
+    """What this host's control groups can do. The defaults are those of a host that can do everything of cgroup v1.
+
+    `version` is 2 for pure cgroup2, 1 for v1 and hybrid hosts, 0 where there is nothing to use. `cpus` and `mems` are what
+    may be chosen from, as the kernel writes it ("0-3"), empty where cpuset is missing. `slices` is the directory that
+    systemd's slices are in, empty where systemd does not run or keeps us in a subtree. `notes` say in whole sentences
+    what is unusual, for the log.
+    """
+
+    version: int = 1
+    memory: bool = True
+    swap: bool = True
+    reservation: bool = True
+    swappiness: bool = True
+    oom_kill_disable: bool = True
+    cpu_shares: bool = True
+    cpu_quota: bool = True
+    cpu_realtime: bool = True
+    cpuset: bool = True
+    cpus: str = ""
+    mems: str = ""
+    pids: bool = True
+    io_weight: bool = True
+    io_weight_device: bool = True
+    io_throttle: bool = True
+    freezer: bool = True
+    slices: str = ""
+    notes: tuple[str, ...] = ()
+
+
 class Stats(Struct, frozen=True, kw_only=True):
     """A reading of the control group. Times in nanoseconds, sizes in bytes; 0 where the kernel does not tell."""
 
@@ -220,6 +250,10 @@ class Task(Protocol):
 
     def on_detach(self, listener: Callable[[str], None]) -> None:
         """Call `listener` whenever a client has sent its detach keys: with the exec's id, or "" for the container itself."""
+        ...
+
+    def on_oom(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever the container has run out of memory, whoever was killed for it. Not after its end."""
         ...
 
     async def pause(self) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from berth.doctor.check import Scene, listed, note, ok, problem, warning
-from berth.runtime.cgroup import V1_CONTROLLERS, V2_CONTROLLERS, mounted
+from berth.runtime.cgroup_host import V1_CONTROLLERS, V2_CONTROLLERS, chosen, usual
+from berth.runtime.cgroup_host import hierarchies as mounted
 from berth.wire.doctor import Finding
 
 _FLAGS = {
@@ -40,9 +41,10 @@ class Hierarchies:
 
 def hierarchies(scene: Scene) -> Hierarchies:
     """As they are mounted."""
-    v1, v2 = mounted(scene.host.text("/proc/self/mountinfo") or "")
+    v1, unified = chosen(mounted(scene.host.text("/proc/self/mountinfo") or ""))
+    v2 = unified.where if unified is not None else ""
     offered = (scene.host.text(f"{v2}/cgroup.controllers") or "").split() if v2 else []
-    return Hierarchies(v1, v2 or "", tuple(offered))
+    return Hierarchies(v1, v2, tuple(offered))
 
 
 def mode(scene: Scene) -> Iterator[Finding]:
@@ -72,14 +74,14 @@ def controllers(scene: Scene) -> Iterator[Finding]:
     found = hierarchies(scene)
     if not found.mode:
         return
-    wanted = V2_CONTROLLERS if found.mode == "v2" else V1_CONTROLLERS
+    wanted = usual(V2_CONTROLLERS if found.mode == "v2" else V1_CONTROLLERS)
     missing = [name for name in wanted if name not in found.v1 and name not in found.offered]
     facts = {"available": sorted({*found.v1, *found.offered}), "missing": missing}
     if missing:
         flags = listed(f"{name} ({_FLAGS[name]})" if name in _FLAGS else name for name in missing)
         yield warning(
             f"these controllers are missing: {flags}",
-            why="Limits of that kind are refused.",
+            why="Limits of that kind are left out with a warning, or refused.",
             change=_how_to_enable(missing, found.mode),
             facts=facts,
         )

@@ -7,6 +7,7 @@ goes the other way and leaves containers running unless asked otherwise.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from berth.storage.snapshot import SnapshotStore
 from berth.storage.space import translated
 from berth.storage.tree import TreeStore
 
+log = logging.getLogger("berth.engine")
 ROOT_DIRECTORIES = ("blobs/sha256", "ingest", "layers", "containers", "volumes", "build")
 
 
@@ -102,7 +104,9 @@ async def start(config: EngineConfig) -> Engine:
     failpoint.hit("engine.start.after-lock")
     database = Database(f"{config.root}/berth.db")
     events = Events()
-    runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.name)
+    runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.cgroup)
+    for note in runtime.abilities.notes:
+        log.warning("%s", note)
     failpoint.hit("engine.start.after-launcher")
     blobs = BlobStore(config.root)
     layers = LayerStore(config.root, database, blobs)
@@ -122,6 +126,7 @@ async def start(config: EngineConfig) -> Engine:
         images=images,
         networks=networks,
         volumes=volumes,
+        abilities=runtime.abilities,
     )
     images.usage = volumes.usage = networks.usage = containers
     engine = Engine(
@@ -139,7 +144,7 @@ async def start(config: EngineConfig) -> Engine:
         containers=containers,
         execs=ExecService(containers),
         steps=StepService(containers),
-        system=SystemService(config, database, events),
+        system=SystemService(config, database, events, runtime.abilities),
         lock=lock,
     )
     await networks.start()

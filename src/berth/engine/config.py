@@ -19,6 +19,14 @@ DEFAULT_ROOT = "/var/lib/berth"
 DEFAULT_SOCKET = "/run/berth/berth.sock"
 
 
+class Ulimit(Struct, frozen=True):
+    """A resource limit: the name as in ulimit(1)'s long names (nofile), -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
 class EngineConfig(Struct, frozen=True, kw_only=True):
     """Settings; the defaults are those of `berthd` without options."""
 
@@ -32,6 +40,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     userns_fallback: str = "warn"
     pool_size: int = 0
     labels: dict[str, str] = field(default_factory=dict)
+    cgroup_parent: str = ""
+    default_ulimits: tuple[Ulimit, ...] = ()
 
     @property
     def is_default(self) -> bool:
@@ -47,6 +57,12 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """`berth`, or `berth-<engine id>`: the nftables table, the cgroup parent, the run directory's name."""
         return "berth" if self.is_default else f"berth-{self.engine_id}"
+
+    @property
+    def cgroup(self) -> str:
+        """The path of the control group that holds those of the containers, without a slash at its ends. Its last part is
+        this engine's alone: what is found there after a crash is its own to remove."""
+        return f"{self.cgroup_parent.strip('/')}/{self.name}".strip("/")
 
     @property
     def run(self) -> str:

@@ -111,7 +111,7 @@ class ExecService:
                 raise Conflict(f"container {execution.container.id} is not running")
             try:
                 failpoint.hit("exec.start.before-process")
-                process = await task.exec(execution.request(size), streams)
+                process = await task.exec(execution.request(size, self._parts.config.default_ulimits), streams)
             except LaunchFailed as failure:
                 error = exec_error(failure, execution.args[0])
                 execution.ended(error.code)

@@ -101,11 +101,12 @@ class StepService:
             write_in_place(f"{directory}/{name}", text)
         around = spec.Surroundings(
             hostname=config.hostname or "",
-            cgroups_path=f"/{self._parts.config.name}/{identifier}",
+            cgroups_path=f"/{self._parts.config.cgroup}/{identifier}",
             id_map=id_map,
             mounts=list(step.mounts),
             seccomp=seccomp.filter_for(options, held),
             new_network="network" not in separation.host,
+            default_ulimits=self._parts.config.default_ulimits,
         )
         return LaunchRequest(
             id=identifier,

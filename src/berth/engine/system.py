@@ -7,6 +7,7 @@ import platform
 import socket
 from datetime import UTC, datetime
 
+from berth.contract.runtime import Abilities
 from berth.engine import origin
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
@@ -51,39 +52,42 @@ def _first_line(path: str, key: str) -> str:
     return ""
 
 
-def cgroup_version() -> str:
-    """ "2" where the unified hierarchy is mounted at /sys/fs/cgroup, else "1" (hybrid hosts count as 1, as with Docker)."""
-    return "2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "1"
-
-
 def _memory_total() -> int:
     kibibytes = _first_line("/proc/meminfo", "MemTotal:").removesuffix("kB").strip()
     return int(kibibytes or 0) * 1024
 
 
-def _has_controller(name: str, file: str) -> bool:
-    if cgroup_version() == "2":
-        try:
-            with open("/sys/fs/cgroup/cgroup.controllers", encoding="ascii") as controllers:
-                return name in controllers.read().split()
-        except OSError:
-            return False
-    return os.path.exists(f"/sys/fs/cgroup/{name}/{file}" if file else f"/sys/fs/cgroup/{name}")
-
-
-def _tell_limits(info: SystemInfo) -> None:
-    """What the kernel can limit."""
-    version = cgroup_version()
-    info.cgroup_version = version
-    info.memory_limit = _has_controller("memory", "")
-    info.swap_limit = version == "2" or os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
-    info.cpu_cfs_period = _has_controller("cpu", "cpu.cfs_period_us")
-    info.cpu_cfs_quota = _has_controller("cpu", "cpu.cfs_quota_us")
-    info.cpu_shares = _has_controller("cpu", "cpu.shares")
-    info.cpu_set = _has_controller("cpuset", "")
-    info.pids_limit = _has_controller("pids", "")
-    info.oom_kill_disable = version == "1"
+def tell_limits(info: SystemInfo, host: Abilities) -> None:
+    """What the kernel can limit, and Docker's warnings of what it cannot."""
+    old = host.version == 1
+    # Docker knows no third kind; without any group the fields below say what there is.
+    info.cgroup_version = "2" if host.version == 2 else "1"
+    info.cgroup_driver = "cgroupfs" if host.version else "none"
+    info.memory_limit, info.swap_limit = host.memory, host.swap
+    info.cpu_cfs_period = info.cpu_cfs_quota = host.cpu_quota
+    info.cpu_shares, info.cpu_set = host.cpu_shares, host.cpuset
+    info.pids_limit, info.oom_kill_disable = host.pids, host.oom_kill_disable
     info.ipv4_forwarding = _first_line("/proc/sys/net/ipv4/ip_forward", "") == "1"
+    throttles = [f"blkio throttle.{name}_device" for name in ("read_bps", "write_bps", "read_iops", "write_iops")]
+    if not old:
+        throttles = [f"io.max ({name})" for name in ("rbps", "wbps", "riops", "wiops")]
+    checks = [
+        ("memory limit", host.memory),
+        ("swap limit", host.swap),
+        ("oom kill disable", host.oom_kill_disable or not old),
+        ("cpu cfs quota", host.cpu_quota),
+        ("cpu cfs period", host.cpu_quota),
+        ("cpu shares", host.cpu_shares),
+        ("cpuset", host.cpuset),
+        ("pids limit", host.pids),
+        ("blkio weight" if old else "io.weight", host.io_weight),
+        ("blkio weight_device" if old else "io.weight (per device)", host.io_weight_device),
+        *((name, host.io_throttle) for name in throttles),
+    ]
+    info.warnings = [f"WARNING: No {what} support" for what, there in checks if not there]
+    if not info.ipv4_forwarding:
+        info.warnings.append("WARNING: IPv4 forwarding is disabled")
+    info.warnings += [f"WARNING: {note}" for note in host.notes if host.version == 0]
 
 
 def _tell_host(info: SystemInfo) -> None:
@@ -112,7 +116,8 @@ def _filesystem(path: str) -> str:
 class SystemService:
     """Reads the host; holds nothing."""
 
-    def __init__(self, config: EngineConfig, database: Database, events: Events) -> None:
+    def __init__(self, config: EngineConfig, database: Database, events: Events, abilities: Abilities) -> None:
+        self._abilities = abilities
         self._config = config
         self._database = database
         self._events = events
@@ -161,7 +166,7 @@ class SystemService:
             images=images,
         )
         self._tell_engine(info)
-        _tell_limits(info)
+        tell_limits(info, self._abilities)
         _tell_host(info)
         return info
 
@@ -178,7 +183,6 @@ class SystemService:
         info.n_fd, info.n_goroutines = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
         info.n_events_listener = self._events.listeners
         info.logging_driver = "json-file"
-        info.cgroup_driver = "cgroupfs"
         info.index_server_address = "https://index.docker.io/v1/"
         info.registry_config = self._registry_config()
         info.http_proxy = info.https_proxy = info.no_proxy = ""
@@ -191,7 +195,6 @@ class SystemService:
         info.isolation, info.init_binary = "", "berth-init"
         info.containerd_commit, info.runc_commit, info.init_commit = Commit(id=""), Commit(id=""), Commit(id="")
         info.security_options = ["name=seccomp,profile=builtin", "name=userns", "name=cgroupns"]
-        info.warnings = []
 
     def _registry_config(self) -> RegistryServiceConfig:
         hub = IndexInfo(name="docker.io", mirrors=list(self._config.registry_mirrors), secure=True, official=True)

@@ -128,7 +128,7 @@ class Memory(_Camel, frozen=True, kw_only=True):
 
 
 class Cpu(_Camel, frozen=True, kw_only=True):
-    """Quota and period in microseconds."""
+    """Quota, period and burst in microseconds; `idle` 1 makes the whole group run when nothing else wants to."""
 
     shares: int | None = None
     quota: int | None = None
@@ -137,6 +137,8 @@ class Cpu(_Camel, frozen=True, kw_only=True):
     realtime_period: int | None = None
     cpus: str | None = None
     mems: str | None = None
+    burst: int | None = None
+    idle: int | None = None
 
 
 class Pids(_Camel, frozen=True, kw_only=True):
@@ -172,6 +174,13 @@ class BlockIO(_Camel, frozen=True, kw_only=True):
     throttle_write_iops_device: list[ThrottleDevice] = field(name="throttleWriteIOPSDevice", default_factory=list)
 
 
+class HugepageLimit(_Camel, frozen=True, kw_only=True):
+    """`page_size` is like 2MB or 1GB; the limit in bytes."""
+
+    page_size: str
+    limit: int
+
+
 class Resources(_Camel, frozen=True, kw_only=True):
     """Control group limits. A field that is None is left as it is."""
 
@@ -180,6 +189,7 @@ class Resources(_Camel, frozen=True, kw_only=True):
     cpu: Cpu | None = None
     pids: Pids | None = None
     block_io: BlockIO | None = field(name="blockIO", default=None)
+    hugepage_limits: list[HugepageLimit] = field(default_factory=list)
     unified: dict[str, str] = field(default_factory=dict)
 
 

@@ -4,11 +4,11 @@ A group is a small dict (JSON-able, in the plan and in the run state):
 
     path      "/berth/<id>", the same in every hierarchy
     roots     {controller: mount point of its v1 hierarchy}
-    v2        mount point of the cgroup2 hierarchy, or None
+    v2        mount point of the cgroup2 hierarchy, or what is ours below it, or None
     enabled   the v2 controllers to delegate down to the group
 
 On a hybrid host both kinds exist: limits go to the v1 hierarchies, and a directory on cgroup2 gives freeze and kill.
-What limits mean in files is `runtime.cgroup_limits`, readings are `runtime.cgroup_stats` (both for the engine).
+For the engine: what the host has is `runtime.cgroup_host`, what limits mean in files `cgroup_limits`, readings `cgroup_stats`.
 """
 
 from __future__ import annotations
@@ -25,33 +25,7 @@ if TYPE_CHECKING:
 
     Group = dict[str, Any]
 
-V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio")
-V2_CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
 _PATIENCE = 5.0
-
-
-def layout() -> tuple[dict[str, str], str | None, list[str]]:
-    """(v1 mount points by controller, the cgroup2 mount point, those of our controllers that cgroup2 has) of this host."""
-    roots, v2 = mounted(read_text("/proc/self/mountinfo"))
-    offered = read_text(v2 + "/cgroup.controllers").split() if v2 else []
-    return roots, v2, [name for name in offered if name in V2_CONTROLLERS]
-
-
-def mounted(mountinfo: str) -> tuple[dict[str, str], str | None]:
-    """From the text of a mountinfo: (v1 mount points by controller, the cgroup2 mount point)."""
-    roots: dict[str, str] = {}
-    v2: str | None = None
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        where = left.split(" ")[4]
-        if kind == "cgroup":
-            for option in options.split(","):
-                if option in V1_CONTROLLERS:
-                    roots.setdefault(option, where)
-        elif kind == "cgroup2" and (v2 is None or where == "/sys/fs/cgroup"):
-            v2 = where
-    return roots, v2
 
 
 def directory(group: Group, controller: str) -> str:

@@ -51,8 +51,22 @@ def writes(resources: Resources, v1: Iterable[str], v2: Iterable[str]) -> list[W
     if resources.block_io is not None:
         has_io = new | {"blkio"} if "io" in new else new
         result += _choose("blkio", old, has_io, block_v1(resources.block_io), block_v2(resources.block_io))
-    result += [(name.partition(".")[0], name, value, False) for name, value in resources.unified.items()]
-    return result
+    for page in resources.hugepage_limits:
+        one = [("hugetlb", f"hugetlb.{page.page_size}.limit_in_bytes", str(page.limit), False)]
+        two = [("hugetlb", f"hugetlb.{page.page_size}.max", str(page.limit), False)]
+        result += _choose("hugetlb", old, new, one, two)
+    return result + _unified(resources.unified, new)
+
+
+def _unified(values: dict[str, str], new: frozenset[str]) -> list[Write]:
+    for name in values:
+        controller = name.partition(".")[0]
+        if "/" in name or (controller != "cgroup" and controller not in new):
+            raise InvalidArgument(
+                f"{name} cannot be set: cgroup2 does not have the controller {controller} on this host "
+                "(`unified` names files of cgroup2; use the specification's own fields on cgroup v1)"
+            )
+    return [(name.partition(".")[0], name, value, False) for name, value in values.items()]
 
 
 def _choose(controller: str, old: frozenset[str], new: frozenset[str], one: list[Write], two: list[Write]) -> list[Write]:
@@ -126,10 +140,18 @@ def _cpu(cpu: Cpu, old: frozenset[str], new: frozenset[str]) -> list[Write]:
     if cpu.quota or cpu.period:
         quota = "max" if not cpu.quota or cpu.quota < 0 else str(cpu.quota)
         two.append(("cpu", "cpu.max", f"{quota} {cpu.period or 100000}", False))
+    if cpu.burst:
+        one.append(("cpu", "cpu.cfs_burst_us", str(cpu.burst), False))
+        two.append(("cpu", "cpu.max.burst", str(cpu.burst), False))
+    if cpu.idle is not None:
+        one.append(("cpu", "cpu.idle", str(cpu.idle), False))
+        two.append(("cpu", "cpu.idle", str(cpu.idle), False))
     if cpu.realtime_period:
         one.append(("cpu", "cpu.rt_period_us", str(cpu.realtime_period), False))
     if cpu.realtime_runtime:
         one.append(("cpu", "cpu.rt_runtime_us", str(cpu.realtime_runtime), False))
+    if "cpu" not in old and "cpu" in new and (cpu.realtime_period or cpu.realtime_runtime):
+        raise InvalidArgument("cgroup2 has no limit for real-time scheduling: run without it, or on a host with cgroup v1")
     result = _choose("cpu", old, new, one, two) if one else []
     sets: list[Write] = []
     if cpu.cpus:

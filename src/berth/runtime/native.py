@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from msgspec import json, to_builtins
 
 from berth import failpoint
-from berth.contract.runtime import AttachStream, LaunchRequest
+from berth.contract.runtime import Abilities, AttachStream, LaunchRequest
 from berth.errors import AlreadyExists, BerthError, Internal
-from berth.runtime import channel, record, remains
+from berth.runtime import cgroup_host, channel, record, remains
 from berth.runtime.fork_server import ForkServer
 from berth.runtime.link import Disconnected, Link, error_of
+from berth.runtime.oom_watch import OomWatch
 from berth.runtime.planner import NativePlanner
 from berth.runtime.task import NativeTask, Planner, stream_message
 
@@ -38,7 +39,9 @@ _QUIT_SECONDS = 10.0
 class NativeRuntime:
     """Starts containers and finds those that run."""
 
-    def __init__(self, root: str, run: str, name: str, planner: Planner, server: ForkServer) -> None:
+    def __init__(self, root: str, run: str, name: str, planner: Planner, server: ForkServer, abilities: Abilities) -> None:
+        self.abilities = abilities
+        self._oom = OomWatch()
         self._root = root
         self._run = run
         self._name = name
@@ -52,13 +55,15 @@ class NativeRuntime:
     async def start(
         cls, *, root: str, run: str, name: str, planner: Planner | None = None, launch_module: str = "berth.runtime.launch"
     ) -> NativeRuntime:
-        """Start the launcher. `root` is the data root, `run` the run directory, `name` the control group parent's name."""
+        """Start the launcher. `root` is the data root, `run` the run directory, `name` the path of the control group that
+        holds those of the containers, without a slash at its ends."""
         os.makedirs(run, 0o711, exist_ok=True)
         os.makedirs(record.shims(run), 0o700, exist_ok=True)
         os.chmod(record.shims(run), 0o700)
+        layout, abilities = cgroup_host.take(name)
         server = ForkServer(run, root, launch_module)
         await server.start()
-        return cls(root, run, name, planner or NativePlanner(root, run), server)
+        return cls(root, run, name, planner or NativePlanner(root, run, layout), server, abilities)
 
     async def launch(self, request: LaunchRequest, streams: Sequence[AttachStream] = ()) -> NativeTask:
         """Start a container; when this returns, execve has succeeded."""
@@ -141,6 +146,7 @@ class NativeRuntime:
         for task in self._tasks.values():
             task.let_go()
         self._tasks.clear()
+        self._oom.close()
         await self._server.close()
 
     async def teardown(self) -> None:
@@ -169,7 +175,7 @@ class NativeRuntime:
         return json.encode(head) + b"\n" + json.encode(self._planner.launch_plan(request))
 
     def _task(self, id: str, directory: str) -> NativeTask:
-        return NativeTask(id, self._run, self._name, directory, self._planner, self._deleted)
+        return NativeTask(id, self._run, self._name, directory, self._planner, self._oom, self._deleted)
 
     def _deleted(self, id: str) -> None:
         self._tasks.pop(id, None)

@@ -29,7 +29,7 @@ from berth.kernel import capability, namespace
 from berth.kernel.bpf import device_program
 from berth.model.endpoint import NetworkPlan
 from berth.model.oci import Capabilities, IdMapping, Namespace, Process, Resources, Rlimit, Spec
-from berth.runtime import cgroup, cgroup_limits, mount_plan, seccomp_profile, sysctl
+from berth.runtime import cgroup_host, cgroup_limits, mount_plan, seccomp_profile, sysctl
 from berth.runtime.launch import SCRATCH
 
 Plan = dict[str, Any]
@@ -42,18 +42,19 @@ _DEATH_SIGNAL = 9
 
 class Compiler:
     """Compiles for this host. `run` is the engine's run directory (compiled filters are kept below it), `store` the
-    directory that the launcher was prepared with."""
+    directory that the launcher was prepared with, `layout` the control groups to use (by default what the host has)."""
 
-    def __init__(self, run: str, store: str) -> None:
+    def __init__(self, run: str, store: str, layout: cgroup_host.Layout | None = None) -> None:
         self._scratch = store + "/" + SCRATCH
         self._filters = seccomp_profile.SeccompCache(run + "/seccomp")
-        self.roots, self.v2, self.v2_controllers = cgroup.layout()
+        self.roots, self.v2, self.v2_controllers = layout or cgroup_host.layout()
 
     def launch(self, request: LaunchRequest, rootfs: str | None = None) -> Plan:
         """The plan of a launch. InvalidArgument for what cannot be. `rootfs` is a plain directory instead of an overlay."""
         spec = request.spec
-        group = self.group(spec.linux.cgroups_path)
-        limits, devices = self._limits(spec.linux.resources or Resources())
+        resources = spec.linux.resources or Resources()
+        group = self.group(spec.linux.cgroups_path, huge_pages=bool(resources.hugepage_limits))
+        limits, devices = self._limits(resources)
         work = mount_plan.Mounts(spec, frozenset(_kinds(spec)), self.roots, self.v2)
         filter_path = self._filters.path(spec.linux.seccomp) if spec.linux.seccomp else ""
         flags = seccomp_profile.flags(spec.linux.seccomp) if spec.linux.seccomp else 0
@@ -105,13 +106,14 @@ class Compiler:
             "steps": steps + tail,
         }
 
-    def group(self, path: str | None) -> dict[str, Any]:
-        """The control group of a path, on this host."""
+    def group(self, path: str | None, *, huge_pages: bool = False) -> dict[str, Any]:
+        """The control group of a path, on this host. `huge_pages`: with what cgroup2 needs to count them."""
         if not path:
             return {"path": "", "roots": {}, "v2": None, "enabled": []}
         if ".." in path.split("/") or not path.startswith("/"):
             raise InvalidArgument(f"cgroup path {path}: it must be absolute and without ..")
-        return {"path": path, "roots": self.roots, "v2": self.v2, "enabled": self.v2_controllers}
+        enabled = self.v2_controllers if huge_pages else cgroup_host.usual(self.v2_controllers)
+        return {"path": path, "roots": self.roots, "v2": self.v2, "enabled": enabled}
 
     def _limits(self, resources: Resources) -> tuple[list[list[Any]], str]:
         limits = cgroup_limits.writes(resources, self.roots, self.v2_controllers)

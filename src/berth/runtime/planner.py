@@ -9,21 +9,26 @@ from berth.kernel.file import write_text
 from berth.model.oci import Resources
 from berth.runtime import cgroup_limits, cgroup_stats
 from berth.runtime.cgroup import directory
+from berth.runtime.cgroup_realtime import grant
 from berth.runtime.plan import Compiler
 
 if TYPE_CHECKING:
     from berth.runtime.cgroup import Group
+    from berth.runtime.cgroup_host import Layout
 
 
 class NativePlanner:
-    """Plans for the launcher of this host. `root` is the data root, `run` the run directory."""
+    """Plans for the launcher of this host. `root` is the data root, `run` the run directory, `layout` the control groups
+    to use (by default what the host has)."""
 
-    def __init__(self, root: str, run: str) -> None:
-        self._compiler = Compiler(run, root)
+    def __init__(self, root: str, run: str, layout: Layout | None = None) -> None:
+        self._compiler = Compiler(run, root, layout)
 
     def launch_plan(self, request: LaunchRequest) -> dict[str, Any]:
         """The plan of a container. InvalidArgument when it cannot be."""
-        return self._compiler.launch(request)
+        plan = self._compiler.launch(request)
+        _grant_realtime(plan["cgroup"], request.spec.linux.resources)
+        return plan
 
     def exec_plan(self, request: ExecRequest) -> dict[str, Any]:
         """The plan of a further process."""
@@ -32,6 +37,7 @@ class NativePlanner:
     def update(self, group: Group, resources: Resources) -> None:
         """Change the limits of a running container. OSError names the file that the kernel refused to change."""
         limits = cgroup_limits.writes(resources, group["roots"], group["enabled"])
+        _grant_realtime(group, resources)
         for controller, name, value, optional in _ordered(group, limits):
             try:
                 write_text(f"{directory(group, controller)}/{name}", value)
@@ -42,6 +48,12 @@ class NativePlanner:
     def stats(self, group: Group) -> Stats:
         """A reading. OSError when the group is gone."""
         return cgroup_stats.read(group)
+
+
+def _grant_realtime(group: Group, resources: Resources | None) -> None:
+    cpu = resources.cpu if resources is not None else None
+    if cpu is not None and cpu.realtime_runtime and "cpu" in group["roots"]:
+        grant(group, cpu.realtime_runtime, cpu.realtime_period or 0)
 
 
 def _ordered(group: Group, limits: list[cgroup_limits.Write]) -> list[cgroup_limits.Write]:

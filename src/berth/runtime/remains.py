@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from berth.contract.runtime import Exit
 from berth.kernel.fs import remove_tree
 from berth.kernel.process import start_time
-from berth.runtime import cgroup, record
+from berth.runtime import cgroup, cgroup_host, record
 
 if TYPE_CHECKING:
     from berth.runtime.record import Document
@@ -69,8 +69,8 @@ def await_end(pidfd: int) -> bool:
 
 def group_of(name: str, id: str) -> cgroup.Group:
     """The control group that a container of this engine has, if it has one."""
-    roots, v2, enabled = cgroup.layout()
-    return {"path": f"/{name}/{id}", "roots": roots, "v2": v2, "enabled": enabled}
+    roots, v2, enabled = cgroup_host.layout()
+    return {"path": f"/{name}/{id}", "roots": roots, "v2": v2, "enabled": cgroup_host.usual(enabled)}
 
 
 def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document | None) -> Exit:
@@ -105,6 +105,25 @@ def has_group(group: cgroup.Group) -> bool:
     return any(os.path.isdir(path) for path in cgroup.directories(group))
 
 
+def pids_beside(pid: int) -> list[int]:
+    """The processes in the pid namespace of one, for hosts without control groups. In the host's own it stands alone."""
+    found = []
+    try:
+        namespace = os.readlink(f"/proc/{pid}/ns/pid")
+        if namespace == os.readlink("/proc/self/ns/pid"):
+            return [pid]
+    except OSError:
+        return []
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/pid") == namespace:
+                found.append(int(entry))
+        except OSError:
+            # It has ended meanwhile.
+            continue
+    return found
+
+
 def empty(group: cgroup.Group) -> None:
     """Kill what is in the control group and remove it. Blocks."""
     if has_group(group):
@@ -125,7 +144,7 @@ def remove(run: str, name: str, id: str) -> None:
 def known_ids(run: str, name: str) -> set[str]:
     """The ids that have run files or a control group."""
     found = {entry.split(".", 1)[0] for entry in _entries(record.shims(run))}
-    roots, v2, _ = cgroup.layout()
+    roots, v2, _ = cgroup_host.layout()
     for root in {*roots.values(), *([v2] if v2 else [])}:
         found.update(_entries(f"{root}/{name}"))
     return {id for id in found if is_id(id)}
@@ -136,7 +155,7 @@ def remove_engine(run: str, name: str) -> None:
     use stays. Blocks."""
     if known_ids(run, name):
         return
-    roots, v2, _ = cgroup.layout()
+    roots, v2, _ = cgroup_host.layout()
     for root in {*roots.values(), *([v2] if v2 else [])}:
         try:
             os.rmdir(f"{root}/{name}")

@@ -19,6 +19,7 @@ from berth.errors import BerthError, Conflict, DeadlineExceeded, Internal, Inval
 from berth.model.oci import Resources
 from berth.runtime import cgroup, channel, record, remains
 from berth.runtime.link import Disconnected, Link
+from berth.runtime.oom_watch import OomWatch
 
 if TYPE_CHECKING:
     from berth.runtime.channel import Message
@@ -147,12 +148,16 @@ class NativeExec:
 class NativeTask:
     """One run of a container. `forget` is called when it has been deleted."""
 
-    def __init__(self, id: str, run: str, name: str, directory: str, planner: Planner, forget: Callable[[str], None]) -> None:
+    def __init__(
+        self, id: str, run: str, name: str, directory: str, planner: Planner, oom: OomWatch, forget: Callable[[str], None]
+    ) -> None:
         self._id = id
         self._run = run
         self._name = name
         self._directory = directory
         self._planner = planner
+        self._oom = oom
+        self._end_oom: Callable[[], None] = _nothing
         self._forget = forget
         self._link: Link | None = None
         self._pid = 0
@@ -249,6 +254,12 @@ class NativeTask:
         """Whom to tell when a client has sent its detach keys."""
         self._on_detach = listener
 
+    def on_oom(self, listener: Callable[[], None]) -> None:
+        """Whom to tell when the container runs out of memory."""
+        if self._end.exit is None:
+            self._end_oom()
+            self._end_oom = self._oom.watch(self._group, listener)
+
     async def pause(self) -> None:
         """Freeze all processes."""
         await self._in_group("be frozen", lambda: cgroup.freeze(self._group, True))
@@ -273,7 +284,9 @@ class NativeTask:
 
     async def pids(self) -> list[int]:
         """All processes in the container, by their ids on the host."""
-        return [] if self._end.exit is not None else cgroup.pids(self._group)
+        if self._end.exit is not None:
+            return []
+        return cgroup.pids(self._group) if remains.has_group(self._group) else remains.pids_beside(self._pid)
 
     async def delete(self) -> None:
         """After the end: the shim goes, and what it left."""
@@ -362,6 +375,7 @@ class NativeTask:
             self._link.close()
             self._link = None
         self._replace_pidfd(-1)
+        self._end_oom()
         for exec in self._execs.values():
             exec.let_go()
 
@@ -375,6 +389,7 @@ class NativeTask:
 
     def _ended(self, exit: Exit) -> None:
         self._replace_pidfd(-1)
+        self._end_oom()
         self._end.come(exit)
         if self._link is None or self._link.closed:
             # Nobody is left who would tell of them.
@@ -402,6 +417,10 @@ class NativeTask:
             raise DeadlineExceeded(f"container {self._id} cannot {what}: {error.strerror}") from error
         except OSError as error:
             raise Internal(f"container {self._id} cannot {what}: {error.strerror}: {error.filename}") from error
+
+
+def _nothing() -> None:
+    """No watch has been set up."""
 
 
 def _quietly_kill(pidfd: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from berth.contract.runtime import Abilities
 from berth.engine import origin
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
@@ -23,7 +24,7 @@ _MAY_BE_MISSING = {"generic_resources", "product_license", "default_address_pool
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[SystemService]:
     database = Database(str(tmp_path / "berth.db"))
-    yield SystemService(EngineConfig(root=str(tmp_path), labels={"a": "b"}), database, Events())
+    yield SystemService(EngineConfig(root=str(tmp_path), labels={"a": "b"}), database, Events(), Abilities())
     database.close()
 
 

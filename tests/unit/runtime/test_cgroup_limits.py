@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from berth.errors import InvalidArgument
 from berth.kernel import bpf
-from berth.model.oci import BlockIO, Cpu, DeviceRule, Memory, Pids, Resources, ThrottleDevice
-from berth.runtime import cgroup, cgroup_limits, cgroup_stats
+from berth.model.oci import BlockIO, Cpu, DeviceRule, HugepageLimit, Memory, Pids, Resources, ThrottleDevice
+from berth.runtime import cgroup, cgroup_host, cgroup_limits, cgroup_stats
 
 V1 = ("cpu", "cpuset", "memory", "pids", "blkio")
 V2 = ("cpu", "cpuset", "memory", "pids", "io")
@@ -68,6 +69,32 @@ def test_cpu() -> None:
     }
     assert values(cpu, v2=True) == {"cpu.weight": "39", "cpu.max": "50000 100000", "cpuset.cpus": "0-1"}
     assert values(Resources(cpu=Cpu(quota=-1)), v2=True) == {"cpu.max": "max 100000"}
+
+
+def test_burst_idle_and_huge_pages() -> None:
+    cpu = Resources(cpu=Cpu(burst=1000, idle=1))
+    assert values(cpu, v2=False) == {"cpu.cfs_burst_us": "1000", "cpu.idle": "1"}
+    assert values(cpu, v2=True) == {"cpu.max.burst": "1000", "cpu.idle": "1"}
+    pages = Resources(hugepage_limits=[HugepageLimit(page_size="2MB", limit=4194304)])
+    assert cgroup_limits.writes(pages, ["hugetlb"], []) == [("hugetlb", "hugetlb.2MB.limit_in_bytes", "4194304", False)]
+    assert cgroup_limits.writes(pages, V1, ["hugetlb"]) == [("hugetlb", "hugetlb.2MB.max", "4194304", False)]
+    with pytest.raises(InvalidArgument, match="no hugetlb control group"):
+        cgroup_limits.writes(pages, V1, V2)
+
+
+def test_real_time_is_for_cgroup_v1() -> None:
+    with pytest.raises(InvalidArgument, match="cgroup2 has no limit for real-time scheduling"):
+        values(Resources(cpu=Cpu(realtime_runtime=5)), v2=True)
+
+
+def test_files_of_cgroup2_by_name() -> None:
+    assert values(Resources(unified={"memory.high": "5", "cgroup.max.depth": "2"}), v2=True) == {
+        "memory.high": "5",
+        "cgroup.max.depth": "2",
+    }
+    for name in "memory.high", "../x", "memory/../x.y":
+        with pytest.raises(InvalidArgument, match="cgroup2 does not have the controller"):
+            values(Resources(unified={name: "5"}), v2=name != "memory.high")
 
 
 def test_pids_and_block_io() -> None:
@@ -165,7 +192,7 @@ def test_v2_readings_from_files(tmp_path: Path) -> None:
 
 
 def test_layout_reads_this_host() -> None:
-    roots, v2, enabled = cgroup.layout()
+    roots, v2, enabled = cgroup_host.layout()
     assert all(os.path.isdir(path) for path in roots.values())
     assert v2 is None or os.path.exists(v2 + "/cgroup.procs")
     assert v2 is not None or not enabled

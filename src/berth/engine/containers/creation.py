@@ -16,7 +16,7 @@ from msgspec import field
 from berth import failpoint
 from berth.contract.image import Image
 from berth.contract.volume import Volume
-from berth.engine.containers import isolation, mounting, spec
+from berth.engine.containers import cgroup_parent, isolation, mounting, resource_check, spec
 from berth.engine.containers.binds import unmappable_binds
 from berth.engine.containers.defaults import complete_host_config, merge_image
 from berth.engine.containers.isolation import Isolation
@@ -78,7 +78,10 @@ class Creation:
         config = merge_image(asked, image.document.config)
         host = complete_host_config(body.host_config or HostConfig())
         check_config(config)
-        warnings = check_host_config(host, config, len(os.sched_getaffinity(0)))
+        check_host_config(host, config)
+        host, warnings = resource_check.check(host, self._parts.abilities, len(os.sched_getaffinity(0)))
+        host = resource_check.with_default_swap(host)
+        cgroup_parent.check(host.cgroup_parent or "", self._parts.abilities)
         parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
         return config, host, warnings
 

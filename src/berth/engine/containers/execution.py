@@ -7,6 +7,7 @@ import time
 from msgspec import Struct, field, json, structs
 
 from berth.contract.runtime import ExecRequest, ExecTask
+from berth.engine.config import Ulimit
 from berth.engine.containers import capability, spec
 from berth.engine.containers.defaults import replace_env, words
 from berth.engine.containers.record import Container
@@ -95,7 +96,7 @@ class Execution:
         if self.running:
             self.ended(137)
 
-    def request(self, size: tuple[int, int] = (0, 0)) -> ExecRequest:
+    def request(self, size: tuple[int, int], default_ulimits: tuple[Ulimit, ...]) -> ExecRequest:
         """What the runtime gets."""
         body = self.body
         return exec_request(
@@ -108,6 +109,7 @@ class Execution:
             terminal=self.tty,
             privileged=bool(body.privileged),
             size=size,
+            default_ulimits=default_ulimits,
             # The environment may hold secrets, and nobody asks for it again.
             about=json.encode(structs.replace(body, env=None)).decode(),
         )
@@ -143,9 +145,10 @@ def exec_request(
     terminal: bool = False,
     privileged: bool = False,
     size: tuple[int, int] = (0, 0),
+    default_ulimits: tuple[Ulimit, ...] = (),
     about: str = "",
 ) -> ExecRequest:
-    """A process with the container's environment, user, directory and confinement, unless told otherwise."""
+    """A process with the container's environment, user, directory, ulimits and confinement, unless told otherwise."""
     config, host = container.record.config, container.record.host_config
     whole = privileged or bool(host.privileged)
     held = list(
@@ -161,6 +164,7 @@ def exec_request(
         env=replace_env(spec.process_env(config, config.hostname or ""), extra),
         cwd=cwd or config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=held, effective=held, permitted=held),
+        rlimits=spec.rlimits(host, default_ulimits),
         no_new_privileges=options.no_new_privileges,
         oom_score_adj=host.oom_score_adj or 0,
     )

@@ -114,7 +114,9 @@ class Prober:
     async def _probe(self, container: Container, task: Task, check: Check) -> HealthcheckResult:
         started = time.time()
         identifier, command = new_id(), " ".join(check.args)
-        request = exec_request(container, identifier, list(check.args), env=[])
+        request = exec_request(
+            container, identifier, list(check.args), env=[], default_ulimits=self._parts.config.default_ulimits
+        )
         self._emit(container, f"exec_create: {command}", identifier)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)

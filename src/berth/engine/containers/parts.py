@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from berth.contract.image import Images
 from berth.contract.network import ContainerNetworks
-from berth.contract.runtime import Runtime
+from berth.contract.runtime import Abilities, Runtime
 from berth.contract.store import Layers, Snapshots, Trees
 from berth.contract.volume import Volumes
 from berth.engine.config import EngineConfig
@@ -24,6 +24,7 @@ class Parts:
     config: EngineConfig
     events: Events
     runtime: Runtime
+    abilities: Abilities
     snapshots: Snapshots
     layers: Layers
     trees: Trees

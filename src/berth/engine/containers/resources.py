@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 
 from berth.engine.containers import device
-from berth.engine.containers.validation import AnyResources
 from berth.errors import InvalidArgument
 from berth.model.oci import BlockIO, Cpu, DeviceRule, Memory, Pids, Resources, ThrottleDevice, WeightDevice
 from berth.wire.container import HostConfig
+from berth.wire.container import Resources as Asked
 from berth.wire.container import ThrottleDevice as WireThrottle
 
 _PERIOD = 100_000
 
 
-def _memory(res: AnyResources) -> Memory | None:
+def _memory(res: Asked) -> Memory | None:
     limit = res.memory or None
     swap = res.memory_swap or None
     if limit and not swap:
@@ -31,7 +31,7 @@ def _memory(res: AnyResources) -> Memory | None:
     )
 
 
-def _cpu(res: AnyResources) -> Cpu | None:
+def _cpu(res: Asked) -> Cpu | None:
     quota, period = res.cpu_quota or None, res.cpu_period or None
     if res.nano_cpus:
         period = _PERIOD
@@ -66,7 +66,7 @@ def _throttles(devices: list[WireThrottle] | None) -> list[ThrottleDevice]:
     return found
 
 
-def _block_io(res: AnyResources) -> BlockIO | None:
+def _block_io(res: Asked) -> BlockIO | None:
     weights = []
     for entry in res.blkio_weight_device or []:
         major, minor = _number(entry.path)
@@ -82,11 +82,11 @@ def _block_io(res: AnyResources) -> BlockIO | None:
     return None if block == BlockIO() else block
 
 
-def _pids(res: AnyResources) -> Pids | None:
+def _pids(res: Asked) -> Pids | None:
     return Pids(limit=res.pids_limit if res.pids_limit > 0 else -1) if res.pids_limit else None
 
 
-def limits(res: AnyResources, devices: list[DeviceRule] | None = None) -> Resources:
+def limits(res: Asked, devices: list[DeviceRule] | None = None) -> Resources:
     """Everything but devices, which are given."""
     return Resources(devices=devices or [], memory=_memory(res), cpu=_cpu(res), pids=_pids(res), block_io=_block_io(res))
 

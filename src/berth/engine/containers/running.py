@@ -65,8 +65,19 @@ class Running:
         """Begin to wait for the task's end, and to probe its health."""
         container.task = task
         task.on_detach(lambda exec: self._detached(container, exec))
+        task.on_oom(lambda: self._out_of_memory(container, task))
         container.watcher = asyncio.create_task(self._watch(container, task), name=f"watch {short_id(container.id)}")
         self._prober.begin(container, task)
+
+    def _out_of_memory(self, container: Container, task: Task) -> None:
+        """The kernel killed one of its processes, or (with --oom-kill-disable) made them wait."""
+        if container.task is task:
+            container.state.oom_killed = True
+            try:
+                self._parts.catalog.save(container)
+            except BerthError as error:
+                log.error("that container %s ran out of memory is not recorded: %s", short_id(container.id), error.message)
+            self._parts.emit(container, "oom")
 
     def _detached(self, container: Container, exec: str) -> None:
         if exec:
@@ -93,7 +104,8 @@ class Running:
         state, parts = container.state, self._parts
         self._prober.end(container)
         await self._release(container)
-        state.finished_at, state.exit_code, state.oom_killed, state.pid = ended.at, ended.code, ended.oom_killed, 0
+        told, state.oom_killed = state.oom_killed, ended.oom_killed
+        state.finished_at, state.exit_code, state.pid = ended.at, ended.code, 0
         state.cause = concluded(state.cause, ended)
         again = not container.deleting and restart.should_restart(
             container.record.host_config.restart_policy, ended.code, state.restart_count, manual_stop=state.manual_stop
@@ -105,7 +117,7 @@ class Running:
             # A full disk must not keep anybody from learning of the end; the shim's exit record has it too.
             log.error("the end of container %s is not recorded: %s", short_id(container.id), error.message)
         failpoint.hit("container.end.after-row")
-        if ended.oom_killed:
+        if ended.oom_killed and not told:
             parts.emit(container, "oom")
         duration = str(max(0, int(ended.at - state.started_at)))
         parts.emit(container, "die", {"exitCode": str(ended.code), "execDuration": duration})

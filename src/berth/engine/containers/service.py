@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from berth.contract.image import Images
 from berth.contract.network import ContainerFacts, ContainerNetworks
-from berth.contract.runtime import AttachStream, Runtime
+from berth.contract.runtime import Abilities, AttachStream, Runtime
 from berth.contract.store import Layers, Snapshots, Trees
 from berth.contract.usage import User
 from berth.contract.volume import Volumes
@@ -66,12 +66,14 @@ class ContainerService:
         images: Images,
         networks: ContainerNetworks,
         volumes: Volumes,
+        abilities: Abilities,
         ranges: IdRanges | None = None,
     ) -> None:
         self.parts = Parts(
             config=config,
             events=events,
             runtime=runtime,
+            abilities=abilities,
             snapshots=snapshots,
             layers=layers,
             trees=trees,

@@ -11,6 +11,7 @@ import re
 
 from msgspec import Struct
 
+from berth.engine.config import Ulimit
 from berth.engine.containers import capability, device, resources
 from berth.engine.containers.defaults import replace_env, words
 from berth.engine.containers.isolation import Isolation
@@ -35,6 +36,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     partner_pid: int = 0
     rootfs: str = "rootfs"
     new_network: bool = True
+    default_ulimits: tuple[Ulimit, ...] = ()
 
 
 def process_env(config: ContainerConfig, hostname: str) -> list[str]:
@@ -129,15 +131,17 @@ def tmpfs_mount(record: MountRecord) -> oci.Mount:
     return oci.Mount(destination=record.destination, type="tmpfs", source="tmpfs", options=options)
 
 
-def rlimits(host: HostConfig) -> list[oci.Rlimit]:
-    """--ulimit; -1 is unlimited."""
+def rlimits(host: HostConfig, defaults: tuple[Ulimit, ...] = ()) -> list[oci.Rlimit]:
+    """--ulimit, and the engine's defaults for what it does not name; -1 is unlimited."""
     unlimited = 2**64 - 1
 
-    def value(number: int | None) -> int:
-        return unlimited if (number or 0) < 0 else number or 0
+    def value(number: int) -> int:
+        return unlimited if number < 0 else number
 
+    wanted = {limit.name: (limit.soft, limit.hard) for limit in defaults}
+    wanted |= {limit.name or "": (limit.soft or 0, limit.hard or 0) for limit in host.ulimits or []}
     return [
-        oci.Rlimit(type=f"RLIMIT_{(u.name or '').upper()}", soft=value(u.soft), hard=value(u.hard)) for u in host.ulimits or []
+        oci.Rlimit(type=f"RLIMIT_{name.upper()}", soft=value(soft), hard=value(hard)) for name, (soft, hard) in wanted.items()
     ]
 
 
@@ -176,7 +180,7 @@ def _process(config: ContainerConfig, host: HostConfig, options: SecurityOptions
         env=process_env(config, around.hostname),
         cwd=config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=chosen, effective=chosen, permitted=chosen),
-        rlimits=rlimits(host),
+        rlimits=rlimits(host, around.default_ulimits),
         no_new_privileges=options.no_new_privileges,
         oom_score_adj=host.oom_score_adj or 0,
     )

@@ -16,7 +16,7 @@ from berth import failpoint
 from berth.contract.network import Attachment
 from berth.contract.runtime import AttachStream, IOPlan, LaunchFailed, LaunchRequest, Task
 from berth.engine import idrange
-from berth.engine.containers import capability, isolation, logdriver, seccomp, spec
+from berth.engine.containers import capability, cgroup_parent, isolation, logdriver, seccomp, spec
 from berth.engine.containers.binds import check_sources, unmappable_binds
 from berth.engine.containers.isolation import Isolation
 from berth.engine.containers.launcherror import CommandFailed, StartFailed, start_error
@@ -188,12 +188,15 @@ class Launching:
         )
         around = spec.Surroundings(
             hostname=config.hostname or "",
-            cgroups_path=f"/{(host.cgroup_parent or self._parts.config.name).strip('/')}/{record.id}",
+            cgroups_path=cgroup_parent.place(
+                host.cgroup_parent or "", self._parts.config.cgroup, record.id, self._parts.abilities
+            ),
             id_map=container.state.id_map,
             mounts=mounts,
             seccomp=seccomp.filter_for(options, held),
             partner_pid=partner.task.pid if partner is not None and partner.task is not None else 0,
             new_network="network" not in separation.host and "network" not in separation.joins,
+            default_ulimits=self._parts.config.default_ulimits,
         )
         compiled = spec.compile_spec(config, host, separation, options, around)
         size = host.console_size if config.tty and host.console_size and len(host.console_size) == 2 else [0, 0]

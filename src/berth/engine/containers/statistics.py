@@ -101,7 +101,7 @@ def _memory(stats: Stats) -> ContainerMemoryStats:
 
 def _blkio(stats: Stats) -> ContainerBlkioStats:
     entries = {
-        name: [ContainerBlkioStatEntry(major=a, minor=b, op=op, value=v) for a, b, op, v in stats.blkio.get(name, ())] or None
+        name: [ContainerBlkioStatEntry(major=a, minor=b, op=op, value=v) for a, b, op, v in stats.blkio.get(name, ())]
         for name in _BLKIO
     }
     return ContainerBlkioStats(**entries)

@@ -9,14 +9,11 @@ from berth.engine.containers.logdriver import check_log_config
 from berth.engine.containers.signals import parse_signal
 from berth.errors import Conflict, InvalidArgument, NotImplementedKind, ResourceExhausted
 from berth.model.identifier import NAME
-from berth.wire.container import ContainerConfig, HostConfig, Resources, RestartPolicy
+from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
 
-_MINIMUM_MEMORY = 6 * 1024 * 1024
 _PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/(tcp|udp|sctp))?\Z")
 _POLICIES = ("no", "always", "on-failure", "unless-stopped")
 _RUNTIMES = frozenset({"", "runc", "berth", "io.containerd.runc.v2"})
-_CPUSET = re.compile(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\Z")
-AnyResources = HostConfig | Resources
 
 
 def check_config(config: ContainerConfig) -> None:
@@ -57,9 +54,8 @@ def _check_health(config: ContainerConfig) -> None:
         raise InvalidArgument(f"Unknown healthcheck type '{health.test[0]}' (expected 'CMD')")
 
 
-def check_host_config(host: HostConfig, config: ContainerConfig, processors: int) -> list[str]:
-    """The half that depends on the host. Returns warnings."""
-    warnings = check_resources(host, processors)
+def check_host_config(host: HostConfig, config: ContainerConfig) -> None:
+    """The half that depends on the host, without its limits (see resource_check)."""
     check_restart_policy(host.restart_policy, auto_remove=bool(host.auto_remove))
     if host.log_config is not None:
         check_log_config(host.log_config)
@@ -80,7 +76,6 @@ def check_host_config(host: HostConfig, config: ContainerConfig, processors: int
                 raise InvalidArgument(f"invalid port specification: {binding.host_port!r}")
     _check_modes(host, config)
     _check_entries(host)
-    return warnings
 
 
 def _check_modes(host: HostConfig, config: ContainerConfig) -> None:
@@ -148,58 +143,6 @@ def check_restart_policy(policy: RestartPolicy | None, *, auto_remove: bool) -> 
         raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
     if auto_remove and name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-
-
-def check_resources(res: AnyResources, processors: int) -> list[str]:
-    """Limits: each in its range, and fitting together. Returns warnings."""
-    _check_memory(res)
-    _check_cpu(res, processors)
-    if (res.blkio_weight or 0) and not 10 <= (res.blkio_weight or 0) <= 1000:
-        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
-    for weight in res.blkio_weight_device or []:
-        if not 10 <= (weight.weight or 0) <= 1000:
-            raise InvalidArgument(f"Range of blkio weight is from 10 to 1000, but {weight.path} has {weight.weight}")
-    for field in ("cpuset_cpus", "cpuset_mems"):
-        value = getattr(res, field)
-        if value and not _CPUSET.match(value):
-            raise InvalidArgument(f"Invalid value {value} for {field.replace('_', ' ')}")
-    warnings = []
-    if res.oom_kill_disable and not res.memory:
-        warnings.append(
-            "OOM killer is disabled for the container, but no memory limit is set, "
-            "this can result in the system running out of resources."
-        )
-    return warnings
-
-
-def _check_memory(res: AnyResources) -> None:
-    memory, swap, reservation = res.memory or 0, res.memory_swap or 0, res.memory_reservation or 0
-    if 0 < memory < _MINIMUM_MEMORY:
-        raise InvalidArgument("Minimum memory limit allowed is 6MB")
-    if memory and swap > 0 and swap < memory:
-        raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if not memory and swap > 0:
-        raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if memory and reservation > memory:
-        raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if 0 < reservation < _MINIMUM_MEMORY:
-        raise InvalidArgument("Minimum memory reservation allowed is 6MB")
-    if res.memory_swappiness is not None and not -1 <= res.memory_swappiness <= 100:
-        raise InvalidArgument(f"Invalid value: {res.memory_swappiness}, valid memory swappiness range is 0-100")
-
-
-def _check_cpu(res: AnyResources, processors: int) -> None:
-    nano = res.nano_cpus or 0
-    if nano and res.cpu_period:
-        raise InvalidArgument("Conflicting options: Nano CPUs and CPU Period cannot both be set")
-    if nano and res.cpu_quota:
-        raise InvalidArgument("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
-    if nano < 0 or nano > processors * 10**9:
-        raise InvalidArgument(f"range of CPUs is from 0.01 to {processors}.00, as there are only {processors} CPUs available")
-    if res.cpu_period and not 1000 <= res.cpu_period <= 1000000:
-        raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-    if 0 < (res.cpu_quota or 0) < 1000:
-        raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
 
 
 def check_volume_name(name: str) -> None:

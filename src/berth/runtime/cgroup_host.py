@@ -1,0 +1,214 @@
+"""What control groups this host gives us: hierarchies, the subtree that is ours, what can be limited. For the engine.
+
+v1         every hierarchy that is mounted and may be written
+cgroup2    its mount point; on pure cgroup2 the subtree that was delegated to us, if there is one:
+
+<mount>/system.slice/berth.service      delegated (systemd sets an attribute), or the root of a cgroup namespace
+    engine/                             all processes that were in it: cgroup2 lets no group both hold processes
+    berth/<id>/                         and hand controllers down
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from berth.contract.runtime import Abilities
+from berth.errors import Internal
+from berth.kernel.file import read_text, write_text
+from berth.runtime import cgroup
+
+V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "hugetlb")
+V2_CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids", "hugetlb")
+LEAF = "engine"
+_SYSTEMD = "/run/systemd/system"
+# systemd marks what it delegates; the second is what it sets for units of user managers.
+_MARKS = ("trusted.delegate", "user.delegate")
+_ROUNDS = 20
+
+
+class Hierarchy(NamedTuple):
+    """One mount. `root` is what of the hierarchy is mounted ("/" is all that this namespace shows)."""
+
+    where: str
+    version: int
+    controllers: tuple[str, ...]
+    root: str
+
+
+class Layout(NamedTuple):
+    """v1 mount points by controller, our part of cgroup2 or None, and those of our controllers that it offers."""
+
+    roots: dict[str, str]
+    v2: str | None
+    controllers: list[str]
+
+
+def hierarchies(mountinfo: str) -> list[Hierarchy]:
+    """The mounts of a mountinfo file that are control groups."""
+    found = []
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ", 2)
+        root, where = left.split(" ")[3:5]
+        if kind == "cgroup":
+            names = tuple(option for option in options.split(",") if option in V1_CONTROLLERS)
+            found.append(Hierarchy(where, 1, names, root))
+        elif kind == "cgroup2":
+            found.append(Hierarchy(where, 2, (), root))
+    return found
+
+
+def chosen(found: list[Hierarchy]) -> tuple[dict[str, str], Hierarchy | None]:
+    """(v1 mount points by controller, the cgroup2 hierarchy): of several mounts of the same the first, or the usual one."""
+    roots: dict[str, str] = {}
+    for hierarchy in found:
+        for controller in hierarchy.controllers:
+            roots.setdefault(controller, hierarchy.where)
+    unified = sorted((one for one in found if one.version == 2), key=lambda one: one.where != "/sys/fs/cgroup")
+    return roots, unified[0] if unified else None
+
+
+def layout() -> Layout:
+    """What of this host we may use. Hierarchies that are mounted read-only, or are not ours to write, are left out."""
+    usable = [found for found in hierarchies(read_text("/proc/self/mountinfo")) if os.access(found.where, os.W_OK)]
+    roots, unified = chosen(usable)
+    if unified is None:
+        return Layout(roots, None, [])
+    v2 = unified.where
+    if not roots:
+        v2 += subtree(v2, own_group(unified.root))
+    offered = read_text(v2 + "/cgroup.controllers").split()
+    return Layout(roots, v2, [name for name in offered if name in V2_CONTROLLERS and name not in roots])
+
+
+def own_group(root: str) -> str:
+    """The cgroup2 group that this process is in, below a mount of `root`: "/" when it is the mount's top."""
+    for line in read_text("/proc/self/cgroup").splitlines():
+        if line.startswith("0::"):
+            path = line[3:]
+            below = path.removeprefix(root.rstrip("/")) if path.startswith(root) else ""
+            return below or "/"
+    return "/"
+
+
+def subtree(v2: str, own: str) -> str:
+    """What of cgroup2 was delegated to the unit that we are in, below the mount point; "" is all of it."""
+    for path in (own, os.path.dirname(own)):
+        if path != "/" and _delegated(v2 + path):
+            return path
+    return ""
+
+
+def _delegated(path: str) -> bool:
+    for name in _MARKS:
+        try:
+            if os.getxattr(path, name) == b"1":
+                return True
+        except OSError:
+            # Not marked, or a kernel without such attributes here.
+            continue
+    return False
+
+
+def usual(controllers: Iterable[str]) -> list[str]:
+    """Of the controllers that cgroup2 offers, those that every container gets. Counting huge pages is for who limits them."""
+    return [name for name in controllers if name != "hugetlb"]
+
+
+def settle(found: Layout) -> None:
+    """Make room at the top of our subtree: whatever process is in it goes to a leaf of its own.
+
+    To be called before anything is forked that shall be there too. The root of the whole hierarchy may hold processes.
+    """
+    if found.roots or found.v2 is None or not os.path.exists(found.v2 + "/cgroup.type"):
+        return
+    leaf = f"{found.v2}/{LEAF}"
+    for _ in range(_ROUNDS):
+        # 0 is a process that this pid namespace does not show.
+        pids = [pid for pid in read_text(found.v2 + "/cgroup.procs").split() if pid != "0"]
+        if not pids:
+            return
+        os.makedirs(leaf, 0o755, exist_ok=True)
+        for pid in pids:
+            try:
+                write_text(leaf + "/cgroup.procs", pid)
+            except ProcessLookupError:
+                continue
+    raise Internal(f"the processes in {found.v2} cannot be moved to {leaf}: new ones come as fast; start the engine elsewhere")
+
+
+def take(name: str) -> tuple[Layout, Abilities]:
+    """At engine start: settle, make the parent `name` of our containers' groups, and see what can be limited there."""
+    found = layout()
+    settle(found)
+    group: cgroup.Group = {"path": "/" + name, "roots": found.roots, "v2": found.v2, "enabled": usual(found.controllers)}
+    try:
+        cgroup.create(group)
+    except OSError as error:
+        refusal = f"Control groups cannot be made ({error.filename}: {error.strerror}): containers run without limits."
+        return Layout({}, None, []), _nothing(refusal)
+    if not found.roots and found.v2 is None:
+        return found, _nothing("No control group hierarchy is mounted that may be written: containers run without limits.")
+    return found, abilities(group)
+
+
+def _nothing(note: str) -> Abilities:
+    return Abilities(
+        version=0, memory=False, swap=False, reservation=False, swappiness=False, oom_kill_disable=False, cpu_shares=False,
+        cpu_quota=False, cpu_realtime=False, cpuset=False, pids=False, io_weight=False, io_weight_device=False,
+        io_throttle=False, freezer=False, notes=(note,),
+    )  # fmt: skip
+
+
+def abilities(group: cgroup.Group) -> Abilities:
+    """What can be limited in a group that exists (not the root of a hierarchy, which lacks most files)."""
+
+    def has(controller: str, one: str, two: str) -> bool:
+        name = one if controller in group["roots"] else two
+        if controller not in group["roots"] and not group["v2"]:
+            return False
+        return bool(name) and os.path.exists(f"{cgroup.directory(group, controller)}/{name}")
+
+    cpuset = has("cpuset", "cpuset.cpus", "cpuset.cpus.effective")
+    found = {
+        "memory": has("memory", "memory.limit_in_bytes", "memory.max"),
+        "cpu_quota": has("cpu", "cpu.cfs_quota_us", "cpu.max"),
+        "cpuset": cpuset,
+        "pids": has("pids", "pids.max", "pids.max"),
+        "io_throttle": has("blkio", "blkio.throttle.read_bps_device", "io.max"),
+    }
+    freezer = has("freezer", "freezer.state", "cgroup.freeze") or bool(group["v2"])
+    missing = sorted({"memory": "memory", "cpu_quota": "cpu", "cpuset": "cpuset", "pids": "pids", "io_throttle": "io"}[key]
+                     for key, there in found.items() if not there)  # fmt: skip
+    notes = (f"This host has no {', '.join(missing)} control group: such limits are discarded.",) if missing else ()
+    systemd = os.path.isdir(_SYSTEMD) and (bool(group["roots"]) or not os.path.exists(f"{group['v2']}/cgroup.type"))
+    return Abilities(
+        version=1 if group["roots"] else 2,
+        swap=has("memory", "memory.memsw.limit_in_bytes", "memory.swap.max"),
+        reservation=has("memory", "memory.soft_limit_in_bytes", "memory.low"),
+        swappiness=has("memory", "memory.swappiness", ""),
+        oom_kill_disable=has("memory", "memory.oom_control", ""),
+        cpu_shares=has("cpu", "cpu.shares", "cpu.weight"),
+        cpu_realtime=has("cpu", "cpu.rt_runtime_us", ""),
+        cpus=_chosen_from(group, "cpus") if cpuset else "",
+        mems=_chosen_from(group, "mems") if cpuset else "",
+        io_weight=has("blkio", "blkio.weight", "io.weight") or has("blkio", "blkio.bfq.weight", "io.bfq.weight"),
+        io_weight_device=has("blkio", "blkio.weight_device", "io.weight")
+        or has("blkio", "blkio.bfq.weight_device", "io.bfq.weight"),
+        freezer=freezer,
+        slices=_slices(group) if systemd else "",
+        notes=notes,
+        **found,
+    )
+
+
+def _chosen_from(group: cgroup.Group, what: str) -> str:
+    path = cgroup.directory(group, "cpuset")
+    name = f"cpuset.{what}" if "cpuset" in group["roots"] else f"cpuset.{what}.effective"
+    return read_text(f"{path}/{name}").strip()
+
+
+def _slices(group: cgroup.Group) -> str:
+    return str(group["v2"] or next(iter(group["roots"].values())))
