@@ -160,6 +160,26 @@ def test_refusals_of_create(tmp_path: Path, request_: CreateBody, message: str) 
     run(case())
 
 
+def test_running_out_of_memory_is_told_once_and_at_once(tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path)
+        task = await started(world)
+        task.ran_out()
+        state = (await world.service.inspect("web"))["State"]
+        assert (state["OOMKilled"], state["Running"]) == (True, True)
+        waiting = world.service.wait("web", "")
+        task.finish(0, oom=True)
+        await waiting
+        assert world.actions() == ["create", "start", "oom", "die"]
+        await world.service.start("web")
+        assert (await world.service.inspect("web"))["State"]["OOMKilled"] is False
+        task.ran_out()
+        assert world.actions()[4:] == ["start"], "an earlier run has nothing to say any more"
+        world.runtime.launched[-1].finish(0)
+
+    run(case())
+
+
 def test_start_run_exit(tmp_path: Path) -> None:
     async def case() -> None:
         world = World(tmp_path)
