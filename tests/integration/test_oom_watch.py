@@ -74,7 +74,8 @@ def test_each_time_is_heard_and_the_end_is_not(group: cgroup.Group) -> None:
 def test_a_group_that_is_gone_is_not_watched() -> None:
     async def case() -> None:
         watch = OomWatch()
-        gone: cgroup.Group = {"path": "/berth-test-nowhere", "roots": {"memory": "/sys/fs/cgroup/memory"}, "v2": None, "enabled": []}
+        roots = {"memory": "/sys/fs/cgroup/memory"}
+        gone: cgroup.Group = {"path": "/berth-test-nowhere", "roots": roots, "v2": None, "enabled": []}
         watch.watch(gone, lambda: None)()
         watch.close()
 
