@@ -22,10 +22,12 @@ Subnet = IPv4Network | IPv6Network
 
 
 def default_pools() -> Iterator[IPv4Network]:
-    """Docker's: 172.17 to 172.31 as /16, then 192.168 in steps of /20."""
+    """Docker's: 172.17 to 172.31 as /16, then 192.168 in steps of /20. Where Docker gives up after these 31, 512 more."""
     for second in range(17, 32):
         yield IPv4Network(f"172.{second}.0.0/16")
     yield from IPv4Network("192.168.0.0/16").subnets(new_prefix=20)
+    # High in 10/8, where offices and clouds number their machines last. What the host has a route to is left out anyway.
+    yield from IPv4Network("10.224.0.0/11").subnets(new_prefix=20)
 
 
 def unique_local_pools(seed: str) -> Iterator[IPv6Network]:

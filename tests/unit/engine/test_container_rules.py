@@ -17,7 +17,7 @@ from berth.engine.containers.device import parse_rule
 from berth.engine.containers.files import without_start
 from berth.engine.containers.health import Check, check_of, judge
 from berth.engine.containers.lifecycle import TRANSITIONS, Status, check_transition, is_running
-from berth.engine.containers.listing import command_text, human_duration
+from berth.engine.containers.listing import command_text
 from berth.engine.containers.mounting import parse_bind, tmpfs_record
 from berth.engine.containers.security import check_sysctls, parse_security_options
 from berth.engine.containers.signals import parse_signal
@@ -266,18 +266,6 @@ def test_health_verdicts() -> None:
     for _ in range(9):
         health = judge(health, good, check, 20)
     assert len(health.log or []) == 5
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (150, "2 minutes"),
-        (3600, "About an hour"), (2 * 3600, "2 hours"), (47 * 3600, "47 hours"), (49 * 3600, "2 days"), (15 * 86400, "2 weeks"),
-        (90 * 86400, "3 months"), (800 * 86400, "2 years"),
-    ],
-)  # fmt: skip
-def test_human_duration(seconds: float, text: str) -> None:
-    assert human_duration(seconds) == text
 
 
 def test_command_text() -> None:

@@ -102,8 +102,9 @@ def test_a_free_pool_overlaps_nothing(taken: list[str], wanted: str) -> None:
 
 def test_pools_run_out_with_an_explanation() -> None:
     with pytest.raises(ResourceExhausted, match="could not find an available, non-overlapping address pool"):
-        free_pool(default_pools(), [ip_network("172.16.0.0/12"), ip_network("192.168.0.0/16")])
+        free_pool(default_pools(), [ip_network("172.16.0.0/12"), ip_network("192.168.0.0/16"), ip_network("10.224.0.0/11")])
     assert str(free_pool(default_pools(), [ip_network("172.16.0.0/12")])) == "192.168.0.0/20"
+    assert len(list(default_pools())) == 543
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 
+from berth.contract.image import Images
 from berth.engine.containers.inspection import mount_point
 from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
@@ -12,6 +13,7 @@ from berth.engine.containers.record import Container
 from berth.engine.containers.removal import matches_no_label
 from berth.errors import InvalidArgument
 from berth.model.filters import Filters
+from berth.model.units import human_duration
 from berth.wire.container import (
     ContainerSummary,
     ContainerSummaryHealth,
@@ -42,25 +44,6 @@ FILTERS = frozenset(
 )
 _STATES = frozenset({"created", "running", "paused", "restarting", "removing", "exited", "dead"})
 _HEALTH = frozenset({"starting", "healthy", "unhealthy", "none"})
-
-
-def human_duration(seconds: float) -> str:
-    """As Docker says it: 5 seconds, About a minute, 3 weeks."""
-    whole = int(seconds)
-    if whole < 1:
-        return "Less than a second"
-    if whole < 60:
-        return "1 second" if whole == 1 else f"{whole} seconds"
-    minutes = whole // 60
-    if minutes < 60:
-        return "About a minute" if minutes == 1 else f"{minutes} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours < 48:
-        return "About an hour" if hours == 1 else f"{hours} hours"
-    for limit, unit, name in ((24 * 14, 24, "days"), (24 * 60, 24 * 7, "weeks"), (24 * 365 * 2, 24 * 30, "months")):
-        if hours < limit:
-            return f"{hours // unit} {name}"
-    return f"{hours // 24 // 365} years"
 
 
 def status_text(container: Container, now: float) -> str:
@@ -124,6 +107,21 @@ def _port_set(value: str) -> set[str]:
     return {f"{n}/{protocol or 'tcp'}" for n in range(int(first), int(last or first) + 1)}
 
 
+class ImageNames:
+    """How images are called in one list: many containers have the same."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+        self._ids: dict[str, str | None] = {}
+
+    def shown(self, name: str, image_id: str) -> str:
+        """The name as the user wrote it while it still stands for the container's image, else the id."""
+        if name not in self._ids:
+            image = self._images.find(name)
+            self._ids[name] = image.id if image is not None else None
+        return name if self._ids[name] == image_id else image_id
+
+
 class Listing:
     """Lists containers."""
 
@@ -140,7 +138,8 @@ class Listing:
                 break
             if (everything or is_running(container.status)) and self._matches(container, filters):
                 chosen.append(container)
-        return [await self._summary(c, size) for c in chosen]
+        images = ImageNames(self._parts.images)
+        return [await self._summary(c, images, size) for c in chosen]
 
     def _check(self, filters: Filters) -> None:
         for key, allowed in (("status", _STATES), ("health", _HEALTH)):
@@ -211,15 +210,13 @@ class Listing:
             image = self._parts.images.find(image.parent) if image.parent else None
         return False
 
-    async def _summary(self, container: Container, size: bool) -> ContainerSummary:
+    async def _summary(self, container: Container, images: ImageNames, size: bool) -> ContainerSummary:
         record, parts = container.record, self._parts
-        image = parts.images.find(record.image_name)
-        shown = record.image_name if image is not None and image.id == record.image_id else record.image_id
         settings = parts.networks.settings(container.facts())
         summary = ContainerSummary(
             id=record.id,
             names=["/" + record.name],
-            image=shown,
+            image=images.shown(record.image_name, record.image_id),
             image_id=record.image_id,
             command=command_text(record.path, record.args),
             created=int(record.created),
