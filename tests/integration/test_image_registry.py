@@ -26,6 +26,7 @@ from berth.engine.images.service import ImageService
 from berth.errors import NotFound, Unauthenticated
 from berth.model.reference import parse
 from berth.storage.blob import BlobStore
+from berth.storage.compression import expand
 from berth.storage.database import Database
 from berth.storage.layer import LayerStore
 from berth.wire.container import ContainerConfig
@@ -62,8 +63,8 @@ class Host:
             (root / name).mkdir(parents=True)
         self.database = Database(str(root / "berth.db"))
         self.blobs = BlobStore(str(root))
-        self.layers = LayerStore(str(root), self.database, self.blobs)
-        self.service = ImageService(EngineConfig(root=str(root)), self.database, Events(), self.blobs, self.layers)
+        self.layers = LayerStore(str(root), self.database, self.blobs, expand)
+        self.service = ImageService(EngineConfig(root=str(root)), self.database, Events(), self.blobs, self.layers, expand)
 
     async def make(self, *tags: str) -> Image:
         """Two layers of our own, the second with a change of the first."""

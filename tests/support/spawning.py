@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from berth.storage.compression import expand
 from berth.storage.tree import TreeStore
+from berth.storage.workers import Workers
 
 
 class Spawner:
@@ -39,7 +41,7 @@ class Spawner:
 def opened_trees(*prefix: str) -> Iterator[TreeStore]:
     """A tree store whose workers are started with the prefix (strace, say)."""
     spawner = Spawner(*prefix)
-    store = TreeStore(spawner.spawn)
-    yield store
-    store.close()
+    workers = Workers(spawner.spawn)
+    yield TreeStore(workers, expand)
+    workers.close()
     spawner.end()

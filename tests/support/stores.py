@@ -15,6 +15,7 @@ from pathlib import Path
 from berth.model.descriptor import OCI_LAYER, Descriptor
 from berth.model.digest import Digest
 from berth.storage.blob import BlobStore
+from berth.storage.compression import expand
 from berth.storage.database import Database
 from berth.storage.layer import LayerStore
 from berth.storage.snapshot import SnapshotStore
@@ -47,7 +48,7 @@ def open_stores(root: Path) -> Iterator[Stores]:
     root.mkdir(mode=0o700, exist_ok=True)
     database = Database(str(root / "berth.db"))
     blobs = BlobStore(str(root))
-    layers = LayerStore(str(root), database, blobs)
+    layers = LayerStore(str(root), database, blobs, expand)
     yield Stores(root, database, blobs, layers, SnapshotStore(str(root), database, layers))
     layers.close()
     database.close()

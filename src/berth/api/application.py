@@ -23,6 +23,7 @@ def build_application(engine: Engine, request_stop: Callable[[bool], None]) -> w
         snapshots=engine.snapshots,
         trees=engine.trees,
         steps=engine.steps,
+        expand=engine.expand,
     )
     app = application(
         [

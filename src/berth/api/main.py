@@ -15,7 +15,8 @@ import sys
 
 from berth import failpoint
 from berth.engine.config import DEFAULT_ROOT, DEFAULT_SOCKET, EngineConfig, Ulimit
-from berth.errors import BerthError
+from berth.errors import BerthError, InvalidArgument
+from berth.model.units import parse_size
 
 
 def parse_ulimit(text: str) -> Ulimit:
@@ -33,6 +34,14 @@ def parse_ulimit(text: str) -> Ulimit:
     if limit.hard >= 0 and not 0 <= limit.soft <= limit.hard:
         raise argparse.ArgumentTypeError(f"{text}: the soft limit must be less than or equal to the hard limit")
     return limit
+
+
+def parse_limit(text: str) -> int:
+    """512m, 20g; 0 is none. ArgumentTypeError when it is not of that form."""
+    try:
+        return parse_size(text)
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(error.message) from None
 
 
 def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
@@ -74,6 +83,20 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         metavar="NAME=SOFT[:HARD]",
         help="resource limit of containers that do not set it themselves",
     )
+    parser.add_argument(
+        "--expansion-limit",
+        type=parse_limit,
+        default=0,
+        metavar="SIZE",
+        help="the most that one compressed archive may expand to; 0: any size",
+    )
+    parser.add_argument(
+        "--expansion-ratio",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="refuse archives that expand to more than 4 GiB and to N times their size (%(default)s); 0: never",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--version", action="version", version="berthd 0.1.0")
     options = parser.parse_args(arguments)
@@ -86,6 +109,8 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         userns_fallback=options.userns_fallback,
         cgroup_parent=options.cgroup_parent,
         default_ulimits=tuple(options.default_ulimit),
+        expansion_limit=options.expansion_limit,
+        expansion_ratio=options.expansion_ratio,
     )
     return config, options.log_level
 

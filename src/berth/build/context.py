@@ -20,9 +20,10 @@ from typing import BinaryIO
 
 from berth.build.stream import Read
 from berth.build.tarball import read_range
+from berth.contract.store import Expand
 from berth.errors import DataLoss, InvalidArgument, ResourceExhausted
 from berth.model.ignore import IgnoreRules, glob_regex
-from berth.storage.compression import detect, expand
+from berth.storage.compression import detect
 from berth.storage.tar_reader import BLOCK, DIRECTORY, FILE, HARD_LINK, SYMLINK, Member, Source, TarReader, check_header
 
 MAX_DOCKERFILE = 4 * 1024 * 1024
@@ -178,7 +179,7 @@ def glob_in(entries: dict[str, Entry], pattern: str) -> list[str]:
     return sorted(name for name in entries if regex.match(name))
 
 
-def unpack(read: Read, directory: str, dockerfile: str = "Dockerfile") -> Context:
+def unpack(read: Read, directory: str, dockerfile: str, expand: Expand) -> Context:
     """Take in a tar, plain or compressed; anything else is taken for a Dockerfile. `directory` is empty and private.
 
     InvalidArgument for an archive that is damaged, or that tries to leave the context.
@@ -194,7 +195,7 @@ def unpack(read: Read, directory: str, dockerfile: str = "Dockerfile") -> Contex
             if not detect(head) and not is_tar(head) and head.strip(b"\0"):
                 intake.add_dockerfile(dockerfile, rest)
             else:
-                intake.add_archive(lambda: next(rest, b""))
+                intake.add_archive(expand(lambda: next(rest, b"")))
     except DataLoss as error:
         raise InvalidArgument(f"the build context is not a readable tar archive: {error.message}") from error
     except OSError as error:
@@ -256,9 +257,9 @@ class _Intake:
         digest = hashlib.sha256(data).hexdigest()
         self._entries[name] = Entry("f", 0o644, 0, len(data), digest, path=self._content.name)
 
-    def add_archive(self, read: Read) -> None:
+    def add_archive(self, pieces: Iterator[bytes]) -> None:
         """All members of a tar."""
-        source = _Completed(expand(read))
+        source = _Completed(pieces)
         reader = TarReader(Source(source.read))
         while (member := reader.next()) is not None:
             name = self._name(member.name)

@@ -21,7 +21,7 @@ from berth.build.copy_plan import CopyPlan, kept_prefix
 from berth.build.stream import ByteStream, Pieces, produce
 from berth.build.tarball import Item, Ownership, read_range, rewrite, write
 from berth.build.tree_path import is_directory, is_link, owner, resolve
-from berth.contract.store import PathStat, Tree
+from berth.contract.store import Expand, PathStat, Tree
 from berth.errors import InvalidArgument, NotFound
 from berth.model.ignore import IgnoreRules, glob_regex
 
@@ -43,7 +43,7 @@ class Destination:
         return cls(path="/" + path.lstrip("/"), directory=directory, chown=chown, mode=mode)
 
 
-async def write_plan(tree: Tree, plan: CopyPlan, destination: Destination) -> None:
+async def write_plan(tree: Tree, plan: CopyPlan, destination: Destination, expand: Expand) -> None:
     """Copy from the context."""
     uid, gid = await owner(tree, destination.chown) if destination.chown else (0, 0)
     ownership = Ownership(uid, gid, destination.mode)
@@ -57,16 +57,17 @@ async def write_plan(tree: Tree, plan: CopyPlan, destination: Destination) -> No
     if items:
         await tree.put(base, produce(lambda: write(items, ownership)))
     for archive in plan.archives:
-        await tree.put(base, _archive(archive, Ownership(uid, gid) if destination.chown else None))
+        await tree.put(base, _archive(archive, Ownership(uid, gid) if destination.chown else None, expand))
 
 
-def _archive(archive: Item, ownership: Ownership | None) -> ByteStream:
-    """A local archive as it is, or with all of it given to one owner."""
+def _archive(archive: Item, ownership: Ownership | None, expand: Expand) -> ByteStream:
+    """A local archive, uncompressed, as it is or with all of it given to one owner."""
 
     def pieces() -> Iterator[bytes | memoryview]:
         fd = os.open(archive.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            content = read_range(fd, archive.offset, archive.size)
+            compressed = read_range(fd, archive.offset, archive.size)
+            content = expand(lambda: next(compressed, b""))
             if ownership is None:
                 yield from content
             else:

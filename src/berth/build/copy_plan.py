@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from berth.build.context import Context, Entry, has_wildcards, is_tar
 from berth.build.tarball import Item, read_range
+from berth.contract.store import Expand
 from berth.errors import DataLoss, InvalidArgument
 from berth.model.ignore import IgnoreRules
-from berth.storage.compression import expand
 
 
 @dataclass(slots=True)
@@ -56,9 +56,10 @@ class CopyPlan:
 
 
 def add_source(
-    plan: CopyPlan, context: Context, source: str, *, exclude: IgnoreRules, parents: bool, unpack: bool, command: str
+    plan: CopyPlan, context: Context, source: str, *, exclude: IgnoreRules, parents: bool, unpack: Expand | None, command: str
 ) -> None:
-    """Add what a source path or pattern names. InvalidArgument when it names nothing."""
+    """Add what a source path or pattern names; archives to be unpacked with `unpack`. For threads. InvalidArgument when it names
+    nothing."""
     clean = posixpath.normpath("/" + source).lstrip("/")
     names = context.glob(clean) if has_wildcards(source) else [clean if clean != "." else ""]
     found = 0
@@ -109,8 +110,8 @@ def _add_directory(plan: CopyPlan, context: Context, path: str, prefix: str, exc
         plan.parts.append(f"{entry.identity()} {start}{name}")
 
 
-def _add_entry(plan: CopyPlan, context: Context, path: str, entry: Entry, name: str, unpack: bool) -> None:
-    if unpack and entry.kind == "f" and is_archive(entry.path, entry.offset, entry.size):
+def _add_entry(plan: CopyPlan, context: Context, path: str, entry: Entry, name: str, unpack: Expand | None) -> None:
+    if unpack is not None and entry.kind == "f" and is_archive(entry.path, entry.offset, entry.size, unpack):
         plan.add_archive(_item(name, entry), entry.digest)
         return
     plan.sources += 1
@@ -124,7 +125,7 @@ def _item(name: str, entry: Entry) -> Item:
     return Item(name, entry.kind, entry.mode, entry.mtime, entry.size, entry.target, entry.path, entry.offset)
 
 
-def is_archive(path: str, offset: int, size: int) -> bool:
+def is_archive(path: str, offset: int, size: int, expand: Expand) -> bool:
     """Whether that part of a file of the host is a tar, plain or compressed: what ADD unpacks."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -21,7 +21,7 @@ from berth.build.scope import host_architecture
 from berth.build.state import State, from_image
 from berth.contract.image import Image, Images
 from berth.contract.step import StepRunner
-from berth.contract.store import Layer, Layers, Snapshots, Trees
+from berth.contract.store import Expand, Layer, Layers, Snapshots, Trees
 from berth.errors import NotFound
 from berth.model.digest import Digest
 from berth.model.reference import parse
@@ -37,6 +37,7 @@ class Services:
     snapshots: Snapshots
     trees: Trees
     steps: StepRunner
+    expand: Expand
     cache: BuildCache
     mounts: CacheMounts
 

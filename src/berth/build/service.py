@@ -38,7 +38,7 @@ from berth.build.state import State, timestamp
 from berth.build.stream import ByteStream, consume, run_in_thread
 from berth.contract.image import Image, Images
 from berth.contract.step import StepRunner
-from berth.contract.store import Layers, Snapshots, Trees
+from berth.contract.store import Expand, Layers, Snapshots, Trees
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
 from berth.errors import BerthError, InvalidArgument
@@ -67,6 +67,7 @@ class BuildService:
         snapshots: Snapshots,
         trees: Trees,
         steps: StepRunner,
+        expand: Expand,
     ) -> None:
         self._root = f"{config.root}/build"
         self._database = database
@@ -79,6 +80,7 @@ class BuildService:
             snapshots=snapshots,
             trees=trees,
             steps=steps,
+            expand=expand,
             cache=self._cache,
             mounts=self._mounts,
         )
@@ -105,7 +107,7 @@ class BuildService:
         try:
             os.mkdir(f"{directory}/files", 0o700)
             os.mkdir(f"{directory}/scratch", 0o700)
-            yield await consume(stream, lambda read: unpack(read, f"{directory}/files", dockerfile))
+            yield await consume(stream, lambda read: unpack(read, f"{directory}/files", dockerfile, self._services.expand))
         finally:
             await run_in_thread(lambda: remove_tree(directory))
 

@@ -32,10 +32,12 @@ from berth.build.progress import Channel
 from berth.build.runner import CommandFailed, arguments, execute, prepare_mounts
 from berth.build.scope import Scope, host_architecture, platform_arguments
 from berth.build.state import State, from_image, from_scratch, timestamp
+from berth.build.stream import run_in_thread
 from berth.build.tarball import Item
 from berth.build.tree_path import is_directory, resolve
 from berth.contract.store import Layer, Tree
 from berth.errors import BerthError
+from berth.model.ignore import IgnoreRules
 from berth.wire.container import ContainerConfig
 
 _NOP = "#(nop) "
@@ -200,7 +202,7 @@ class StageBuilder:
             return cached
         async with self._job.snapshot(state.chain_id) as snapshot:
             async with self._job.services.trees.of_overlay(snapshot.overlay) as tree:
-                await write_plan(tree, plan, destination)
+                await write_plan(tree, plan, destination, self._job.services.expand)
             layer = await snapshot.commit()
         return self._done([key], state, state.config, layer, created_by)
 
@@ -216,20 +218,31 @@ class StageBuilder:
             elif copy.keyword == "ADD" and is_url(source):
                 await self._download(plan, source, copy)
             else:
-                unpack = copy.keyword == "ADD" and copy.unpack is not False
-                add_source(
-                    plan, self._job.context, source, exclude=exclude, parents=copy.parents, unpack=unpack, command=copy.keyword
-                )
+                await self._add_source(plan, source, exclude, copy)
         if plan.sources > 1 and not copy.parents and not copy.destination.endswith("/") and copy.destination != ".":
             raise StepError(several_sources(copy.keyword), copy.location)
         return plan
+
+    async def _add_source(self, plan: CopyPlan, source: str, exclude: IgnoreRules, copy: Copy) -> None:
+        unpack = self._job.services.expand if copy.keyword == "ADD" and copy.unpack is not False else None
+
+        def add() -> None:
+            context, command = self._job.context, copy.keyword
+            add_source(plan, context, source, exclude=exclude, parents=copy.parents, unpack=unpack, command=command)
+
+        if unpack is not None:
+            # It expands the beginnings of archives, which is for threads.
+            await run_in_thread(add)
+        else:
+            add()
 
     async def _download(self, plan: CopyPlan, source: str, copy: Copy) -> None:
         await self._channel.text(f"Downloading {redacted(source)}\n")
         fetched = await download(source, self._job.new_path(), copy.keyword)
         if copy.checksum and copy.checksum != f"sha256:{fetched.digest}":
             raise StepError(f"digest mismatch sha256:{fetched.digest}: {copy.checksum}", copy.location)
-        if copy.unpack and is_archive(fetched.path, 0, fetched.size):
+        expand = self._job.services.expand
+        if copy.unpack and await run_in_thread(lambda: is_archive(fetched.path, 0, fetched.size, expand)):
             plan.add_archive(Item("", "f", 0o600, 0, fetched.size, path=fetched.path), fetched.digest)
             return
         name = file_name(source) if copy.destination.endswith("/") else copy.destination.rstrip("/").rpartition("/")[2]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from berth.build.chmod import Chmod
 from berth.build.stream import CHUNK, Read
 from berth.errors import DataLoss, InvalidArgument
-from berth.storage.compression import expand
 from berth.storage.tar_reader import BLOCK, DIRECTORY, FILE, HARD_LINK, SYMLINK, Member, Source, TarReader
 from berth.storage.tar_writer import END, encode
 
@@ -86,13 +85,12 @@ def read_range(fd: int, offset: int, size: int) -> Iterator[bytes]:
 def rewrite(
     read: Read, rename: Callable[[str, bool], str | None], ownership: Ownership, digest: hashlib._Hash | None = None
 ) -> Iterator[bytes | memoryview]:
-    """The archive, plain or compressed, with members renamed, or left out (None), and owners changed. `rename` gets the
+    """The archive, a plain tar, with members renamed, or left out (None), and owners changed. `rename` gets the
     name and whether it is a directory. `digest` gets what identifies the result: everything but times.
 
     Hard links are renamed like their targets. One whose target was left out is an InvalidArgument, and so is a sparse file.
     """
-    pieces = expand(read)
-    reader = TarReader(Source(lambda: next(pieces, b"")))
+    reader = TarReader(Source(read))
     names: dict[bytes, bytes] = {}
     while (member := reader.next()) is not None:
         new = rename(os.fsdecode(member.name), member.kind == DIRECTORY)

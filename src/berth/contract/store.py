@@ -10,7 +10,7 @@ for byte the same each time. Layers that came from elsewhere (pull, load) keep t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -21,6 +21,14 @@ from berth.model.digest import Digest
 from berth.model.rootfs import Change, Overlay
 
 ByteStream = AsyncIterator[bytes]
+
+
+class Expand(Protocol):
+    """Undoes gzip, zstd, bzip2 or xz, told by the first bytes; anything else comes out as it went in."""
+
+    def __call__(self, read: Callable[[], bytes], consumed: Callable[[int], None] | None = None) -> Iterator[bytes]:
+        """The uncompressed pieces. `read` gives the next chunk, empty at the end; `consumed` is told the number of bytes taken
+        so far. For threads. DataLoss for a damaged or cut off stream; ResourceExhausted beyond the engine's limits."""
 
 
 class Layer(Struct, frozen=True, kw_only=True):

@@ -26,11 +26,13 @@ from berth.errors import Conflict
 from berth.runtime.native import NativeRuntime
 from berth.storage.blob import BlobStore
 from berth.storage.database import Database
+from berth.storage.expander import Expander
 from berth.storage.gc import Collector
 from berth.storage.layer import LayerStore
 from berth.storage.snapshot import SnapshotStore
 from berth.storage.space import translated
 from berth.storage.tree import TreeStore
+from berth.storage.workers import Workers
 
 log = logging.getLogger("berth.engine")
 ROOT_DIRECTORIES = ("blobs/sha256", "ingest", "layers", "containers", "volumes", "build")
@@ -47,6 +49,8 @@ class Engine:
     blobs: BlobStore
     layers: LayerStore
     snapshots: SnapshotStore
+    workers: Workers
+    expand: Expander
     trees: TreeStore
     images: ImageService
     volumes: VolumeService
@@ -64,7 +68,7 @@ class Engine:
             stack.callback(os.close, self.lock)
             stack.callback(self.database.close)
             stack.callback(self.layers.close)
-            stack.callback(self.trees.close)
+            stack.callback(self.workers.close)
             if stop_containers:
                 stack.push_async_callback(self.runtime.teardown)
             stack.push_async_callback(self.runtime.close)
@@ -109,10 +113,12 @@ async def start(config: EngineConfig) -> Engine:
         log.warning("%s", note)
     failpoint.hit("engine.start.after-launcher")
     blobs = BlobStore(config.root)
-    layers = LayerStore(config.root, database, blobs)
+    workers = Workers(runtime.spawn)
+    expand = Expander(workers, ratio=config.expansion_ratio, limit=config.expansion_limit)
+    layers = LayerStore(config.root, database, blobs, expand)
     snapshots = SnapshotStore(config.root, database, layers)
-    trees = TreeStore(runtime.spawn)
-    images = ImageService(config, database, events, blobs, layers)
+    trees = TreeStore(workers, expand)
+    images = ImageService(config, database, events, blobs, layers, expand)
     volumes = VolumeService(config.root, database, events)
     networks = NetworkService(config, database, events, runtime.spawn)
     containers = ContainerService(
@@ -137,6 +143,8 @@ async def start(config: EngineConfig) -> Engine:
         blobs=blobs,
         layers=layers,
         snapshots=snapshots,
+        workers=workers,
+        expand=expand,
         trees=trees,
         images=images,
         volumes=volumes,

@@ -39,6 +39,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     log_max_files: int = 3
     userns_fallback: str = "warn"
     pool_size: int = 0
+    expansion_limit: int = 0
+    expansion_ratio: int = 4096
     labels: dict[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""
     default_ulimits: tuple[Ulimit, ...] = ()

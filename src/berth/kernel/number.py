@@ -23,3 +23,12 @@ PIDFD_OPEN = 434
 CLONE3 = 435
 CLOSE_RANGE = 436
 MOUNT_SETATTR = 442
+
+MMAP = 222 if _ARM else 9
+COMPUTING = (
+    (63, 64, 57, 62, 215, 214, 139, 216, 233, 98, 93, 94, 113, 278)
+    if _ARM
+    else (0, 1, 3, 8, 11, 12, 15, 25, 28, 202, 60, 231, 228, 318)
+)
+"""What a process needs that only computes, besides mmap: read, write, close, lseek, munmap, brk, rt_sigreturn, mremap, madvise,
+futex, exit, exit_group, clock_gettime, getrandom."""

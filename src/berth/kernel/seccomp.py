@@ -41,7 +41,8 @@ ARCHITECTURES = {
 NATIVE = "SCMP_ARCH_AARCH64" if number.MACHINE == "aarch64" else "SCMP_ARCH_X86_64"
 
 _ATTR_NO_NEW_PRIVS, _ATTR_OPTIMIZE = 3, 8
-_ENOSYS = 38
+_EPERM, _ENOSYS = 1, 38
+_PROT_EXEC = 4
 _NEWEST_SCAN = 1024
 _X32_BIT = 0x40000000
 
@@ -151,6 +152,20 @@ def unknown_calls(lib: ctypes.CDLL, architectures: list[str]) -> bytes:
             + code
         )
     return code
+
+
+def compute_only() -> bytes:
+    """A filter for a process that reads, writes and computes, on descriptors that it has: everything else is EPERM, executable
+    memory included. Another architecture's calls end it. Written by hand: no library has to be there."""
+    allow, refuse = _classic(0x06, ACTIONS["SCMP_ACT_ALLOW"]), _classic(0x06, ACTIONS["SCMP_ACT_ERRNO"] | _EPERM)
+    # ld arch; jeq native; else kill; ld nr
+    code = _classic(0x20, 4) + _classic(0x15, ARCHITECTURES[NATIVE], 1, 0)
+    code += _classic(0x06, ACTIONS["SCMP_ACT_KILL_PROCESS"]) + _classic(0x20, 0)
+    for call in number.COMPUTING:
+        code += _classic(0x15, call, 0, 1) + allow
+    # mmap: ld the low half of the third argument; jset PROT_EXEC
+    code += _classic(0x15, number.MMAP, 0, 4) + _classic(0x20, 32) + _classic(0x45, _PROT_EXEC, 0, 1) + refuse + allow
+    return code + refuse
 
 
 def _classic(code: int, value: int, true: int = 0, false: int = 0) -> bytes:

@@ -1,4 +1,5 @@
-"""Compressed streams: told by their first bytes, undone in this process, never by a program.
+"""Compressed streams: told by their first bytes, undone by libraries, never by a program, and in a confined worker only
+(`expander` is the engine's side of that, `expansion` the worker).
 
 gzip (isal), zstd, bzip2 and xz decompressors have one interface: decompress(data, max_length), needs_input, eof,
 unused_data. Members that follow one another (pigz, zstd frames, skippable frames) are one stream.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 PIECE = 1 << 20
+LONGEST_MAGIC = 6
 _XZ_MEMORY = 256 << 20
 _ZSTD_WINDOW_LOG = 27
 
@@ -68,28 +70,38 @@ def detect(head: bytes) -> str:
     return ""
 
 
-def expand(read: Callable[[], bytes], consumed: Callable[[int], None] | None = None) -> Iterator[bytes]:
-    """The uncompressed stream in pieces of at most 1 MiB. `read` gives the next chunk, empty at the end.
+def opening(read: Callable[[], bytes]) -> tuple[str, bytes]:
+    """The format of a stream, and its beginning, which `detect` needed."""
+    head = read()
+    while len(head) < LONGEST_MAGIC:
+        more = read()
+        if not more:
+            break
+        head += more
+    return detect(head), head
 
-    `consumed` is told the number of compressed bytes taken so far. DataLoss when the stream is damaged or cut off.
-    """
+
+def counting(read: Callable[[], bytes], consumed: Callable[[int], None] | None) -> Callable[[], bytes]:
+    """`read` that tells how many bytes there have been."""
+    if consumed is None:
+        return read
     total = 0
 
     def take() -> bytes:
         nonlocal total
         chunk = read()
-        total += len(chunk)
-        if consumed is not None and chunk:
+        if chunk:
+            total += len(chunk)
             consumed(total)
         return chunk
 
-    head = take()
-    while len(head) < 6:
-        more = take()
-        if not more:
-            break
-        head += more
-    name = detect(head)
+    return take
+
+
+def expand(read: Callable[[], bytes], consumed: Callable[[int], None] | None = None) -> Iterator[bytes]:
+    """contract.store.Expand in this process: for the confined worker (`expansion`), and for tests. Pieces of at most 1 MiB."""
+    take = counting(read, consumed)
+    name, head = opening(take)
     if name:
         yield from _undo(name, head, take)
         return
@@ -105,12 +117,12 @@ def _undo(name: str, data: bytes, take: Callable[[], bytes]) -> Iterator[bytes]:
         try:
             out = decompressor.decompress(data, PIECE)
         except _DAMAGED as error:
-            raise DataLoss(f"the {name} stream is damaged: {error}") from error
+            raise DataLoss(f"not valid {name}: {error or 'it is damaged'}") from error
         if out:
             yield out
         if decompressor.eof:
             data = decompressor.unused_data or take()
-            while data and len(data) < 6 and (more := take()):
+            while data and len(data) < LONGEST_MAGIC and (more := take()):
                 data += more
             if not data.startswith(magics):
                 _ignore_padding(name, data, take)
@@ -119,7 +131,7 @@ def _undo(name: str, data: bytes, take: Callable[[], bytes]) -> Iterator[bytes]:
         elif decompressor.needs_input:
             data = take()
             if not data:
-                raise DataLoss(f"the {name} stream ends too early")
+                raise DataLoss(f"not valid {name}: it ends too early")
         else:
             data = b""
 
@@ -127,7 +139,7 @@ def _undo(name: str, data: bytes, take: Callable[[], bytes]) -> Iterator[bytes]:
 def _ignore_padding(name: str, data: bytes, take: Callable[[], bytes]) -> None:
     while data:
         if data.strip(b"\0"):
-            raise DataLoss(f"the {name} stream is followed by something else")
+            raise DataLoss(f"not valid {name}: something else follows")
         data = take()
 
 

@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from berth import failpoint
-from berth.contract.store import ByteStream, Layer
-from berth.errors import Conflict, DataLoss, InvalidArgument, NotFound
+from berth.contract.store import ByteStream, Expand, Layer
+from berth.errors import Conflict, DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from berth.kernel.fs import fsync_directory, remove_tree, syncfs
 from berth.model.descriptor import Descriptor
 from berth.model.digest import Digest, digest_of, hex_of, parse_digest
 from berth.storage.blob import BlobStore
 from berth.storage.channel import Abandoned
-from berth.storage.compression import PIECE, Pipeline, expand
+from berth.storage.compression import PIECE, Pipeline
 from berth.storage.database import Database
 from berth.storage.pack import DEFAULT_ROOT, RootLook, look, pack_layer
 from berth.storage.space import translated
@@ -63,11 +63,12 @@ def chain_of(parent: Digest | None, diff_id: Digest) -> Digest:
 class LayerStore:
     """Implements contract.store.Layers below the data root."""
 
-    def __init__(self, root: str, database: Database, blobs: BlobStore) -> None:
+    def __init__(self, root: str, database: Database, blobs: BlobStore, expand: Expand) -> None:
         self.root = root
         self._layers = f"{root}/layers"
         self._database = database
         self._blobs = blobs
+        self._expand = expand
         self._applying: dict[Digest, _Applying] = {}
         self._publishing = asyncio.Lock()
         self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
@@ -177,7 +178,7 @@ class LayerStore:
 
             def work(stop: Callable[[], bool]) -> Unpacked:
                 with open(path, "rb", buffering=0) as file, translated(f"unpacking layer {diff_id}"):
-                    pieces = expand(lambda: file.read(PIECE), consumed)
+                    pieces = _of_layer(diff_id, self._expand(lambda: file.read(PIECE), consumed))
                     return _unpack(pieces, f"{staging}/fs", lower, stop, diff_id)
 
             unpacked = await run_stoppable(self.executor, work)
@@ -193,7 +194,7 @@ class LayerStore:
             def work(stop: Callable[[], bool]) -> None:
                 with translated("unpacking the archive"):
                     try:
-                        _unpack(expand(reader.read), f"{staging}/fs", lower, stop, None)
+                        _unpack(self._expand(reader.read), f"{staging}/fs", lower, stop, None)
                     except Abandoned:
                         raise Conflict("unpacking was cancelled") from None
                     except DataLoss as error:
@@ -307,7 +308,7 @@ class LayerStore:
                     pack_layer_at(directory, both, below)
                 else:
                     with open(path, "rb", buffering=0) as file:
-                        for piece in expand(lambda: file.read(PIECE)):
+                        for piece in self._expand(lambda: file.read(PIECE)):
                             both(piece)
             if f"sha256:{digest.hexdigest()}" != layer.diff_id:
                 raise DataLoss(f"layer {layer.diff_id} does not match its digest any more: remove the image and get it again")
@@ -380,6 +381,14 @@ def pack_layer_at(directory: str, write: Callable[[bytes], object], below: RootL
     finally:
         os.close(fd)
     return packed.size, packed.large_ids
+
+
+def _of_layer(diff_id: Digest, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces; what is wrong with their compression is told of this layer."""
+    try:
+        yield from pieces
+    except (DataLoss, ResourceExhausted) as error:
+        raise type(error)(f"layer {diff_id}: {error.message}") from error
 
 
 def _unpack(pieces: Iterator[bytes], target: str, lower: list[str], stop: Callable[[], bool], diff_id: Digest | None) -> Unpacked:

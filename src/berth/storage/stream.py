@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import CancelledError, Executor, Future
 from typing import TypeVar, cast
 
@@ -95,8 +95,11 @@ async def run_stoppable(
         raise
 
 
-async def stream_from(produce: Callable[[Callable[[bytes], None]], None]) -> AsyncIterator[bytes]:
-    """What `produce(write)` writes in a thread, chunk by chunk. Closing the stream ends the producer (its `write` raises)."""
+async def stream_from(
+    produce: Callable[[Callable[[bytes], None]], None], abort: Callable[[], None] | None = None
+) -> AsyncGenerator[bytes, None]:
+    """What `produce(write)` writes in a thread, chunk by chunk. Closing the stream ends the producer: its `write` raises, and
+    `abort` wakes it up where it waits for something else."""
     loop = asyncio.get_running_loop()
     room = threading.Semaphore(BOUND)
     queue: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -127,6 +130,8 @@ async def stream_from(produce: Callable[[Callable[[bytes], None]], None]) -> Asy
     except BaseException:
         gone.set()
         room.release()
+        if abort is not None:
+            abort()
         await asyncio.wait([running])
         running.exception()
         raise

@@ -1,7 +1,5 @@
 """The engine's side of trees: a worker per tree, requests one after another, tars streamed over socket pairs.
 
-Workers are forked by a parent that the launcher forks when a tree is opened and none is there; it ends when it is idle.
-
 A stream is a socket pair of its own, whose other end goes to the worker with the request; the kernel's buffers are all that
 is in flight. Leaving the context waits until the worker has unmounted what it mounted.
 """
@@ -13,37 +11,28 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
 
-from berth import errors
-from berth.contract.store import ByteStream, PathStat
-from berth.errors import BerthError, Conflict, Internal
+from berth.contract.store import ByteStream, Expand, PathStat
+from berth.errors import BerthError, Conflict
 from berth.model.rootfs import Overlay
+from berth.storage.expander import expanded
+from berth.storage.workers import LONGEST, Control, Workers
 
-Spawn = Callable[[str, Sequence[str], Sequence[int]], Awaitable[int]]
-WORKER = "berth.storage.worker"
-_LONGEST = 1 << 17
 _PIECE = 1 << 18
 _BUFFER = 1 << 20
 _GOODBYE = 20.0
 
 
 class TreeStore:
-    """Implements contract.store.Trees. `spawn` is Runtime.spawn."""
+    """Implements contract.store.Trees. `expand` undoes the compression of archives that are put in."""
 
-    def __init__(self, spawn: Spawn) -> None:
-        self._spawn = spawn
-        self._parent: socket.socket | None = None
-        self._starting = asyncio.Lock()
-
-    def close(self) -> None:
-        """Let go of the workers' parent; trees that are open stay so."""
-        if self._parent is not None:
-            self._parent.close()
-            self._parent = None
+    def __init__(self, workers: Workers, expand: Expand) -> None:
+        self._workers = workers
+        self._expand = expand
 
     def of_pid(self, pid: int, uid_base: int) -> contextlib.AbstractAsyncContextManager[WorkerTree]:
         """The tree of a running container. NotFound when it has ended."""
@@ -58,78 +47,26 @@ class TreeStore:
 
     @contextlib.asynccontextmanager
     async def _open(self, arguments: list[str]) -> AsyncIterator[WorkerTree]:
-        tree = await self._enter(arguments)
+        tree = WorkerTree(await self._workers.start({"tree": arguments}), self._expand)
         try:
             yield tree
         finally:
             await asyncio.shield(tree.close())
 
-    async def _enter(self, arguments: list[str]) -> WorkerTree:
-        """A worker that has entered its tree. A parent that was idle may end just when it is asked: then a new one is."""
-        while True:
-            near, far = _sequenced()
-            tree = WorkerTree(near)
-            try:
-                try:
-                    fresh = await self._fork(arguments, far.fileno())
-                finally:
-                    far.close()
-                await tree.receive()
-            except BaseException:
-                near.close()
-                if not tree.lost or fresh:
-                    raise
-                self.close()
-            else:
-                return tree
-
-    async def _fork(self, arguments: list[str], fd: int) -> bool:
-        """Ask the parent for a worker; true when the parent had to be started for it."""
-        message = [json.dumps({"tree": arguments}).encode()]
-        async with self._starting:
-            if self._parent is not None:
-                try:
-                    socket.send_fds(self._parent, message, [fd])
-                    return False
-                except OSError:
-                    self.close()
-            near, far = _sequenced()
-            try:
-                await self._spawn(WORKER, [], [far.fileno()])
-                socket.send_fds(near, message, [fd])
-            except BaseException:
-                near.close()
-                raise
-            finally:
-                far.close()
-            self._parent = near
-            return True
-
 
 class WorkerTree:
     """Implements contract.store.Tree over the control socket of a worker."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: Control, expand: Expand) -> None:
         self._control = control
+        self._socket = control.socket
+        self._expand = expand
         self._turn = asyncio.Lock()
-        self.lost = False
-
-    async def receive(self) -> Any:
-        """The worker's answer to the last request."""
-        data = await asyncio.get_running_loop().sock_recv(self._control, _LONGEST)
-        if not data:
-            self.lost = True
-            raise Internal("the worker that reads the container's filesystem has ended: see the launcher's log")
-        answer: dict[str, Any] = json.loads(data)
-        if "error" in answer:
-            kind: type[BerthError] = getattr(errors, answer["error"]["kind"], Internal)
-            raise kind(answer["error"]["message"])
-        return answer["ok"]
 
     def _send(self, operation: str, arguments: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        if self.lost:
+        if self._control.lost:
             raise Conflict("an earlier request to this tree was given up: open it again")
-        socket.send_fds(self._control, [json.dumps({"op": operation, **arguments}).encode()], list(fds))
+        socket.send_fds(self._socket, [json.dumps({"op": operation, **arguments}).encode()], list(fds))
 
     async def _ask(self, operation: str, arguments: dict[str, Any], fds: Sequence[int] = ()) -> Any:
         """A request without a stream. Giving up in the middle ends the worker: its answer would be taken for the next one."""
@@ -139,9 +76,9 @@ class WorkerTree:
 
     async def _answer(self) -> Any:
         try:
-            return await self.receive()
+            return await self._control.receive()
         except asyncio.CancelledError:
-            self.lost = True
+            self._control.lost = True
             raise
 
     async def _settle(self) -> None:
@@ -151,19 +88,19 @@ class WorkerTree:
 
     async def close(self) -> None:
         """Wait until the worker has let go of the tree. A lost one ends by itself when the socket closes."""
-        if self.lost:
+        if self._control.lost:
             with contextlib.suppress(OSError):
-                self._control.shutdown(socket.SHUT_WR)
+                self._socket.shutdown(socket.SHUT_WR)
         else:
             with contextlib.suppress(OSError, BerthError):
                 self._send("close", {})
         try:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_GOODBYE):
-                    while await asyncio.get_running_loop().sock_recv(self._control, _LONGEST):
+                    while await asyncio.get_running_loop().sock_recv(self._socket, LONGEST):
                         pass
         finally:
-            self._control.close()
+            self._socket.close()
 
     async def stat(self, path: str) -> PathStat:
         """NotFound without it."""
@@ -206,7 +143,7 @@ class WorkerTree:
                     far.close()
                 try:
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                        async for chunk in stream:
+                        async for chunk in expanded(stream, self._expand):
                             await loop.sock_sendall(near, chunk)
                 except BaseException:
                     near.close()
@@ -261,12 +198,6 @@ class WorkerTree:
         finally:
             for fd in fds:
                 os.close(fd)
-
-
-def _sequenced() -> tuple[socket.socket, socket.socket]:
-    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    near.setblocking(False)
-    return near, far
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

@@ -12,7 +12,6 @@ import time
 from berth.errors import DataLoss, InvalidArgument, NotFound
 from berth.kernel.libc import check, libc
 from berth.kernel.paths import make_directories_in_root, open_in_root
-from berth.storage.compression import expand
 from berth.storage.copy import Treatment, copy_entry, copy_tree
 from berth.storage.pack import pack_single, pack_tree
 from berth.storage.tar_reader import Source, TarReader
@@ -155,7 +154,7 @@ def _filesystem(fd: int) -> int:
 
 
 def put(tree: Entered, fds: list[int], path: str, strict: bool) -> None:
-    """Unpack the stream from the socket into an existing directory."""
+    """Unpack the stream from the socket, a plain tar, into an existing directory."""
     asked = _Asked(path)
     try:
         base = open_in_root(tree.root, os.fsencode(asked.clean), os.O_PATH)
@@ -167,13 +166,12 @@ def put(tree: Entered, fds: list[int], path: str, strict: bool) -> None:
     finally:
         os.close(base)
     with socket.socket(fileno=os.dup(fds[0])) as source:
-        pieces = expand(lambda: source.recv(_PIECE))
         try:
             with Unpacker(
                 tree.root, os.fsencode(asked.clean), strict=strict, owner=tree.outside, set_capability=tree.set_capability
             ) as unpacker:
-                unpacker.run(TarReader(Source(lambda: next(pieces, b""))))
-            for _ in pieces:
+                unpacker.run(TarReader(Source(lambda: source.recv(_PIECE))))
+            while source.recv(_PIECE):
                 # What follows the archive is read, so that the sender is not held up.
                 pass
         except DataLoss as error:

@@ -2,6 +2,7 @@
 
     engine -> parent   {"tree": [kind, ...]}, with the control socket of a new worker, which the parent forks
                        kind is `pid PID UID_BASE`, or `overlay JSON` with store, layers, upper, work and binds
+                       {"expand": [ratio, limit]}, with control socket, source and sink: another kind, see `expansion`
     engine -> worker   {"op": name, ...}, with descriptors: stream sockets, directories of the host
     worker -> engine   {"ok": value} or {"error": {"kind": class of berth.errors, "message": text}}
 
@@ -23,6 +24,7 @@ import sys
 
 from berth import errors
 from berth.errors import BerthError
+from berth.storage import expansion
 from berth.storage.space import translate
 from berth.storage.tree_entry import Entered, enter_overlay, enter_pid
 from berth.storage.tree_work import OPERATIONS
@@ -48,23 +50,27 @@ def main(arguments: Sequence[str], fds: Sequence[int]) -> None:
     gc.freeze()
     while True:
         try:
-            data, passed, _, _ = socket.recv_fds(engine, LONGEST_MESSAGE, 1)
+            data, passed, _, _ = socket.recv_fds(engine, LONGEST_MESSAGE, 3)
         except OSError:
             return
         if not data:
             return
         if os.fork() == 0:
-            _live(engine, json.loads(data)["tree"], passed[0])
-        os.close(passed[0])
+            _live(engine, json.loads(data), passed)
+        for fd in passed:
+            os.close(fd)
 
 
-def _live(engine: socket.socket, arguments: list[str], fd: int) -> None:
+def _live(engine: socket.socket, task: dict[str, Any], fds: list[int]) -> None:
     """The life of a worker. Never returns."""
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         engine.close()
-        _work(arguments, socket.socket(fileno=fd))
+        if "expand" in task:
+            expansion.run(*fds, *task["expand"])
+        else:
+            _work(task["tree"], socket.socket(fileno=fds[0]))
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())

@@ -20,7 +20,9 @@ import pytest
 from backports import zstd
 
 from berth.errors import Forbidden, InvalidArgument, NotFound
+from berth.storage.compression import expand
 from berth.storage.tree import TreeStore
+from berth.storage.workers import Workers
 from support.spawning import Spawner, opened_trees
 from support.stores import Stores, archive, collect, picture, stream
 
@@ -296,7 +298,8 @@ async def test_a_process_that_is_gone(trees: TreeStore) -> None:
 async def test_workers_share_a_parent_that_may_be_lost(stores: Stores) -> None:
     await snapshot(stores)
     spawner = Spawner()
-    trees = TreeStore(spawner.spawn)
+    workers = Workers(spawner.spawn)
+    trees = TreeStore(workers, expand)
     view = stores.snapshots.mounts("key")
     for _ in range(3):
         async with trees.of_overlay(view) as tree:
@@ -311,18 +314,19 @@ async def test_workers_share_a_parent_that_may_be_lost(stores: Stores) -> None:
     async with trees.of_overlay(view) as tree:
         assert (await tree.stat("/etc")).name == "etc"
     assert len(spawner.children) == 1
-    trees.close()
+    workers.close()
     spawner.end()
 
 
 async def test_an_idle_parent_ends(stores: Stores) -> None:
     await snapshot(stores)
     spawner = Spawner()
-    trees = TreeStore(spawner.spawn)
+    workers = Workers(spawner.spawn)
+    trees = TreeStore(workers, expand)
     async with trees.of_overlay(stores.snapshots.mounts("key")):
         pass
     spawner.end()
     async with trees.of_overlay(stores.snapshots.mounts("key")) as tree:
         assert (await tree.stat("/etc")).name == "etc"
-    trees.close()
+    workers.close()
     spawner.end()

@@ -19,6 +19,7 @@ from berth.build.service import BuildService
 from berth.contract.image import Image
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
+from berth.storage.compression import expand
 from berth.storage.database import Database
 
 _spec = importlib.util.spec_from_file_location("build_twins", Path(__file__).with_name("twins.py"))
@@ -52,6 +53,7 @@ class Bench:
             snapshots=twins.Snapshots(self.world),
             trees=twins.Trees(self.world),
             steps=self.steps,
+            expand=expand,
         )
         return self.service
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from berth.build.context import Context, Entry, is_tar, resolve_in, unpack
 from berth.errors import InvalidArgument
 from berth.model.ignore import IgnoreRules
+from berth.storage.compression import expand
 
 
 def reader(data: bytes) -> Callable[[], bytes]:
@@ -52,19 +53,19 @@ def root(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, zstd.compress])
 def test_compressions(root: str, pack: Any) -> None:
-    context = unpack(reader(pack(archive(("a/b", {"mode": 0o751, "mtime": 7}, b"x")))), root)
+    context = unpack(reader(pack(archive(("a/b", {"mode": 0o751, "mtime": 7}, b"x")))), root, "Dockerfile", expand)
     assert sorted(context.entries) == ["a", "a/b"]
     assert (context.entries["a/b"].mode, context.entries["a/b"].mtime) == (0o751, 7)
     assert context.read("a/b") == b"x"
 
 
 def test_a_bare_dockerfile(root: str) -> None:
-    assert unpack(reader(b"FROM scratch\n"), root).read("Dockerfile") == b"FROM scratch\n"
+    assert unpack(reader(b"FROM scratch\n"), root, "Dockerfile", expand).read("Dockerfile") == b"FROM scratch\n"
 
 
 def test_an_archive_without_its_end_is_read(root: str) -> None:
     whole = archive(("a", {}, b"x" * 700))
-    assert unpack(reader(whole[: 512 + 700]), root).read("a") == b"x" * 700
+    assert unpack(reader(whole[: 512 + 700]), root, "Dockerfile", expand).read("a") == b"x" * 700
 
 
 LINK = {"type": tarfile.SYMTYPE}
@@ -88,16 +89,17 @@ HARD = {"type": tarfile.LNKTYPE}
 )
 def test_hostile_archives_stay_inside(root: str, members: list[tuple[str, dict[str, Any], bytes]]) -> None:
     with pytest.raises(InvalidArgument):
-        unpack(reader(archive(*members)), root)
+        unpack(reader(archive(*members)), root, "Dockerfile", expand)
     assert Path(root, "../canary").read_text() == "alive"
 
 
 def test_absolute_names_are_relative(root: str) -> None:
-    assert sorted(unpack(reader(archive(("/etc/x", {}, b"1"))), root).entries) == ["etc", "etc/x"]
+    assert sorted(unpack(reader(archive(("/etc/x", {}, b"1"))), root, "Dockerfile", expand).entries) == ["etc", "etc/x"]
 
 
 def test_a_link_may_be_replaced_and_is_not_written_through(root: str) -> None:
-    context = unpack(reader(archive(("l", {**LINK, "linkname": "../canary"}, b""), ("l", {}, b"new"))), root)
+    data = archive(("l", {**LINK, "linkname": "../canary"}, b""), ("l", {}, b"new"))
+    context = unpack(reader(data), root, "Dockerfile", expand)
     assert context.read("l") == b"new"
     assert Path(root, "../canary").read_text() == "alive"
 
@@ -114,7 +116,7 @@ def test_a_link_may_be_replaced_and_is_not_written_through(root: str) -> None:
 )
 def test_damaged_archives(root: str, data: bytes) -> None:
     with pytest.raises(InvalidArgument):
-        unpack(reader(data), root)
+        unpack(reader(data), root, "Dockerfile", expand)
 
 
 def test_links_are_resolved_inside() -> None:
@@ -136,12 +138,12 @@ def test_links_are_resolved_inside() -> None:
 
 
 def test_the_dockerfile_may_not_be_a_link_to_the_host(root: str) -> None:
-    context = unpack(reader(archive(("Dockerfile", {**LINK, "linkname": "/etc/passwd"}, b""))), root)
+    context = unpack(reader(archive(("Dockerfile", {**LINK, "linkname": "/etc/passwd"}, b""))), root, "Dockerfile", expand)
     assert context.read("Dockerfile") is None
 
 
 def test_dropping_by_rules(root: str) -> None:
-    context = unpack(reader(archive(("a/keep", {}, b""), ("a/drop", {}, b""), ("b/drop", {}, b""))), root)
+    context = unpack(reader(archive(("a/keep", {}, b""), ("a/drop", {}, b""), ("b/drop", {}, b""))), root, "Dockerfile", expand)
     context.drop(IgnoreRules.parse("*\n!a/keep"))
     assert sorted(context.entries) == ["a", "a/keep"]
 
@@ -166,7 +168,7 @@ def test_is_tar() -> None:
 
 def test_parts_are_written_out_for_mounts(root: str, tmp_path: Path) -> None:
     members = (("a/b", {"mode": 0o751, "mtime": 7}, b"x"), ("a/l", {**LINK, "linkname": "/etc"}, b""), ("c", {}, b"y"))
-    context = unpack(reader(archive(*members)), root)
+    context = unpack(reader(archive(*members)), root, "Dockerfile", expand)
     context.materialise("a", str(tmp_path / "out"))
     assert sorted(os.listdir(tmp_path / "out")) == ["b", "l"]
     assert os.readlink(tmp_path / "out/l") == "/etc"
@@ -179,4 +181,4 @@ def test_parts_are_written_out_for_mounts(root: str, tmp_path: Path) -> None:
 
 def test_sparse_files(root: str) -> None:
     data = (CORPUS / "sparse.tar").read_bytes()
-    assert unpack(reader(data), root).read("sparse") == bytes(100_000) + b"end\n"
+    assert unpack(reader(data), root, "Dockerfile", expand).read("sparse") == bytes(100_000) + b"end\n"

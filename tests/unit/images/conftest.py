@@ -12,6 +12,7 @@ from berth.engine.events import Events
 from berth.engine.images.document import commit_document
 from berth.engine.images.service import ImageService
 from berth.model.reference import parse
+from berth.storage.compression import expand
 from berth.storage.database import Database
 from berth.wire.container import ContainerConfig
 from unit.images.twins import MemoryBlobs, MemoryLayers, MemoryUsage
@@ -59,7 +60,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     blobs, events, usage = MemoryBlobs(tmp_path), Events(), MemoryUsage()
     layers = MemoryLayers(blobs)
     (tmp_path / "ingest").mkdir()
-    service = ImageService(EngineConfig(root=str(tmp_path)), database, events, blobs, layers)
+    service = ImageService(EngineConfig(root=str(tmp_path)), database, events, blobs, layers, expand)
     service.usage = usage
     yield World(service, blobs, layers, usage, database, events)
     database.close()

@@ -10,16 +10,15 @@ import hashlib
 import os
 import posixpath
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from berth import failpoint
-from berth.contract.store import ByteStream
+from berth.contract.store import ByteStream, Expand
 from berth.errors import DataLoss, InvalidArgument
 from berth.model.digest import Digest
 from berth.storage.channel import Abandoned
-from berth.storage.compression import expand
 from berth.storage.space import translated
 from berth.storage.stream import StreamReader, run_stoppable
 from berth.storage.tar_reader import FILE, HARD_LINK, SYMLINK, Source, TarReader
@@ -95,7 +94,7 @@ class Archive:
 
 
 @asynccontextmanager
-async def spooled(stream: ByteStream, directory: str) -> AsyncIterator[Archive]:
+async def spooled(stream: ByteStream, directory: str, expand: Expand) -> AsyncIterator[Archive]:
     """The archive, plain or compressed, for the time of a `with` block. `directory` is where its bytes wait."""
     with translated("receiving the archive"):
         file = tempfile.TemporaryFile(dir=directory, prefix="load-", suffix=".tmp")
@@ -105,7 +104,7 @@ async def spooled(stream: ByteStream, directory: str) -> AsyncIterator[Archive]:
 
             def work(stop: Callable[[], bool]) -> Archive:
                 with translated("receiving the archive"):
-                    return _spool(reader.read, file.fileno(), stop)
+                    return _spool(expand(reader.read), file.fileno(), stop)
 
             archive = await run_stoppable(executor, work, reader)
         failpoint.hit("image.load.after-archive")
@@ -114,10 +113,10 @@ async def spooled(stream: ByteStream, directory: str) -> AsyncIterator[Archive]:
         file.close()
 
 
-def _spool(read: Callable[[], bytes], fd: int, stop: Callable[[], bool]) -> Archive:
+def _spool(pieces: Iterator[bytes], fd: int, stop: Callable[[], bool]) -> Archive:
     parts: dict[str, Part] = {}
     links: dict[str, str] = {}
-    source = Source(_stoppable(expand(read).__next__, stop))
+    source = Source(_stoppable(pieces.__next__, stop))
     members = TarReader(source)
     offset = 0
     while (member := members.next()) is not None:

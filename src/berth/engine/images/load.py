@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from berth.contract.image import Image, Progress
-from berth.contract.store import Blobs, ByteStream, Layers
+from berth.contract.store import Blobs, ByteStream, Expand, Layers
 from berth.engine.events import Events
 from berth.engine.images.archive import Archive, Part, spooled
 from berth.engine.images.compress import GzipStream, read_file
@@ -79,12 +79,15 @@ class _Found:
 class Loader:
     """POST /images/load. `directory` is where an archive waits while it is read."""
 
-    def __init__(self, events: Events, blobs: Blobs, layers: Layers, store: ImageStore, leases: Leases, directory: str) -> None:
+    def __init__(
+        self, events: Events, blobs: Blobs, layers: Layers, store: ImageStore, leases: Leases, expand: Expand, directory: str
+    ) -> None:
         self._events = events
         self._blobs = blobs
         self._layers = layers
         self._store = store
         self._leases = leases
+        self._expand = expand
         self._directory = directory
 
     async def load(
@@ -92,7 +95,7 @@ class Loader:
     ) -> list[Image]:
         """All images of the archive."""
         want = parse_platform(platform)
-        async with spooled(stream, self._directory) as archive:
+        async with spooled(stream, self._directory, self._expand) as archive:
             found = _read(archive, want)
             if platform:
                 found = [image for image in found if matches(_platform(parse_config(image.config)), want)]

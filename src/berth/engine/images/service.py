@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from berth.contract.image import Image, Progress
-from berth.contract.store import Blobs, ByteStream, Layers
+from berth.contract.store import Blobs, ByteStream, Expand, Layers
 from berth.contract.usage import Usage
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
@@ -53,7 +53,9 @@ from berth.wire.image import (
 class ImageService:
     """Implements contract.image.Images. `usage` is set when the engine is put together."""
 
-    def __init__(self, config: EngineConfig, database: Database, events: Events, blobs: Blobs, layers: Layers) -> None:
+    def __init__(
+        self, config: EngineConfig, database: Database, events: Events, blobs: Blobs, layers: Layers, expand: Expand
+    ) -> None:
         self._config = config
         self._events = events
         self._layers = layers
@@ -63,7 +65,7 @@ class ImageService:
         registries = self._registries = Registries(config.registry_mirrors, config.insecure_registries)
         self._puller = Puller(events, blobs, layers, self.store, leases, registries)
         self._pusher = Pusher(database, events, blobs, layers, self.store, leases, registries)
-        self._loader = Loader(events, blobs, layers, self.store, leases, f"{config.root}/ingest")
+        self._loader = Loader(events, blobs, layers, self.store, leases, expand, f"{config.root}/ingest")
         self._saver = Saver(events, blobs, layers, self.store, leases)
         self._importer = Importer(events, layers, self.store, leases)
         self._remover = Remover(database, events, blobs, layers, self.store, leases, lambda: self.usage)
