@@ -62,8 +62,9 @@ cat /run/o > $out & O=$!
 cat /run/e > $err & E=$!
 /bin/sh /run/job < /dev/null > /run/o 2> /run/e
 r=$?
-# A background process that was left may still hold the pipes.
-sleep 0.1; kill $O $E 2>/dev/null
+# All of the output first; but a background process that was left may still hold the pipes.
+(sleep 10; kill $O $E 2>/dev/null) & W=$!
+wait $O $E; kill $W 2>/dev/null
 echo $r > $rc
 busybox poweroff -f
 """
