@@ -99,6 +99,14 @@ def open_v2(group: Group) -> int:
     return os.open(group["v2"] + group["path"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
+def path_of(group: Group, pid: int) -> str:
+    """The path of the cgroup2 group that a process of the container is in: the container's own, or one that it made below."""
+    for line in read_text(f"/proc/{pid}/cgroup").splitlines():
+        if line.startswith("0::"):
+            return str(group["path"] + line.partition(group["path"])[2])
+    return str(group["path"])
+
+
 def enter_v1(group: Group) -> None:
     """Move the calling process, which must have one thread only, into the group of every v1 hierarchy. Children come with it.
 

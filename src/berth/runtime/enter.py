@@ -41,11 +41,10 @@ def enter(state: dict[str, Any], plan: dict[str, Any], stdio: Stdio | None) -> E
     """Run the process of an exec plan; returns when execve has succeeded. Failure leaves nothing behind."""
     group = state["cgroup"]
     target = open_init(state)
-    directory = cgroup.open_v2(group)
     near, far = pair()
     ours, theirs = pair()
     failpoint.hit("exec.enter.before-clone")
-    entrant, entrant_fd = process.clone3(0, cgroup_fd=directory)
+    entrant, entrant_fd = _clone(group, state["pid"])
     if entrant == 0:
         near.close()
         ours.close()
@@ -53,7 +52,7 @@ def enter(state: dict[str, Any], plan: dict[str, Any], stdio: Stdio | None) -> E
     far.close()
     theirs.close()
     failpoint.hit("exec.enter.after-clone")
-    close_all([fd for fd in (target, directory, entrant_fd) if fd >= 0])
+    close_all([target, entrant_fd])
     answer = receive(near)
     near.close()
     os.waitpid(entrant, 0)
@@ -84,6 +83,26 @@ def open_init(state: dict[str, Any]) -> int:
         os.close(fd)
         raise Failure("enter", errno.ESRCH, "the container's first process has ended")
     return fd
+
+
+def _clone(group: dict[str, Any], init_pid: int) -> tuple[int, int]:
+    """The entrant, in the container's cgroup2 directory; or where init is, when the container has groups of its own there
+    and hands controllers down to them: its top then takes no process (EBUSY)."""
+    directory = cgroup.open_v2(group)
+    try:
+        return process.clone3(0, cgroup_fd=directory)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    finally:
+        if directory >= 0:
+            os.close(directory)
+    directory = cgroup.open_v2({**group, "path": cgroup.path_of(group, init_pid)})
+    try:
+        return process.clone3(0, cgroup_fd=directory)
+    finally:
+        if directory >= 0:
+            os.close(directory)
 
 
 def _wait(sock: Socket) -> int | None:

@@ -363,6 +363,10 @@ def failure_message(step: str, errno: int, path: str) -> str:
     if step == "rlimit":
         return f"{_OCI}error setting rlimits {path}: {strerror(errno).lower()}: raise the engine's own hard limit or ask for less"
     reason = f"{path}: {strerror(errno).lower()}" if errno else path
+    if step == "cgroup" and errno == ENOENT:
+        reason += (
+            ": the control group above is not given this controller, or holds processes, which cgroup2 does not allow with it"
+        )
     if step in ("mount", "attach") and errno == ENOTDIR:
         reason += (
             ": Are you trying to mount a directory onto a file (or vice-versa)?"
