@@ -104,7 +104,8 @@ def berth() -> Peer:
 
 
 def dockerd() -> Peer | None:
-    """Debian's dockerd, or None where it is not installed."""
+    """Debian's dockerd, or None where it is not installed. In a network namespace of its own: its bridge and its rules, which it
+    leaves behind, end with it, and a Docker engine of this host is not disturbed."""
     path = shutil.which("dockerd")
     if path is None:
         return None
@@ -113,7 +114,7 @@ def dockerd() -> Peer | None:
         "--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec", "-H", f"unix://{directory}/sock",
         "--pidfile", f"{directory}/pid", "--bip", "172.30.250.1/24",
     ]  # fmt: skip
-    return _spawn("dockerd", [path, *options], directory, (directory,))
+    return _spawn("dockerd", ["unshare", "--net", path, *options], directory, (directory,))
 
 
 def busybox() -> bytes:

@@ -16,6 +16,7 @@ import sys
 from berth import failpoint
 from berth.engine.config import DEFAULT_ROOT, DEFAULT_SOCKET, EngineConfig, Ulimit
 from berth.errors import BerthError, InvalidArgument
+from berth.kernel.memory import share_one_arena
 from berth.model.units import parse_size
 
 
@@ -160,6 +161,7 @@ def main() -> None:
         logging.getLogger("berth").warning("failpoints are on (%s): for tests only", failpoint.VARIABLE)
     if os.geteuid() != 0:
         sys.exit("berthd: must run as root, since it makes namespaces, mounts and network devices: use sudo")
+    share_one_arena()
     try:
         asyncio.run(run(config))
     except BerthError as error:
