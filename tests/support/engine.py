@@ -181,4 +181,5 @@ class EngineProcess:
             | leak.firewall(config.name)
             | leak.processes((self.root, config.run))
             | leak.files(config.shims, f"{self.root}/containers", f"{self.root}/ingest")
+            | leak.files(f"{config.run}/oci/runc", f"{config.run}/oci/crun")
         )

@@ -15,6 +15,7 @@ import sys
 
 from berth import failpoint
 from berth.engine.config import DEFAULT_ROOT, DEFAULT_SOCKET, EngineConfig, Ulimit
+from berth.engine.runtimes import parse_additions
 from berth.errors import BerthError, InvalidArgument
 from berth.kernel.memory import share_one_arena
 from berth.model.units import parse_size
@@ -98,6 +99,11 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         metavar="N",
         help="refuse archives that expand to more than 4 GiB and to N times their size (%(default)s); 0: never",
     )
+    parser.add_argument(
+        "--add-runtime", action="append", default=[], metavar="NAME=PATH", help="another OCI runtime's binary, for --runtime NAME"
+    )
+    parser.add_argument("--default-runtime", default="berth", metavar="NAME", help="of containers that name none (%(default)s)")
+    parser.add_argument("--no-new-privileges", action="store_true", help="set no-new-privileges for all new containers")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--version", action="version", version="berthd 0.1.0")
     options = parser.parse_args(arguments)
@@ -112,6 +118,9 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         default_ulimits=tuple(options.default_ulimit),
         expansion_limit=options.expansion_limit,
         expansion_ratio=options.expansion_ratio,
+        runtimes=parse_additions(options.add_runtime),
+        default_runtime=options.default_runtime,
+        no_new_privileges=options.no_new_privileges,
     )
     return config, options.log_level
 
@@ -155,7 +164,10 @@ def _remove_socket(path: str) -> None:
 
 def main() -> None:
     """The entry point."""
-    config, level = parse_options(sys.argv[1:])
+    try:
+        config, level = parse_options(sys.argv[1:])
+    except BerthError as error:
+        sys.exit(f"berthd: {error.message}")
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if failpoint.enable():
         logging.getLogger("berth").warning("failpoints are on (%s): for tests only", failpoint.VARIABLE)

@@ -64,7 +64,8 @@ class LaunchRequest(Struct, frozen=True, kw_only=True):
     init inside the container, bounded and by openat2, together with HOME and supplementary groups (`groups` are added).
     `directory` is the container's directory, for the exit record; `reserved` are bound sockets that hold published ports,
     kept open by the shim as long as it lives (handed over like AttachStream.fd). `init`: a tiny init that reaps is pid 1.
-    `bind_files` are (source, destination) of the engine's own files (hosts, hostname, resolv.conf).
+    `bind_files` are (source, destination) of the engine's own files (hosts, hostname, resolv.conf). `runtime` is the path of
+    another OCI runtime's binary that makes the container; empty for our own.
     """
 
     id: str
@@ -79,6 +80,7 @@ class LaunchRequest(Struct, frozen=True, kw_only=True):
     init: bool = False
     bind_files: tuple[tuple[str, str], ...] = ()
     stop_signal: int = 15
+    runtime: str = ""
 
 
 class ExecRequest(Struct, frozen=True, kw_only=True):

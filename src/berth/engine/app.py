@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from berth import failpoint
+from berth.engine import runtimes
 from berth.engine.config import EngineConfig
 from berth.engine.containers.service import ContainerService
 from berth.engine.events import Events
@@ -103,6 +104,7 @@ def lock_root(config: EngineConfig) -> int:
 
 async def start(config: EngineConfig) -> Engine:
     """Put the engine together and recover what an earlier one left."""
+    runtimes.check_default(config)
     prepare_directories(config)
     lock = lock_root(config)
     failpoint.hit("engine.start.after-lock")

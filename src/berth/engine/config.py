@@ -41,6 +41,9 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     pool_size: int = 0
     expansion_limit: int = 0
     expansion_ratio: int = 4096
+    runtimes: dict[str, str] = field(default_factory=dict)
+    default_runtime: str = "berth"
+    no_new_privileges: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""
     default_ulimits: tuple[Ulimit, ...] = ()

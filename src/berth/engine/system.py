@@ -8,7 +8,7 @@ import socket
 from datetime import UTC, datetime
 
 from berth.contract.runtime import Abilities
-from berth.engine import origin
+from berth.engine import origin, runtimes
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
 from berth.kernel.file import filesystem_type
@@ -188,7 +188,9 @@ class SystemService:
         info.http_proxy = info.https_proxy = info.no_proxy = ""
         info.labels = [f"{name}={value}" for name, value in self._config.labels.items()]
         info.server_version = COMPATIBLE_VERSION
-        info.runtimes, info.default_runtime = {"berth": Runtime(path="berth-runtime")}, "berth"
+        others = {name: Runtime(path=path) for name, path in runtimes.available(self._config).items()}
+        info.runtimes = {runtimes.NATIVE: Runtime(path="berth-runtime"), **others}
+        info.default_runtime = self._config.default_runtime
         info.swarm = SwarmInfo(
             node_id="", node_addr="", local_node_state="inactive", control_available=False, error="", remote_managers=[]
         )

@@ -145,7 +145,8 @@ class Birth:
         link = connect(born["resolver"], self._id, work.resolver) if born["resolver"] else None
         if link is not None:
             watched["link"] = link.fileno()
-        awake = bool(head["streams"]) or (link is None and bool(born["resolver"]))
+        # Who adopted its init from another runtime's binary must stop to adopt orphans, which is for an awake shim to do.
+        awake = bool(head["streams"]) or (link is None and bool(born["resolver"])) or "command" in plan
         born |= {
             "names": [*watched, *rest],
             "log": head["io"]["log"],

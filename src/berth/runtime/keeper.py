@@ -33,6 +33,7 @@ from berth.runtime.stream import Session
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any
 
@@ -98,6 +99,7 @@ class Keeper:
         self._loop = Loop()
         self._connections: list[Connection] = []
         self._execs: dict[str, Exec] = {}
+        self._strays: set[int] = set()
         self._exit: Message | None = None
         self._leaving = 0.0
         self._log = _open_log(born["log"])
@@ -108,6 +110,9 @@ class Keeper:
             self._attach(self._session, message, fd)
         self._listener = _socket.socket(fileno=held["listener"])
         self._loop.watch(self._pidfd, READ, self._init_ended)
+        if "command" in self._state:
+            launch.adopt_orphans(False)
+        self._watch_strays()
         self._loop.watch(self._listener.fileno(), READ, lambda _mask: self._accept())
         if engine is not None:
             self._connect(engine)
@@ -203,6 +208,7 @@ class Keeper:
             entered = self._launch.enter(self._state, message["plan"], stdio.child)
         except BaseException:
             stdio.close()
+            self._watch_strays()
             raise
         finally:
             stdio.close_child()
@@ -211,10 +217,32 @@ class Keeper:
         held = stdio.held(entered.console)
         session = streams_of(self._loop, held, stdin_once=True, on_detach=lambda: self._event("detach", exec=id))
         exec = self._execs[id] = Exec(entered.pid, entered.pidfd, session, message.get("about", ""))
+        self._watch_strays()
         for stream in message["streams"]:
             self._attach(session, stream, fds.pop(0))
         self._loop.watch(exec.pidfd, READ, lambda _mask: self._exec_ended(id, exec))
         return {"pid": exec.pid}, [exec.pidfd]
+
+    def _watch_strays(self) -> None:
+        """Another runtime's binary leaves what it starts to us as orphans; others may come in the same moment.
+
+        Unless they are reaped, the container's pid namespace does not end.
+        """
+        if "command" not in self._state:
+            return
+        known = {self._pid, *(exec.pid for exec in self._execs.values()), *self._strays}
+        for pid, pidfd in self._launch.strays(known):
+            self._strays.add(pid)
+            self._loop.watch(pidfd, READ, self._reaper(pid, pidfd))
+
+    def _reaper(self, pid: int, pidfd: int) -> Callable[[int], None]:
+        def reap(_mask: int) -> None:
+            self._loop.forget(pidfd)
+            os.close(pidfd)
+            os.waitpid(pid, 0)
+            self._strays.discard(pid)
+
+        return reap
 
     def _op_resize(self, message: Message, _fds: list[int]) -> tuple[Message, list[int]]:
         session = self._session

@@ -1,6 +1,6 @@
 """The launcher: a fork server. A fork of a small, ready process takes a millisecond; starting an interpreter takes many.
 
-    engine -> launcher   {"v":1,"op":"launch"}                       + answer socket, request (a memfd), streams, reserved sockets
+    engine -> launcher   {"v":1,"op":"launch"[,"maker"]}             + answer socket, request (a memfd), streams, reserved sockets
                          {"v":1,"op":"spawn","module","arguments"}   + answer socket, the worker's descriptors
                          {"v":1,"op":"ping"}                         + answer socket
     the answer comes on the socket that came with the request: from the launch (and that socket stays the engine's
@@ -87,7 +87,7 @@ def _serve(control: _socket.socket, launch: ModuleType, worker_path: list[str], 
             control.close()
             if message["op"] == "launch":
                 answer.detach()
-                shim.run(launch, fds)
+                shim.run(_maker(launch, message.get("maker", "")), fds)
             answer.close()
             _work(message, fds[1:], worker_path)
         if message["op"] == "spawn":
@@ -97,6 +97,16 @@ def _serve(control: _socket.socket, launch: ModuleType, worker_path: list[str], 
     finally:
         answer.close()
         channel.close_all(fds[1:])
+
+
+def _maker(launch: ModuleType, name: str) -> ModuleType:
+    """What makes the container: our own launch module, or the one that the request names, loaded in this shim only."""
+    if not name:
+        return launch
+    __import__(name)
+    module = sys.modules[name]
+    module.adopt_orphans(True)
+    return module
 
 
 def _refuse(answer: _socket.socket, error: OSError) -> None:

@@ -22,6 +22,7 @@ from berth import failpoint
 from berth.contract.runtime import Abilities, AttachStream, LaunchRequest
 from berth.errors import AlreadyExists, BerthError, Internal
 from berth.runtime import cgroup_host, channel, record, remains
+from berth.runtime.foreign_plan import BUNDLE
 from berth.runtime.fork_server import ForkServer
 from berth.runtime.link import Disconnected, Link, error_of
 from berth.runtime.oom_watch import OomWatch
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 # A shim that does not answer for so long hangs: it is ended, and its container with it.
 _STATE_SECONDS = 60.0
 _QUIT_SECONDS = 10.0
+# What makes containers in place of the launch module where another runtime's binary is asked for.
+_FOREIGN = "berth.runtime.foreign"
 
 
 class NativeRuntime:
@@ -60,6 +63,8 @@ class NativeRuntime:
         os.makedirs(run, 0o711, exist_ok=True)
         os.makedirs(record.shims(run), 0o700, exist_ok=True)
         os.chmod(record.shims(run), 0o700)
+        # Empty on the host: runc's exec goes to the root filesystem's path before it enters the container.
+        os.makedirs(f"{run}/{BUNDLE}/rootfs", 0o711, exist_ok=True)
         layout, abilities = cgroup_host.take(name)
         server = ForkServer(run, root, launch_module)
         await server.start()
@@ -74,7 +79,7 @@ class NativeRuntime:
             for attempt in range(3):
                 task = self._task(request.id, request.directory)
                 try:
-                    return await self._launch(task, document, fds)
+                    return await self._launch(task, document, fds, _FOREIGN if request.runtime else "")
                 except Disconnected:
                     # Killed half-way, or lost together with the launcher before it was forked.
                     await asyncio.to_thread(remains.remove, self._run, self._name, request.id)
@@ -181,7 +186,7 @@ class NativeRuntime:
         self._tasks.pop(id, None)
         self._loading.pop(id, None)
 
-    async def _launch(self, task: NativeTask, document: bytes, fds: Sequence[int]) -> NativeTask:
+    async def _launch(self, task: NativeTask, document: bytes, fds: Sequence[int], maker: str) -> NativeTask:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link = Link(near, task.heard, task.lost)
         answer = link.expect()
@@ -189,7 +194,7 @@ class NativeRuntime:
             memory = channel.memory_file(document)
             try:
                 failpoint.hit("launch.request.before-send")
-                await self._server.send({"op": "launch"}, [far.fileno(), memory, *fds])
+                await self._server.send({"op": "launch", "maker": maker}, [far.fileno(), memory, *fds])
             finally:
                 far.close()
                 os.close(memory)

@@ -354,6 +354,8 @@ _OCI = "failed to create task for container: OCI runtime create failed: unable t
 
 def failure_message(step: str, errno: int, path: str) -> str:
     """A failure in Docker's words: its clients derive exit codes 125, 126 and 127 from them."""
+    if step == "runtime":
+        return f"failed to create task for container: failed to create shim task: OCI runtime create failed: {path}: unknown"
     if step == "user":
         return path if not errno else f"{_OCI}user {path}: {strerror(errno).lower()}"
     if step == "execve":

@@ -10,6 +10,7 @@ from berth.model.oci import Resources
 from berth.runtime import cgroup_limits, cgroup_stats
 from berth.runtime.cgroup import directory
 from berth.runtime.cgroup_realtime import grant
+from berth.runtime.foreign_plan import compile_foreign
 from berth.runtime.plan import Compiler
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ class NativePlanner:
     to use (by default what the host has)."""
 
     def __init__(self, root: str, run: str, layout: Layout | None = None) -> None:
+        self._run = run
         self._compiler = Compiler(run, root, layout)
 
     def launch_plan(self, request: LaunchRequest) -> dict[str, Any]:
         """The plan of a container. InvalidArgument when it cannot be."""
-        plan = self._compiler.launch(request)
+        plan = compile_foreign(request, self._compiler, self._run) if request.runtime else self._compiler.launch(request)
         _grant_realtime(plan["cgroup"], request.spec.linux.resources)
         return plan
 

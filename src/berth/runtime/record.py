@@ -3,6 +3,7 @@
     <run>/shims/<id>.sock         where the shim listens (the directory is 0700, the socket 0600)
     <run>/shims/<id>.json         the run: pids with start times, control group, what `launch.enter` needs, the directory
     <run>/shims/<id>.exit.json    the exit record, if it could not be written into the container's directory
+    <run>/shims/<id>.oci          of a container that another runtime's binary made: how that one is called (runtime.binary)
     <directory>/exit.json         the exit record: how init ended
 
 All are replaced by rename and not flushed: after a power cut nothing runs, and what an exit record said does not matter.
@@ -36,6 +37,11 @@ def state_path(run: str, id: str) -> str:
 def socket_path(run: str, id: str) -> str:
     """The shim's socket."""
     return f"{run}/shims/{id}.sock"
+
+
+def command_path(run: str, id: str) -> str:
+    """How the binary is called that made the container, where it was another runtime's."""
+    return f"{run}/shims/{id}.oci"
 
 
 def exit_paths(run: str, id: str, directory: str) -> tuple[str, str]:
@@ -96,6 +102,7 @@ def remove_run_files(run: str, id: str) -> None:
     remove(socket_path(run, id))
     remove(state_path(run, id))
     remove(exit_paths(run, id, "")[1])
+    remove(command_path(run, id))
 
 
 def at_socket(run: str, id: str, action: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from berth.contract.runtime import Exit
 from berth.kernel.fs import remove_tree
 from berth.kernel.process import start_time
-from berth.runtime import cgroup, cgroup_host, record
+from berth.runtime import binary, cgroup, cgroup_host, record
 
 if TYPE_CHECKING:
     from berth.runtime.record import Document
@@ -81,12 +81,14 @@ def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document
     found = record.read_exit(run, id, directory)
     if found is not None:
         # The shim may still be there, for a client that has not taken all of its output yet.
+        forget_foreign(run, id)
         empty(group)
         return exit_of(found)
     if state is not None:
         end_process(state["shim"], state["shim_start"])
         end_process(state["pid"], state["pid_start"])
     oom = cgroup.oom_kills(group) > 0
+    forget_foreign(run, id)
     empty(group)
     document: Document = {"v": 1, "code": 137, "signal": 9, "at": time.time(), "oom_killed": oom}
     if state is not None:
@@ -98,6 +100,13 @@ def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document
         pass
     record.remove(record.socket_path(run, id))
     return exit_of(document)
+
+
+def forget_foreign(run: str, id: str) -> None:
+    """Have what another runtime's binary keeps of a container removed by it. Blocks."""
+    command = record.read(record.command_path(run, id))
+    if command is not None:
+        binary.delete(command, id)
 
 
 def has_group(group: cgroup.Group) -> bool:
@@ -137,6 +146,7 @@ def remove(run: str, name: str, id: str) -> None:
     if state is not None:
         end_process(state["shim"], state["shim_start"])
         end_process(state["pid"], state["pid_start"])
+    forget_foreign(run, id)
     empty(state["cgroup"] if state is not None else group_of(name, id))
     record.remove_run_files(run, id)
 

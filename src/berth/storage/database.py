@@ -51,6 +51,11 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE compressed (diff_id TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL);
     """,
+    # Until here the engine's own runtime was recorded as "runc", which now names the binary.
+    """
+    UPDATE containers SET document = CAST(json_set(CAST(document AS TEXT), '$.host_config.Runtime', 'berth') AS BLOB)
+    WHERE json_extract(CAST(document AS TEXT), '$.host_config.Runtime') = 'runc';
+    """,
 )
 
 

@@ -16,6 +16,7 @@ from msgspec import field
 from berth import failpoint
 from berth.contract.image import Image
 from berth.contract.volume import Volume
+from berth.engine import runtimes
 from berth.engine.containers import cgroup_parent, isolation, mounting, resource_check, spec
 from berth.engine.containers.binds import unmappable_binds
 from berth.engine.containers.defaults import complete_host_config, merge_image
@@ -76,12 +77,13 @@ class Creation:
     def _complete(self, body: CreateBody, image: Image) -> tuple[ContainerConfig, HostConfig, list[str]]:
         asked = ContainerConfig(**{f: getattr(body, f) for f in ContainerConfig.__struct_fields__})
         config = merge_image(asked, image.document.config)
-        host = complete_host_config(body.host_config or HostConfig())
+        host = complete_host_config(body.host_config or HostConfig(), self._parts.config.default_runtime)
         check_config(config)
         check_host_config(host, config)
         host, warnings = resource_check.check(host, self._parts.abilities, len(os.sched_getaffinity(0)))
         host = resource_check.with_default_swap(host)
         cgroup_parent.check(host.cgroup_parent or "", self._parts.abilities)
+        runtimes.binary(self._parts.config, host.runtime or "")
         parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
         return config, host, warnings
 

@@ -93,8 +93,8 @@ def merge_image(config: ContainerConfig, image: ContainerConfig | None) -> Conta
     )
 
 
-def complete_host_config(host: HostConfig) -> HostConfig:
-    """Docker's defaults, as inspect shows them."""
+def complete_host_config(host: HostConfig, runtime: str = "berth") -> HostConfig:
+    """Docker's defaults, as inspect shows them. `runtime` is the engine's own default."""
     privileged = bool(host.privileged)
     unconfined = privileged or "systempaths=unconfined" in (host.security_opt or [])
     network = host.network_mode or "default"
@@ -108,7 +108,7 @@ def complete_host_config(host: HostConfig) -> HostConfig:
         if host.restart_policy and host.restart_policy.name
         else RestartPolicy(name="no", maximum_retry_count=0),
         log_config=_log_config(host.log_config),
-        runtime=host.runtime or "runc",
+        runtime=host.runtime or runtime,
         masked_paths=([] if unconfined else list(MASKED_PATHS)) if host.masked_paths is None else host.masked_paths,
         readonly_paths=([] if unconfined else list(READONLY_PATHS)) if host.readonly_paths is None else host.readonly_paths,
     )

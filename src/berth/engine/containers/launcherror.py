@@ -70,6 +70,8 @@ def start_error(failure: LaunchFailed, program: str) -> StartFailed | CommandFai
 def exec_error(failure: LaunchFailed, program: str) -> CommandFailed:
     """What exec start answers, or writes into the stream when it has already begun."""
     code = 126 if failure.step not in ("execve", "chdir") else exit_code(failure)
+    if failure.step == "runtime":
+        return CommandFailed(f"OCI runtime exec failed: {failure.path}: unknown", code)
     if failure.step == "user":
         return CommandFailed(failure.message, 126)
     return CommandFailed(f"{_EXEC}unable to start container process: {_process_error(failure, program)}: unknown", code)

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from berth import failpoint
 from berth.contract.network import Attachment
 from berth.contract.runtime import AttachStream, IOPlan, LaunchFailed, LaunchRequest, Task
-from berth.engine import idrange
+from berth.engine import idrange, runtimes
 from berth.engine.containers import capability, cgroup_parent, isolation, logdriver, seccomp, spec
 from berth.engine.containers.binds import check_sources, unmappable_binds
 from berth.engine.containers.isolation import Isolation
@@ -220,6 +220,7 @@ class Launching:
             init=bool(host.init),
             bind_files=files,
             stop_signal=parse_signal(config.stop_signal or "TERM"),
+            runtime=runtimes.binary(self._parts.config, host.runtime or ""),
         )
 
 

@@ -13,7 +13,6 @@ from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
 
 _PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/(tcp|udp|sctp))?\Z")
 _POLICIES = ("no", "always", "on-failure", "unless-stopped")
-_RUNTIMES = frozenset({"", "runc", "berth", "io.containerd.runc.v2"})
 
 
 def check_config(config: ContainerConfig) -> None:
@@ -63,8 +62,6 @@ def check_host_config(host: HostConfig, config: ContainerConfig) -> None:
         raise InvalidArgument("SHM size can not be less than 0")
     if not -1000 <= (host.oom_score_adj or 0) <= 1000:
         raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
-    if (host.runtime or "") not in _RUNTIMES:
-        raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
     if host.isolation not in (None, "", "default"):
         raise InvalidArgument(f"Invalid isolation: {host.isolation!r}: only 'default' is possible on Linux")
     parse_capabilities(host.cap_add or [], "CapAdd")
