@@ -46,6 +46,13 @@ def parse_limit(text: str) -> int:
         raise argparse.ArgumentTypeError(error.message) from None
 
 
+def parse_group(text: str) -> str:
+    """A path in the control groups, /groups/berth. ArgumentTypeError when it leads out of them."""
+    if {"..", "."} & set(text.split("/")):
+        raise argparse.ArgumentTypeError(f"{text}: give a path like /groups/berth, without . and ..")
+    return text
+
+
 def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
     """The configuration and the log level."""
     parser = argparse.ArgumentParser(
@@ -74,6 +81,7 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
     parser.add_argument(
         "--cgroup-parent",
         default="",
+        type=parse_group,
         metavar="PATH",
         help="control group that the containers' groups are made in (default: the top)",
     )

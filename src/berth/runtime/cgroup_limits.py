@@ -11,7 +11,7 @@ from berth.errors import InvalidArgument
 from berth.model.oci import BlockIO, Cpu, DeviceRule, Memory, Resources, ThrottleDevice
 
 Write = tuple[str, str, str, bool]
-"""(controller, file, value, optional): an optional write is one that the kernel may not offer."""
+"""(controller, file, value, optional): an optional write is of a file that the kernel may not have."""
 
 DEFAULT_DEVICES = (
     "c *:* m",

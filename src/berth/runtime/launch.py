@@ -221,7 +221,7 @@ class SetUp:
         try:
             write_text(f"{cgroup.directory(group, controller)}/{name}", value)
         except OSError as error:
-            if not optional:
+            if not optional or error.errno != errno.ENOENT:
                 raise Failure("cgroup", error.errno or 0, f"{name} = {value}") from None
 
     def _clone(self, program: bytes) -> Socket:

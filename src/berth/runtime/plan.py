@@ -5,7 +5,7 @@ A plan is JSON. `describe` prints it as text, one line per action, which tests c
     id, scratch, base     who, where to work, the host's id of the container's root (0: the host's user namespace)
     namespaces            {"new": clone flags, "join": [[flag, path], ...]}
     maps                  {"uid", "gid"} texts for uid_map and gid_map, or None
-    cgroup, limits        the group (see runtime.cgroup), [controller, file, value, optional] to write
+    cgroup, limits        the group (see runtime.cgroup), [controller, file, value, whether the file may be missing] to write
     devices               device program for cgroup v2, base64, or ""
     oom_score_adj, links  number or None; network interfaces made from outside
     sources               what has to be opened outside (see runtime.source)

@@ -43,7 +43,7 @@ class NativePlanner:
         for controller, name, value, optional in _ordered(group, limits):
             try:
                 write_text(f"{directory(group, controller)}/{name}", value)
-            except OSError:
+            except FileNotFoundError:
                 if not optional:
                     raise
 
