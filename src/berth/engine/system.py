@@ -197,6 +197,8 @@ class SystemService:
         info.isolation, info.init_binary = "", "berth-init"
         info.containerd_commit, info.runc_commit, info.init_commit = Commit(id=""), Commit(id=""), Commit(id="")
         info.security_options = ["name=seccomp,profile=builtin", "name=userns", "name=cgroupns"]
+        if self._config.no_new_privileges:
+            info.security_options.append("name=no-new-privileges")
 
     def _registry_config(self) -> RegistryServiceConfig:
         hub = IndexInfo(name="docker.io", mirrors=list(self._config.registry_mirrors), secure=True, official=True)

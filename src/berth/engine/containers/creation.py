@@ -17,7 +17,7 @@ from berth import failpoint
 from berth.contract.image import Image
 from berth.contract.volume import Volume
 from berth.engine import runtimes
-from berth.engine.containers import cgroup_parent, isolation, mounting, resource_check, spec
+from berth.engine.containers import cgroup_parent, confinement, isolation, mounting, resource_check, spec
 from berth.engine.containers.binds import unmappable_binds
 from berth.engine.containers.defaults import complete_host_config, merge_image
 from berth.engine.containers.isolation import Isolation
@@ -69,6 +69,7 @@ class Creation:
             host_config=host,
             endpoints=_endpoints(body, host),
             mounts=mounts,
+            no_new_privileges=self._parts.config.no_new_privileges,
         )
         record.path, *record.args = spec.command(config)
         await self._record(record, image)
@@ -83,8 +84,8 @@ class Creation:
         host, warnings = resource_check.check(host, self._parts.abilities, len(os.sched_getaffinity(0)))
         host = resource_check.with_default_swap(host)
         cgroup_parent.check(host.cgroup_parent or "", self._parts.abilities)
-        runtimes.binary(self._parts.config, host.runtime or "")
-        parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
+        options = parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
+        warnings += confinement.check_labels(options, runtimes.binary(self._parts.config, host.runtime or ""))
         return config, host, warnings
 
     def _isolation(self, host: HostConfig, mounts: list[MountRecord]) -> Isolation:

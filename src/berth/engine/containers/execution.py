@@ -9,9 +9,9 @@ from msgspec import Struct, field, json, structs
 from berth.contract.runtime import ExecRequest, ExecTask
 from berth.engine.config import Ulimit
 from berth.engine.containers import capability, spec
+from berth.engine.containers.confinement import security_of
 from berth.engine.containers.defaults import replace_env, words
 from berth.engine.containers.record import Container
-from berth.engine.containers.security import parse_security_options
 from berth.model import oci
 from berth.wire.container import ProcessConfig
 
@@ -154,7 +154,7 @@ def exec_request(
     held = list(
         capability.effective(host.cap_add or [], host.cap_drop or [], privileged=whole, host_user=not container.state.id_map)
     )
-    options = parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
+    options = security_of(container.record)
     extra = ["TERM=xterm", *env] if terminal else env
     chosen = user or config.user or ""
     process = oci.Process(

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from berth.engine.containers import confinement
 from berth.engine.containers.explaining import ENDED, facts
 from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
@@ -150,7 +151,7 @@ class Inspection:
             "Platform": "linux",
             "MountLabel": "",
             "ProcessLabel": "",
-            "AppArmorProfile": "",
+            "AppArmorProfile": confinement.security_of(record).apparmor,
             "ExecIDs": [e.id for e in container.execs.values() if e.running] or None,
             "HostConfig": _over(_HOST, record.host_config),
             "GraphDriver": self._graph_driver(record.id),

@@ -69,7 +69,8 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
 
 
 class ContainerRecord(Struct, kw_only=True, omit_defaults=True):
-    """The document. `name` is without the slash; `image_name` as the user wrote it."""
+    """The document. `name` is without the slash; `image_name` as the user wrote it. `no_new_privileges` is what the engine had as
+    its default when the container was created."""
 
     id: str
     name: str
@@ -82,6 +83,7 @@ class ContainerRecord(Struct, kw_only=True, omit_defaults=True):
     path: str = ""
     args: list[str] = field(default_factory=list)
     mounts: list[MountRecord] = field(default_factory=list)
+    no_new_privileges: bool = False
     state: StateRecord = field(default_factory=StateRecord)
 
 

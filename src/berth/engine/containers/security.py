@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from msgspec import Struct
 
 from berth.errors import InvalidArgument
 
 _SYSCTL = re.compile(r"[a-zA-Z0-9_./-]+\Z")
+# As Go's strconv reads them.
+_TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
+_BOOLEANS = dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)
 _IPC_SYSCTLS = frozenset(
     [
         "kernel.msgmax",
@@ -25,40 +29,46 @@ _IPC_SYSCTLS = frozenset(
 
 
 class SecurityOptions(Struct, frozen=True, kw_only=True):
-    """`seccomp` is builtin, unconfined, or the text of a profile."""
+    """`seccomp` is builtin, unconfined, or the text of a profile; `apparmor` a profile's name; `labels` are SELinux's."""
 
     no_new_privileges: bool = False
     seccomp: str = "builtin"
     unconfined_paths: bool = False
     writable_cgroups: bool = False
+    apparmor: str = ""
+    labels: tuple[str, ...] = ()
 
 
-def parse_security_options(options: list[str], *, privileged: bool) -> SecurityOptions:
-    """AppArmor and SELinux options are accepted; berth confines by user namespaces, seccomp and capabilities instead."""
-    no_new, seccomp = False, "unconfined" if privileged else "builtin"
-    unconfined_paths = writable_cgroups = False
+def parse_security_options(options: list[str], *, privileged: bool, no_new_privileges: bool = False) -> SecurityOptions:
+    """In Docker's forms: a name alone, name=value, or name:value as of old. `no_new_privileges` is the engine's default."""
+    found: dict[str, Any] = {
+        "no_new_privileges": no_new_privileges,
+        "seccomp": "unconfined" if privileged else "builtin",
+    }
+    labels: list[str] = []
     for option in options:
-        if option in ("no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"):
-            no_new = True
-            continue
-        if option in ("no-new-privileges:false", "no-new-privileges=false"):
-            continue
         key, separator, value = _split(option)
-        if key == "seccomp" and value:
-            seccomp = _check_profile(value)
+        if key == "label" and separator:
+            labels.append(value)
+        elif option == "disable":
+            labels.append(option)
+        elif key == "apparmor" and separator:
+            found["apparmor"] = value
+        elif key == "seccomp" and value:
+            found["seccomp"] = _check_profile(value)
         elif key == "systempaths" and value == "unconfined":
-            unconfined_paths = True
-        elif key == "writable-cgroups" and value in ("true", "false"):
-            writable_cgroups = value == "true"
-        elif not (key in ("apparmor", "label") and separator):
-            raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
-    return SecurityOptions(
-        no_new_privileges=no_new, seccomp=seccomp, unconfined_paths=unconfined_paths, writable_cgroups=writable_cgroups
-    )
+            found["unconfined_paths"] = True
+        elif option == "no-new-privileges":
+            found["no_new_privileges"] = True
+        elif separator and key in ("no-new-privileges", "writable-cgroups") and value in _BOOLEANS:
+            found[key.replace("-", "_")] = _BOOLEANS[value]
+        else:
+            raise InvalidArgument(f'invalid --security-opt {2 if separator else 1}: "{option}"')
+    return SecurityOptions(**found, labels=tuple(labels))
 
 
 def _split(option: str) -> tuple[str, str, str]:
-    return option.partition("=" if "=" in option.split(":", 1)[0] or ":" not in option else ":")
+    return option.partition("=" if "=" in option else ":")
 
 
 def _check_profile(value: str) -> str:

@@ -12,7 +12,7 @@ import re
 from msgspec import Struct
 
 from berth.engine.config import Ulimit
-from berth.engine.containers import capability, device, resources
+from berth.engine.containers import capability, confinement, device, resources
 from berth.engine.containers.defaults import replace_env, words
 from berth.engine.containers.isolation import Isolation
 from berth.engine.containers.record import MountRecord
@@ -182,6 +182,7 @@ def _process(config: ContainerConfig, host: HostConfig, options: SecurityOptions
         capabilities=oci.Capabilities(bounding=chosen, effective=chosen, permitted=chosen),
         rlimits=rlimits(host, around.default_ulimits),
         no_new_privileges=options.no_new_privileges,
+        apparmor_profile=confinement.apparmor_profile(options),
         oom_score_adj=host.oom_score_adj or 0,
     )
 

@@ -18,12 +18,12 @@ from berth.contract.runtime import AttachStream, IOPlan, LaunchFailed, LaunchReq
 from berth.engine import idrange, runtimes
 from berth.engine.containers import capability, cgroup_parent, isolation, logdriver, seccomp, spec
 from berth.engine.containers.binds import check_sources, unmappable_binds
+from berth.engine.containers.confinement import security_of
 from berth.engine.containers.isolation import Isolation
 from berth.engine.containers.launcherror import CommandFailed, StartFailed, start_error
 from berth.engine.containers.lifecycle import HAS_TASK, Status
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, ContainerRecord
-from berth.engine.containers.security import parse_security_options
 from berth.engine.containers.signals import parse_signal
 from berth.errors import BerthError, Conflict, NotModified
 from berth.model import oci
@@ -182,7 +182,7 @@ class Launching:
         files: tuple[tuple[str, str], ...],
     ) -> LaunchRequest:
         record, config, host = container.record, container.record.config, container.record.host_config
-        options = parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
+        options = security_of(record)
         held = capability.effective(
             host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged), host_user=not container.state.id_map
         )
