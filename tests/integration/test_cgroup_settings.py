@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.runtime import cgroup_host
+from berth.runtime import cgroup_host, cgroup_layout
 from support import leak
 from support.control_group import Groups, group_of, mount_point, pure_v2, remove_groups
 from support.engine import EngineProcess
@@ -102,14 +102,14 @@ def test_processes_make_room_in_a_subtree(unified: Callable[[str], str]) -> None
     path = unified("berth-test-subtree")
     os.setxattr(path, "trusted.delegate", b"1")
     below, _, name = path.rpartition("/")
-    assert cgroup_host.subtree(below, f"/{name}") == f"/{name}"
-    assert cgroup_host.subtree(below, f"/{name}/{cgroup_host.LEAF}") == f"/{name}"
-    assert cgroup_host.subtree(below, "/elsewhere") == ""
+    assert cgroup_layout.subtree(below, f"/{name}") == f"/{name}"
+    assert cgroup_layout.subtree(below, f"/{name}/{cgroup_host.LEAF}") == f"/{name}"
+    assert cgroup_layout.subtree(below, "/elsewhere") == ""
     pid = os.fork()
     if pid == 0:
         Path(path, "cgroup.procs").write_text(str(os.getpid()))
-        cgroup_host.settle(cgroup_host.Layout({}, path, []))
-        os._exit(0 if cgroup_host.own_group("/") == f"/{name}/{cgroup_host.LEAF}" else 1)
+        cgroup_host.settle(cgroup_layout.Layout({}, path, []))
+        os._exit(0 if cgroup_layout.own_group("/") == f"/{name}/{cgroup_host.LEAF}" else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert Path(path, "cgroup.procs").read_text() == ""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.runtime import cgroup, cgroup_host
+from berth.runtime import cgroup, cgroup_layout
 from berth.runtime.oom_watch import OomWatch
 from support.engine import SLOW
 
@@ -22,7 +22,7 @@ def group() -> Iterator[cgroup.Group]:
     """A group with a limit of 16 MB."""
     if os.geteuid() != 0:
         pytest.skip("needs root: control groups are made")
-    roots, v2, controllers = cgroup_host.layout()
+    roots, v2, controllers = cgroup_layout.layout().parts()
     if "memory" not in roots and "memory" not in controllers:
         pytest.skip("this host has no memory control group")
     parent = f"/berth-test-oom-{os.getpid()}"

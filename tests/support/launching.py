@@ -38,7 +38,7 @@ from berth.model.oci import (
     User,
 )
 from berth.model.rootfs import Overlay
-from berth.runtime import cgroup, cgroup_host, launch, seccomp_profile
+from berth.runtime import cgroup, cgroup_layout, launch, seccomp_profile
 from berth.runtime.plan import Compiler
 
 PARENT = "berth-launch-test"
@@ -364,7 +364,7 @@ def launch_and_wait(bench: Bench, request: LaunchRequest) -> Outcome:
 
 def leftovers(id: str) -> list[str]:
     """Control groups and children that a launch left."""
-    roots, v2, _ = cgroup_host.layout()
+    roots, v2, _ = cgroup_layout.layout().parts()
     left = [f"{root}/{PARENT}/{id}" for root in {*roots.values(), *([v2] if v2 else [])}]
     left = [path for path in left if os.path.exists(path)]
     try:

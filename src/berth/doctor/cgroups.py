@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from berth.doctor.check import Scene, listed, note, ok, problem, warning
-from berth.runtime.cgroup_host import V1_CONTROLLERS, V2_CONTROLLERS, chosen, usual
-from berth.runtime.cgroup_host import hierarchies as mounted
+from berth.runtime.cgroup_layout import V1_CONTROLLERS, V2_CONTROLLERS, chosen, usual
+from berth.runtime.cgroup_layout import hierarchies as mounted
 from berth.wire.doctor import Finding
 
 _FLAGS = {

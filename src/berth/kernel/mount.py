@@ -15,6 +15,7 @@ from berth.kernel.libc import AT_EMPTY_PATH, AT_RECURSIVE, check, libc, syscall
 MS_RDONLY = 1
 MS_NODEV = 4
 MS_BIND = 1 << 12
+MS_MOVE = 1 << 13
 MS_REC = 1 << 14
 MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18
@@ -90,6 +91,11 @@ def new_mount(kind: str, options: tuple[tuple[str, str | None], ...] = (), attri
 def pivot_root_here() -> None:
     """The working directory becomes the root; the old root is on top of it until `umount2(".")`."""
     syscall(number.PIVOT_ROOT, b".", b".", what="pivot_root")
+
+
+def move_here_to_root() -> None:
+    """The mount that is the working directory goes on top of the root: for roots that cannot be pivoted."""
+    check(libc.mount(b".", b"/", None, ctypes.c_ulong(MS_MOVE), None), "/")
 
 
 def make_private() -> None:

@@ -27,6 +27,8 @@ SECBIT_NO_SETUID_FIXUP = 4
 _KERNEL_SIGACTION_SIZE = 32
 _CLOSE_RANGE_CLOEXEC = 4
 _SIG_BLOCK, _SIG_UNBLOCK = 0, 1
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_IOPRIO_WHO_PROCESS = 1
 
 
 def clone3(flags: int, exit_signal: int = 17, cgroup_fd: int = -1) -> tuple[int, int]:
@@ -90,6 +92,27 @@ def block_signals() -> None:
     """Block every signal that can be blocked; they wait for whoever comes next."""
     full = ctypes.create_string_buffer(b"\xff" * 128, 128)
     check(libc.sigprocmask(_SIG_BLOCK, full, None), "sigprocmask")
+
+
+def join_session_keyring(name: str) -> None:
+    """A new session keyring for this process and its children."""
+    syscall(number.KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, name.encode(), what="keyctl")
+
+
+def personality(value: int) -> None:
+    """The execution domain, which execve keeps."""
+    check(libc.personality(ctypes.c_ulong(value)), "personality")
+
+
+def ioprio_set(value: int) -> None:
+    """The I/O class and priority of this process."""
+    syscall(number.IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, value, what="ioprio_set")
+
+
+def sched_setattr(policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int) -> None:
+    """The scheduling of this process; times in nanoseconds."""
+    values = pack("IIQiIQQQ", 48, policy, flags, nice, priority, runtime, deadline, period)
+    syscall(number.SCHED_SETATTR, 0, values, 0, what="sched_setattr")
 
 
 def sethostname(name: str) -> None:

@@ -10,7 +10,14 @@ from berth.kernel import number
 from berth.kernel.libc import syscall
 
 _SET_MODE_FILTER = 1
-FILTER_FLAGS = {"SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
+FILTER_FLAGS = {
+    # Threads to synchronise with there are none: filters are loaded before execve.
+    "SECCOMP_FILTER_FLAG_TSYNC": 0,
+    "SECCOMP_FILTER_FLAG_LOG": 2,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
+}
+NEW_LISTENER = 8
 
 ACTIONS = {
     "SCMP_ACT_KILL": 0x00000000,
@@ -20,6 +27,7 @@ ACTIONS = {
     "SCMP_ACT_ERRNO": 0x00050000,
     "SCMP_ACT_TRACE": 0x7FF00000,
     "SCMP_ACT_LOG": 0x7FFC0000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
 OPERATORS = {
@@ -51,11 +59,14 @@ class _Comparison(ctypes.Structure):
     _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
 
 
-def load(program: bytes, flags: int = 0) -> None:
-    """Put the filter on this process for good. Needs CAP_SYS_ADMIN in its user namespace, or no_new_privs."""
+def load(program: bytes, flags: int = 0) -> int:
+    """Put the filter on this process for good; with NEW_LISTENER the descriptor that hears of calls.
+
+    Needs CAP_SYS_ADMIN in its user namespace, or no_new_privs.
+    """
     body = ctypes.create_string_buffer(program, len(program))
     values = pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(body))
-    syscall(number.SECCOMP, _SET_MODE_FILTER, flags, values, what="seccomp")
+    return syscall(number.SECCOMP, _SET_MODE_FILTER, flags, values, what="seccomp")
 
 
 def library() -> ctypes.CDLL:

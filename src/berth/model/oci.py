@@ -47,6 +47,25 @@ class ConsoleSize(_Camel, frozen=True, kw_only=True):
     width: int
 
 
+class Scheduler(_Camel, frozen=True, kw_only=True):
+    """sched_setattr(2); times in nanoseconds, for SCHED_DEADLINE."""
+
+    policy: str
+    nice: int = 0
+    priority: int = 0
+    flags: list[str] = field(default_factory=list)
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+class IOPriority(_Camel, frozen=True, kw_only=True):
+    """ioprio_set(2); `class_` is IOPRIO_CLASS_RT, _BE or _IDLE."""
+
+    class_: str = field(name="class")
+    priority: int = 0
+
+
 class Process(_Camel, frozen=True, kw_only=True):
     """What is executed."""
 
@@ -62,6 +81,16 @@ class Process(_Camel, frozen=True, kw_only=True):
     apparmor_profile: str | None = None
     selinux_label: str | None = None
     oom_score_adj: int | None = None
+    scheduler: Scheduler | None = None
+    io_priority: IOPriority | None = None
+
+
+class IdMapping(_Camel, frozen=True, kw_only=True):
+    """`size` ids from `container_id` on are the host's ids from `host_id` on."""
+
+    container_id: int = field(name="containerID")
+    host_id: int = field(name="hostID")
+    size: int
 
 
 class Mount(_Camel, frozen=True, kw_only=True):
@@ -71,6 +100,8 @@ class Mount(_Camel, frozen=True, kw_only=True):
     type: str | None = None
     source: str | None = None
     options: list[str] = field(default_factory=list)
+    uid_mappings: list[IdMapping] = field(default_factory=list)
+    gid_mappings: list[IdMapping] = field(default_factory=list)
 
 
 class Root(_Camel, frozen=True, kw_only=True):
@@ -78,14 +109,6 @@ class Root(_Camel, frozen=True, kw_only=True):
 
     path: str
     readonly: bool = False
-
-
-class IdMapping(_Camel, frozen=True, kw_only=True):
-    """`size` ids from `container_id` on are the host's ids from `host_id` on."""
-
-    container_id: int = field(name="containerID")
-    host_id: int = field(name="hostID")
-    size: int
 
 
 class Namespace(_Camel, frozen=True, kw_only=True):
@@ -218,7 +241,23 @@ class Seccomp(_Camel, frozen=True, kw_only=True):
     default_errno_ret: int | None = None
     architectures: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
+    listener_path: str | None = None
+    listener_metadata: str | None = None
     syscalls: list[SeccompRule] = field(default_factory=list)
+
+
+class Personality(_Camel, frozen=True, kw_only=True):
+    """`domain` is LINUX or LINUX32."""
+
+    domain: str
+    flags: list[str] = field(default_factory=list)
+
+
+class TimeOffset(_Camel, frozen=True, kw_only=True):
+    """What a clock of a time namespace is ahead of the host's."""
+
+    secs: int = 0
+    nanosecs: int = 0
 
 
 class Linux(_Camel, frozen=True, kw_only=True):
@@ -236,6 +275,8 @@ class Linux(_Camel, frozen=True, kw_only=True):
     masked_paths: list[str] = field(default_factory=list)
     readonly_paths: list[str] = field(default_factory=list)
     mount_label: str | None = None
+    personality: Personality | None = None
+    time_offsets: dict[str, TimeOffset] = field(default_factory=dict)
 
 
 class Spec(_Camel, frozen=True, kw_only=True):

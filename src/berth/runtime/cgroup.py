@@ -155,6 +155,16 @@ def freeze(group: Group, frozen: bool) -> None:
         _wait(deadline, path)
 
 
+def frozen(group: Group) -> bool:
+    """Whether `freeze` has stopped it."""
+    try:
+        if group["v2"]:
+            return read_text(group["v2"] + group["path"] + "/cgroup.freeze").strip() == "1"
+        return "freezer" in group["roots"] and read_text(directory(group, "freezer") + "/freezer.state").strip() != "THAWED"
+    except OSError:
+        return False
+
+
 def _wait(deadline: float, path: str) -> None:
     if monotonic() > deadline:
         raise TimeoutError(errno.ETIMEDOUT, "the control group does not change state", path)

@@ -1,14 +1,20 @@
-"""What limits mean in control group files, for both cgroup versions. Pure: values in, (controller, file, value) out.
+"""What limits mean in control group files, for both cgroup versions. Values in, (controller, file, value) out.
 
 Docker counts memory and swap together (`memory.swap` of the OCI specification); cgroup v2 counts swap alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from berth.errors import InvalidArgument
-from berth.model.oci import BlockIO, Cpu, DeviceRule, Memory, Resources, ThrottleDevice
+from berth.kernel.file import read_text
+from berth.runtime.cgroup import directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from berth.model.oci import BlockIO, Cpu, DeviceRule, Memory, Resources, ThrottleDevice
+    from berth.runtime.cgroup import Group
 
 Write = tuple[str, str, str, bool]
 """(controller, file, value, optional): an optional write is of a file that the kernel may not have."""
@@ -67,6 +73,22 @@ def _unified(values: dict[str, str], new: frozenset[str]) -> list[Write]:
                 "(`unified` names files of cgroup2; use the specification's own fields on cgroup v1)"
             )
     return [(name.partition(".")[0], name, value, False) for name, value in values.items()]
+
+
+def ordered(group: Group, resources: Resources) -> list[Write]:
+    """`writes` for a group that exists, in an order that the kernel accepts.
+
+    On cgroup v1 memory may never exceed memory with swap: when both rise, the larger one goes first.
+    """
+    limits = writes(resources, group["roots"], group["enabled"])
+    names = [name for _, name, _, _ in limits]
+    plain, both = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+    if plain not in names or both not in names:
+        return limits
+    new = int(limits[names.index(plain)][2])
+    rises = new < 0 or new > int(read_text(f"{directory(group, 'memory')}/{plain}"))
+    first = both if rises else plain
+    return sorted(limits, key=lambda write: write[1] != first)
 
 
 def _choose(controller: str, old: frozenset[str], new: frozenset[str], one: list[Write], two: list[Write]) -> list[Write]:

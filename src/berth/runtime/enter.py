@@ -18,7 +18,7 @@ from berth.kernel import namespace, process
 from berth.kernel.file import write_text
 from berth.runtime import cgroup, init
 from berth.runtime.failure import Failure, record
-from berth.runtime.message import close_all, pair, receive, send
+from berth.runtime.message import close_all, pair, receive, receive_errno, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +115,12 @@ def _wait(sock: Socket) -> int | None:
             raise Failure(*value["failed"])
         if "console" in value:
             console = fds[0]
-        executed = executed or "exec" in value
+        if "exec" in value:
+            executed = True
+            if number := receive_errno(sock):
+                close_all([] if console is None else [console])
+                raise Failure("execve", number, value["exec"])
+            break
     if not executed:
         raise Failure("enter", errno.ECHILD, "the process was killed before it could start")
     return console
@@ -157,7 +162,7 @@ def _steps(state: dict[str, Any], plan: dict[str, Any], program: bytes, flags: i
             steps.append((name, {**arguments, "name": user, "groups": groups}))
         elif name == "seccomp":
             if program:
-                steps.append((name, {"program": program, "flags": flags}))
+                steps.append((name, {**arguments, "program": program, "flags": flags}))
         else:
             steps.append((name, arguments))
     return steps

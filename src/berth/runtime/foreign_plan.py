@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,7 +24,10 @@ from berth.contract.runtime import LaunchRequest
 from berth.errors import InvalidArgument
 from berth.kernel import namespace
 from berth.model.oci import Mount, Spec
-from berth.runtime.plan import Compiler, Plan
+from berth.runtime.plan import Compiler
+
+if TYPE_CHECKING:
+    from berth.runtime.plan import Plan
 
 BUNDLE = "bundle"
 _STATE = "oci"

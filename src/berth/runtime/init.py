@@ -23,7 +23,7 @@ from berth.kernel.paths import make_directories_in_root, open_in_root
 from berth.runtime import reaper
 from berth.runtime.account import UnknownAccount, resolve
 from berth.runtime.failure import Failure, record
-from berth.runtime.message import send
+from berth.runtime.message import send, send_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class Init:
         # Filesystems of our own that are made already, by the path of their mount point.
         self.made: dict[str, int] = {}
         self.environment: dict[str, str] = {}
+        # What was opened or learnt before pivot for steps after it (see runtime.bundle_steps).
+        self.host_pid = 0
+        self.labels: list[tuple[int, str]] = []
 
 
 def run(sock: Socket, steps: list[Step], state: Init) -> NoReturn:
@@ -297,13 +300,17 @@ def sysctl(state: Init, *, name: str, value: str) -> None:
         raise Failure("sysctl", error.errno or 0, f"{name.replace('/', '.')} = {value}") from None
 
 
-def pivot(state: Init, *, readonly: bool) -> None:
-    """The root filesystem becomes the root; the host's tree goes."""
+def pivot(state: Init, *, readonly: bool, chroot: bool = False) -> None:
+    """The root filesystem becomes the root; the host's tree goes, or, where that is an initramfs, is covered."""
     if readonly:
         mount.mount_setattr(state.root, mount.MOUNT_ATTR_RDONLY)
     os.fchdir(state.root)
-    mount.pivot_root_here()
-    mount.umount2(".")
+    if chroot:
+        mount.move_here_to_root()
+        os.chroot(".")
+    else:
+        mount.pivot_root_here()
+        mount.umount2(".")
     os.chdir("/")
 
 
@@ -315,6 +322,23 @@ def hostname(state: Init, *, name: str) -> None:
 def domainname(state: Init, *, name: str) -> None:
     """The NIS domain name."""
     process.setdomainname(name)
+
+
+def personality(state: Init, *, value: int) -> None:
+    """The execution domain."""
+    process.personality(value)
+
+
+def scheduler(
+    state: Init, *, policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int
+) -> None:
+    """The scheduler's policy and its parameters."""
+    process.sched_setattr(policy, flags, nice, priority, runtime, deadline, period)
+
+
+def io_priority(state: Init, *, value: int) -> None:
+    """The place in the disk's queue."""
+    process.ioprio_set(value)
 
 
 def rlimit(state: Init, *, kind: int, name: str, soft: int, hard: int) -> None:
@@ -430,17 +454,18 @@ def reaper_image(state: Init) -> None:
 
 def execute(state: Init, *, args: list[str], death_signal: int, init: bool) -> None:
     """execve, searched in the container's PATH; the connection closes by itself when it works."""
-    path = _find(args[0], state.environment)
+    path = find(args[0], state.environment)
     process.close_on_exec_from(3)
     process.prctl(process.PR_SET_PDEATHSIG, death_signal)
     if init:
         _leave_reaper(state)
     process.reset_signals()
-    send(state.sock, {"exec": True})
+    send(state.sock, {"exec": args[0]})
     try:
         os.execve(path, args, state.environment)
     except OSError as error:
-        raise Failure("execve", error.errno or 0, args[0]) from None
+        send_errno(state.sock, error.errno or 0)
+        os._exit(127)
 
 
 def _leave_reaper(state: Init) -> None:
@@ -456,7 +481,8 @@ def _leave_reaper(state: Init) -> None:
         os.tcsetpgrp(0, os.getpid())
 
 
-def _find(name: str, environment: dict[str, str]) -> str:
+def find(name: str, environment: dict[str, str]) -> str:
+    """The path of a program, searched in the environment's PATH. Failure as execve would fail."""
     if "/" in name:
         return name
     denied = False
@@ -488,6 +514,9 @@ STEPS: dict[str, Callable[..., None]] = {
     "pivot": pivot,
     "hostname": hostname,
     "domainname": domainname,
+    "personality": personality,
+    "scheduler": scheduler,
+    "io-priority": io_priority,
     "rlimit": rlimit,
     "session": session,
     "chdir": chdir,

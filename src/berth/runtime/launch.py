@@ -30,7 +30,7 @@ from berth.kernel.file import write_text
 from berth.runtime import ahead, cgroup, init, source
 from berth.runtime.enter import Entered, enter
 from berth.runtime.failure import Failure, record
-from berth.runtime.message import close_all, pair, receive, send
+from berth.runtime.message import close_all, pair, receive, receive_errno, send
 from berth.runtime.source import Setting, prepare
 
 TYPE_CHECKING = False
@@ -229,7 +229,7 @@ class SetUp:
         ours, theirs = pair()
         flags = plan["namespaces"]["new"] | process.CLONE_PARENT
         directory = cgroup.open_v2(plan["cgroup"])
-        if plan["namespaces"]["join"]:
+        if _needs_joiner(plan):
             self._clone_joined(plan, theirs, flags, program, directory)
         else:
             self.pid, self.pidfd = process.clone3(flags, cgroup_fd=directory)
@@ -313,7 +313,13 @@ class SetUp:
                 self.console = fds
             elif "resolver" in value:
                 self.resolver = fds
-            executed = executed or "exec" in value
+            if "exec" in value:
+                executed = True
+                if number := receive_errno(sock):
+                    raise Failure("execve", number, value["exec"])
+                break
+            # Held before its last steps (see runtime.bundle_steps), with a connection of another kind.
+            executed = executed or "held" in value
         if not executed:
             raise Failure("init", errno.ECHILD, "init was killed before it could start")
 
@@ -358,6 +364,11 @@ def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
     os._exit(0)
 
 
+def _needs_joiner(plan: Plan) -> bool:
+    """Only children are in a joined pid namespace, or in a new time namespace."""
+    return bool(plan["namespaces"]["join"]) or plan["time"] is not None
+
+
 def _join(
     plan: Plan, stdio: Stdio | None, theirs: Socket, far: Socket, opened: list[tuple[int, int]], flags: int, program: bytes
 ) -> NoReturn:
@@ -367,6 +378,10 @@ def _join(
         cgroup.enter_v1(plan["cgroup"])
         for fd, kind in opened:
             namespace.setns(fd, kind)
+        if plan["time"] is not None:
+            namespace.unshare(namespace.CLONE_NEWTIME)
+            if plan["time"]:
+                write_text("/proc/self/timens_offsets", plan["time"])
         failpoint.hit("launch.join.before-clone")
         pid, pidfd = process.clone3(flags)
         if pid == 0:
@@ -392,7 +407,7 @@ def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoR
         state = init.Init(sock, stdio, [])
         steps = ahead.with_program(plan["steps"], program)
         # Where a joiner cloned it, it is in its groups.
-        failed = None if plan["namespaces"]["join"] else _enter_groups(plan["cgroup"])
+        failed = None if _needs_joiner(plan) else _enter_groups(plan["cgroup"])
         # While we still are who may pass through the data root: the container's root may not.
         place = os.open(plan["scratch"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         state.place = place

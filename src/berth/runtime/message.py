@@ -60,6 +60,20 @@ def receive(sock: Socket) -> tuple[dict[str, Any], list[int]] | None:
     return value, fds
 
 
+def send_errno(sock: Socket, number: int) -> None:
+    """After "exec" has been said: why execve failed. A container may be able to write here by then, so it is four bytes."""
+    sock.send(pack("i", number))
+
+
+def receive_errno(sock: Socket) -> int:
+    """What `send_errno` sent; 0 when the connection closes, as execve makes it do."""
+    try:
+        data = sock.recv(4)
+    except ConnectionError:
+        return 0
+    return int(unpack("i", data)[0]) if len(data) == 4 else 0
+
+
 def close_all(fds: Sequence[int]) -> None:
     """Close descriptors."""
     for fd in fds:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec import Struct, field
-
 from berth.errors import InvalidArgument
 from berth.kernel import mount
 
@@ -40,16 +38,19 @@ _IGNORED = frozenset(
 _IDMAP = frozenset(("idmap", "ridmap", "noidmap"))
 
 
-class Options(Struct, kw_only=True):
+class Options:
     """`attributes` are set and `clear` removed on the mount, `deep` on all below too; `data` is for the filesystem."""
 
-    attributes: int = 0
-    clear: int = 0
-    propagation: int = mount.MS_PRIVATE
-    bind: bool = False
-    recursive: bool = False
-    deep: bool = False
-    data: list[list[str | None]] = field(default_factory=list)
+    def __init__(self, bind: bool = False) -> None:
+        self.attributes = 0
+        self.clear = 0
+        self.propagation = mount.MS_PRIVATE
+        self.bind = bind
+        self.recursive = False
+        self.deep = False
+        # "idmap" or "ridmap" where it was asked for, False where it was declined.
+        self.idmap: str | bool | None = None
+        self.data: list[list[str | None]] = []
 
 
 def names() -> set[str]:
@@ -94,7 +95,9 @@ def _other(result: Options, option: str, where: str) -> None:
         result.bind, result.recursive = True, option == "rbind"
     elif plain in _PROPAGATION:
         result.propagation = _PROPAGATION[plain]
-    elif option in _IGNORED or option in _IDMAP or option.startswith("x-"):
+    elif option in _IDMAP:
+        result.idmap = option if option != "noidmap" else False
+    elif option in _IGNORED or option.startswith("x-"):
         return
     elif option in ("remount", "tmpcopyup"):
         raise InvalidArgument(f"mount option {option} of {where} is not supported")

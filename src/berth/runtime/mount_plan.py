@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import posixpath
-from typing import Any
 
 from berth.errors import InvalidArgument
 from berth.kernel import mount
-from berth.model.oci import Device, Mount, Spec
 from berth.runtime import mount_options, sysctl
 
-Step = list[Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from berth.model.oci import Device, IdMapping, Mount, Spec
+
+    Step = list[Any]
 
 _DEFAULT_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _OWN_NAMES = frozenset(("fd", "stdin", "stdout", "stderr", "ptmx", "core", "pts", "shm", "mqueue", "console"))
@@ -68,7 +72,7 @@ class Mounts:
         if options.bind or kind == "bind":
             if not entry.source:
                 raise InvalidArgument(f"the mount at {target} has no source")
-            self._bind(entry.source, target, options)
+            self._bind(entry.source, target, options, maps=self._maps(entry, options))
         elif kind == "tmpfs" and target.rstrip("/") == "/dev":
             self._dev(options)
         elif kind in ("cgroup", "cgroup2"):
@@ -87,7 +91,20 @@ class Mounts:
     def _owns(self, kind: str) -> bool:
         return "user" not in self.kinds or ("network" if kind == "sysfs" else "pid") in self.kinds
 
-    def _bind(self, source: str, target: str, options: mount_options.Options, own: bool = False) -> None:
+    def _maps(self, entry: Mount, options: mount_options.Options) -> dict[str, str] | None:
+        """The mount's own map, if it has one."""
+        if entry.uid_mappings or entry.gid_mappings:
+            options.idmap = options.idmap or "idmap"
+            return map_texts(entry.uid_mappings, entry.gid_mappings)
+        if options.idmap and not self.spec.linux.uid_mappings:
+            raise InvalidArgument(
+                f"the mount at {entry.destination} is to be idmapped, but has no mappings, nor has the container"
+            )
+        return None
+
+    def _bind(
+        self, source: str, target: str, options: mount_options.Options, own: bool = False, maps: dict[str, str] | None = None
+    ) -> None:
         entry = {
             "kind": "bind",
             "step": "mount",
@@ -98,6 +115,8 @@ class Mounts:
             "attributes": options.attributes,
             "clear": options.clear,
             "propagation": options.propagation,
+            "idmap": options.idmap,
+            "maps": maps,
         }
         inside = posixpath.normpath(target).startswith("/proc")
         self.steps.append(["attach", {"target": target, "source": self._source(entry), "inside_proc": inside}])
@@ -139,6 +158,12 @@ class Mounts:
         name = None if v2 is None else ("" if not v1 else v2.rpartition("/")[2])
         arguments = {"target": target, "v1": v1, "v2": name, "attributes": options.attributes}
         self.steps.append(["cgroup", arguments])
+
+
+def map_texts(uid: list[IdMapping], gid: list[IdMapping]) -> dict[str, str]:
+    """For uid_map and gid_map."""
+    texts = ["".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings) for mappings in (uid, gid)]
+    return {"uid": texts[0], "gid": texts[1]}
 
 
 def _inside(name: str, path: str) -> str:

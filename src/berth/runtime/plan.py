@@ -4,6 +4,7 @@ A plan is JSON. `describe` prints it as text, one line per action, which tests c
 
     id, scratch, base     who, where to work, the host's id of the container's root (0: the host's user namespace)
     namespaces            {"new": clone flags, "join": [[flag, path], ...]}
+    time                  text for timens_offsets of a new time namespace, or None without one
     maps                  {"uid", "gid"} texts for uid_map and gid_map, or None
     cgroup, limits        the group (see runtime.cgroup), [controller, file, value, whether the file may be missing] to write
     devices               device program for cgroup v2, base64, or ""
@@ -18,25 +19,30 @@ A plan is JSON. `describe` prints it as text, one line per action, which tests c
 from __future__ import annotations
 
 import resource
-from base64 import b64encode
+from binascii import b2a_base64
 from errno import EACCES, EISDIR, ENOENT, ENOEXEC, ENOTDIR
 from os import strerror
-from typing import Any
 
-from berth.contract.runtime import ExecRequest, LaunchRequest
 from berth.errors import InvalidArgument
 from berth.kernel import capability, namespace
 from berth.kernel.bpf import device_program
-from berth.model.endpoint import NetworkPlan
-from berth.model.oci import Capabilities, IdMapping, Namespace, Process, Resources, Rlimit, Spec
-from berth.runtime import cgroup_host, cgroup_limits, mount_plan, seccomp_profile, sysctl
+from berth.kernel.mount import MOUNT_ATTR_NODEV
+from berth.runtime import cgroup_layout, cgroup_limits, mount_plan, scheduling, seccomp_filter, sysctl
 from berth.runtime.launch import SCRATCH
 
-Plan = dict[str, Any]
-Step = list[Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from berth.contract.runtime import ExecRequest, LaunchRequest
+    from berth.model.endpoint import NetworkPlan
+    from berth.model.oci import Capabilities, Namespace, Process, Resources, Rlimit, Spec
+
+    Plan = dict[str, Any]
+    Step = list[Any]
 
 _ALL = (1 << len(capability.NAMES)) - 1
-_UNSHARED_LATER = namespace.CLONE_NEWCGROUP | namespace.CLONE_NEWIPC
+_UNSHARED_LATER = namespace.CLONE_NEWCGROUP | namespace.CLONE_NEWIPC | namespace.CLONE_NEWTIME
 _DEATH_SIGNAL = 9
 
 
@@ -44,31 +50,35 @@ class Compiler:
     """Compiles for this host. `run` is the engine's run directory (compiled filters are kept below it), `store` the
     directory that the launcher was prepared with, `layout` the control groups to use (by default what the host has)."""
 
-    def __init__(self, run: str, store: str, layout: cgroup_host.Layout | None = None) -> None:
+    def __init__(self, run: str, store: str, layout: cgroup_layout.Layout | None = None) -> None:
         self._scratch = store + "/" + SCRATCH
-        self._filters = seccomp_profile.SeccompCache(run + "/seccomp")
-        self.roots, self.v2, self.v2_controllers = layout or cgroup_host.layout()
+        self._filters = seccomp_filter.SeccompCache(run + "/seccomp")
+        self.roots, self.v2, self.v2_controllers = (layout or cgroup_layout.layout()).parts()
 
     def launch(self, request: LaunchRequest, rootfs: str | None = None) -> Plan:
         """The plan of a launch. InvalidArgument for what cannot be. `rootfs` is a plain directory instead of an overlay."""
         spec = request.spec
-        resources = spec.linux.resources or Resources()
-        group = self.group(spec.linux.cgroups_path, huge_pages=bool(resources.hugepage_limits))
+        resources = spec.linux.resources
+        group = self.group(spec.linux.cgroups_path, huge_pages=bool(resources and resources.hugepage_limits))
         limits, devices = self._limits(resources)
         work = mount_plan.Mounts(spec, frozenset(_kinds(spec)), self.roots, self.v2)
         filter_path = self._filters.path(spec.linux.seccomp) if spec.linux.seccomp else ""
-        flags = seccomp_profile.flags(spec.linux.seccomp) if spec.linux.seccomp else 0
-        work.root({"kind": "directory", "step": "rootfs", "path": rootfs} if rootfs else _rootfs(request))
+        flags = seccomp_filter.flags(spec.linux.seccomp) if spec.linux.seccomp else 0
+        work.root(_directory(rootfs, _base(spec)) if rootfs else _rootfs(request))
         before = [["identity", _identity(spec)], *_network(spec, request.network)]
         steps = before + work.compile(request.bind_files, request.io.terminal, request.io.height, request.io.width)
         steps += _names(spec)
-        steps += _process(spec.process, request.user, list(request.groups), bool(filter_path), flags, init=request.init)
+        if spec.linux.personality is not None:
+            steps.append(["personality", {"value": scheduling.personality(spec.linux.personality)}])
+        sets = _sets(spec.process.capabilities)
+        steps += _process(spec.process, request.user, list(request.groups), bool(filter_path), flags, sets, init=request.init)
         return {
             "v": 1,
             "id": request.id,
             "scratch": self._scratch,
             "base": _base(spec),
             "namespaces": _namespaces(spec),
+            "time": _time(spec),
             "maps": _maps(spec),
             "cgroup": group,
             "limits": limits,
@@ -90,12 +100,10 @@ class Compiler:
         if request.terminal:
             # after the identity step, which depends on the container (see runtime.enter)
             steps.append(["console", {"height": request.height, "width": request.width}])
+        sets = _sets(process.capabilities)
         if request.privileged:
-            everything = list(capability.NUMBERS)
-            caps = Capabilities(bounding=everything, effective=everything, permitted=everything)
-        else:
-            caps = process.capabilities or Capabilities()
-        tail = _process(process, request.user, list(request.groups), not request.privileged, 0, caps, make=False)
+            sets = {"bounding": _ALL, "effective": _ALL, "permitted": _ALL, "inheritable": 0, "ambient": 0}
+        tail = _process(process, request.user, list(request.groups), not request.privileged, 0, sets, make=False)
         return {
             "v": 1,
             "id": request.id,
@@ -112,15 +120,17 @@ class Compiler:
             return {"path": "", "roots": {}, "v2": None, "enabled": []}
         if ".." in path.split("/") or not path.startswith("/"):
             raise InvalidArgument(f"cgroup path {path}: it must be absolute and without ..")
-        enabled = self.v2_controllers if huge_pages else cgroup_host.usual(self.v2_controllers)
+        enabled = self.v2_controllers if huge_pages else cgroup_layout.usual(self.v2_controllers)
         return {"path": path, "roots": self.roots, "v2": self.v2, "enabled": enabled}
 
-    def _limits(self, resources: Resources) -> tuple[list[list[Any]], str]:
+    def _limits(self, resources: Resources | None) -> tuple[list[list[Any]], str]:
+        if resources is None:
+            return [], ""
         limits = cgroup_limits.writes(resources, self.roots, self.v2_controllers)
         rules = cgroup_limits.device_rules(resources.devices)
         if "devices" in self.roots:
             return [list(write) for write in limits + cgroup_limits.device_writes(rules)], ""
-        program = b64encode(device_program(rules)).decode() if rules else ""
+        program = b2a_base64(device_program(rules), newline=False).decode() if rules else ""
         return [list(write) for write in limits], program
 
     def _state(self, request: LaunchRequest, group: dict[str, Any], filter_path: str, flags: int) -> dict[str, Any]:
@@ -136,6 +146,10 @@ class Compiler:
             "seccomp": [filter_path, flags],
             "user": [name, groups],
         }
+
+
+def _directory(path: str, base: int) -> dict[str, Any]:
+    return {"kind": "directory", "step": "rootfs", "path": path, "attributes": MOUNT_ATTR_NODEV if base else 0}
 
 
 def _rootfs(request: LaunchRequest) -> dict[str, Any]:
@@ -172,6 +186,20 @@ def _namespaces(spec: Spec) -> dict[str, Any]:
     return {"new": new | namespace.CLONE_NEWNS, "join": join}
 
 
+def _time(spec: Spec) -> str | None:
+    """The joiner makes the time namespace, since only children are in a new one."""
+    offsets = spec.linux.time_offsets
+    entry = _kinds(spec).get("time")
+    if entry is None or entry.path:
+        if offsets:
+            raise InvalidArgument("timeOffsets need a time namespace of the container's own")
+        return None
+    unknown = set(offsets) - {"monotonic", "boottime"}
+    if unknown:
+        raise InvalidArgument(f"timeOffsets: there is no clock {unknown.pop()}, only monotonic and boottime")
+    return "".join(f"{clock} {offset.secs} {offset.nanosecs}\n" for clock, offset in offsets.items())
+
+
 def _identity(spec: Spec) -> dict[str, Any]:
     kinds = _kinds(spec)
     later = sum(namespace.FLAGS[kind] for kind in ("cgroup", "ipc") if kind in kinds and not kinds[kind].path)
@@ -189,13 +217,9 @@ def _maps(spec: Spec) -> dict[str, str] | None:
     entry = _kinds(spec).get("user")
     if entry is None or entry.path:
         return None
-    if not spec.linux.uid_mappings or not spec.linux.gid_mappings or not _base(spec):
+    if not all(any(m.container_id == 0 for m in maps) for maps in (spec.linux.uid_mappings, spec.linux.gid_mappings)):
         raise InvalidArgument("a user namespace needs uidMappings and gidMappings that cover id 0 of the container")
-    return {"uid": _map_text(spec.linux.uid_mappings), "gid": _map_text(spec.linux.gid_mappings)}
-
-
-def _map_text(mappings: list[IdMapping]) -> str:
-    return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
+    return mount_plan.map_texts(spec.linux.uid_mappings, spec.linux.gid_mappings)
 
 
 def _links(network: NetworkPlan | None) -> list[dict[str, Any]]:
@@ -260,6 +284,16 @@ def _limit(value: int) -> int:
     return resource.RLIM_INFINITY if value < 0 or value >= 1 << 63 else value
 
 
+def _standing(process: Process) -> list[Step]:
+    """How the scheduler and the disk's queue treat the process. Before it takes its user, who may not raise it."""
+    steps: list[Step] = []
+    if process.scheduler is not None:
+        steps.append(["scheduler", scheduling.attributes(process.scheduler)])
+    if process.io_priority is not None:
+        steps.append(["io-priority", {"value": scheduling.io_priority(process.io_priority)}])
+    return steps
+
+
 def _user(name: str, groups: list[str], process: Process) -> tuple[str, list[str]]:
     user = process.user
     if not name and (user.uid or user.gid or user.additional_gids):
@@ -273,22 +307,22 @@ def _process(
     groups: list[str],
     filtered: bool,
     flags: int,
-    caps: Capabilities | None = None,
+    sets: dict[str, int],
     *,
     make: bool = True,
     init: bool = False,
 ) -> list[Step]:
-    caps = caps or process.capabilities or Capabilities()
     name, more = _user(user, groups, process)
     if not process.args:
         raise InvalidArgument("no command specified")
     if not process.cwd.startswith("/"):
         raise InvalidArgument(f"the working directory '{process.cwd}' is invalid, it needs to be an absolute path")
-    steps: list[Step] = [_rlimit(limit) for limit in process.rlimits]
+    steps: list[Step] = _standing(process)
+    steps += [_rlimit(limit) for limit in process.rlimits]
     umask = process.user.umask
     steps.append(["session", {"umask": 0o022 if umask is None else umask}])
     steps.append(["chdir", {"path": process.cwd, "make": make}])
-    steps.append(["bound", {"bounding": _mask(caps.bounding)}])
+    steps.append(["bound", {"bounding": sets["bounding"]}])
     steps.append(["user", {"name": name, "groups": more, "environment": process.env}])
     if init:
         steps.append(["reaper", {}])
@@ -296,19 +330,15 @@ def _process(
         steps.append(["no-new-privileges", {}])
     if filtered:
         steps.append(["seccomp", {"flags": flags}])
-    steps.append(
-        [
-            "capabilities",
-            {
-                "effective": _mask(caps.effective),
-                "permitted": _mask(caps.permitted),
-                "inheritable": _mask(caps.inheritable),
-                "ambient": _mask(caps.ambient),
-            },
-        ]
-    )
+    steps.append(["capabilities", {name: mask for name, mask in sets.items() if name != "bounding"}])
     steps.append(["execve", {"args": process.args, "death_signal": _DEATH_SIGNAL, "init": init}])
     return steps
+
+
+def _sets(caps: Capabilities | None) -> dict[str, int]:
+    """The masks by the names of the sets. Without any, no process has a capability."""
+    names = ("bounding", "effective", "permitted", "inheritable", "ambient")
+    return {name: _mask(getattr(caps, name)) if caps else 0 for name in names}
 
 
 def _mask(names: list[str]) -> int:
@@ -338,7 +368,7 @@ def describe(plan: Plan) -> str:
 
 
 def _words(values: dict[str, Any]) -> str:
-    return " ".join(f"{key}={_text(key, value)}" for key, value in values.items() if key != "step")
+    return " ".join(f"{key}={_text(key, value)}" for key, value in values.items() if key != "step" and value is not None)
 
 
 def _text(key: str, value: Any) -> str:

@@ -15,7 +15,7 @@ from berth.runtime.plan import Compiler
 
 if TYPE_CHECKING:
     from berth.runtime.cgroup import Group
-    from berth.runtime.cgroup_host import Layout
+    from berth.runtime.cgroup_layout import Layout
 
 
 class NativePlanner:
@@ -38,9 +38,8 @@ class NativePlanner:
 
     def update(self, group: Group, resources: Resources) -> None:
         """Change the limits of a running container. OSError names the file that the kernel refused to change."""
-        limits = cgroup_limits.writes(resources, group["roots"], group["enabled"])
         _grant_realtime(group, resources)
-        for controller, name, value, optional in _ordered(group, limits):
+        for controller, name, value, optional in cgroup_limits.ordered(group, resources):
             try:
                 write_text(f"{directory(group, controller)}/{name}", value)
             except FileNotFoundError:
@@ -56,16 +55,3 @@ def _grant_realtime(group: Group, resources: Resources | None) -> None:
     cpu = resources.cpu if resources is not None else None
     if cpu is not None and cpu.realtime_runtime and "cpu" in group["roots"]:
         grant(group, cpu.realtime_runtime, cpu.realtime_period or 0)
-
-
-def _ordered(group: Group, limits: list[cgroup_limits.Write]) -> list[cgroup_limits.Write]:
-    """On cgroup v1 memory may never exceed memory with swap: when both rise, the larger one goes first."""
-    names = [name for _, name, _, _ in limits]
-    plain, both = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
-    if plain not in names or both not in names:
-        return limits
-    new = int(limits[names.index(plain)][2])
-    with open(f"{directory(group, 'memory')}/{plain}", encoding="ascii") as file:
-        rises = new < 0 or new > int(file.read())
-    first = both if rises else plain
-    return sorted(limits, key=lambda write: write[1] != first)

@@ -78,8 +78,12 @@ _CODE = (
 
 
 def image(child: int) -> bytes:
-    """The ELF file for a child's pid: one header, one segment, the code."""
-    code = b"\xbb" + pack("<i", child) + bytes.fromhex(_CODE)
+    """The ELF file for a child's pid."""
+    return elf(b"\xbb" + pack("<i", child) + bytes.fromhex(_CODE))
+
+
+def elf(code: bytes) -> bytes:
+    """An ELF file of one header, one segment and the code, which begins at its first byte."""
     start = 64 + 56
     size = start + len(code)
     identity = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)

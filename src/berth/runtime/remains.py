@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from berth.contract.runtime import Exit
 from berth.kernel.fs import remove_tree
 from berth.kernel.process import start_time
-from berth.runtime import binary, cgroup, cgroup_host, record
+from berth.runtime import binary, cgroup, cgroup_layout, record
 
 if TYPE_CHECKING:
     from berth.runtime.record import Document
@@ -69,8 +69,8 @@ def await_end(pidfd: int) -> bool:
 
 def group_of(name: str, id: str) -> cgroup.Group:
     """The control group that a container of this engine has, if it has one."""
-    roots, v2, enabled = cgroup_host.layout()
-    return {"path": f"/{name}/{id}", "roots": roots, "v2": v2, "enabled": cgroup_host.usual(enabled)}
+    roots, v2, enabled = cgroup_layout.layout().parts()
+    return {"path": f"/{name}/{id}", "roots": roots, "v2": v2, "enabled": cgroup_layout.usual(enabled)}
 
 
 def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document | None) -> Exit:
@@ -154,7 +154,7 @@ def remove(run: str, name: str, id: str) -> None:
 def known_ids(run: str, name: str) -> set[str]:
     """The ids that have run files or a control group."""
     found = {entry.split(".", 1)[0] for entry in _entries(record.shims(run))}
-    roots, v2, _ = cgroup_host.layout()
+    roots, v2, _ = cgroup_layout.layout().parts()
     for root in {*roots.values(), *([v2] if v2 else [])}:
         found.update(_entries(f"{root}/{name}"))
     return {id for id in found if is_id(id)}
@@ -165,7 +165,7 @@ def remove_engine(run: str, name: str) -> None:
     use stays. Blocks."""
     if known_ids(run, name):
         return
-    roots, v2, _ = cgroup_host.layout()
+    roots, v2, _ = cgroup_layout.layout().parts()
     for root in {*roots.values(), *([v2] if v2 else [])}:
         try:
             os.rmdir(f"{root}/{name}")

@@ -1,12 +1,11 @@
-"""Docker's default seccomp profile, resolved for a container, and filters compiled once and kept.
+"""Docker's default seccomp profile and those of users, resolved for a container.
 
 The profile is the file data/seccomp.json (its source and licence: data/seccomp.LICENSE.txt). Its conditions are
-resolved here (`default`); what comes out is plain OCI. `SeccompCache` compiles an OCI filter to BPF.
+resolved here (`default`); what comes out is plain OCI, which `runtime.seccomp_filter` compiles.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from functools import cache
 from importlib.resources import files
@@ -16,12 +15,12 @@ import msgspec
 from berth.errors import InvalidArgument
 from berth.kernel import number, seccomp
 from berth.model.oci import Seccomp, SeccompArg, SeccompRule
+from berth.runtime.seccomp_filter import check
 
 _ARCHITECTURES = {
     "x86_64": ("amd64", ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
     "aarch64": ("arm64", ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]),
 }
-_FORMAT = b"1"
 
 
 class _Condition(msgspec.Struct, frozen=True, rename="camel"):
@@ -132,73 +131,3 @@ def kernel_version(release: str) -> tuple[int, int]:
             break
         minor += character
     return int(parts[0]), int(minor or 0)
-
-
-def check(profile: Seccomp) -> None:
-    """InvalidArgument when an action, operator or flag is unknown."""
-    actions = [profile.default_action, *(rule.action for rule in profile.syscalls)]
-    unknown = [action for action in actions if action not in seccomp.ACTIONS]
-    unknown += [a.op for rule in profile.syscalls for a in rule.args if a.op not in seccomp.OPERATORS]
-    unknown += [flag for flag in profile.flags if flag not in seccomp.FILTER_FLAGS]
-    unknown += [name for name in profile.architectures if name not in seccomp.ARCHITECTURES]
-    if unknown:
-        raise InvalidArgument(f"seccomp profile: {unknown[0]} is not supported")
-
-
-class SeccompCache:
-    """Compiled filters, in memory by key and as files <directory>/<key>.bpf, which exec reads again after a restart."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self._known: set[str] = set()
-
-    def path(self, profile: Seccomp) -> str:
-        """The file with the compiled filter; compiled at the first call (17 ms for the default profile)."""
-        document = msgspec.json.encode(profile)
-        key = hashlib.sha256(_FORMAT + number.MACHINE.encode() + document).hexdigest()[:32]
-        path = f"{self._directory}/{key}.bpf"
-        if key in self._known and os.path.exists(path):
-            return path
-        if not os.path.exists(path):
-            self._write(path, compile_profile(profile))
-        self._known.add(key)
-        return path
-
-    def _write(self, path: str, program: bytes) -> None:
-        os.makedirs(self._directory, 0o700, exist_ok=True)
-        temporary = f"{path}.{os.getpid()}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, program)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-
-
-def flags(profile: Seccomp) -> int:
-    """The flags of seccomp(2) that the profile asks for."""
-    result = 0
-    for name in profile.flags:
-        result |= seccomp.FILTER_FLAGS[name]
-    return result
-
-
-def compile_profile(profile: Seccomp) -> bytes:
-    """BPF for a profile."""
-    check(profile)
-    rules = [
-        (
-            rule.names,
-            seccomp.action(rule.action, rule.errno_ret),
-            [(a.index, a.op, a.value, a.value_two) for a in rule.args],
-        )
-        for rule in profile.syscalls
-    ]
-    default_action = seccomp.action(profile.default_action, profile.default_errno_ret)
-    try:
-        library = seccomp.library()
-    except OSError:
-        raise InvalidArgument(
-            "seccomp filters need libseccomp: install it (libseccomp2), or run with --security-opt seccomp=unconfined"
-        ) from None
-    return seccomp.compile_filter(default_action, profile.architectures, rules, library)

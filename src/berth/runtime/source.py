@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 
+from berth.kernel.file import write_text
 from berth.kernel.libc import AT_FDCWD
 from berth.kernel.mount import (
     MOUNT_ATTR_IDMAP,
@@ -27,8 +28,8 @@ from berth.kernel.mount import (
     open_tree,
     umount2,
 )
-from berth.kernel.namespace import CLONE_NEWNS, setns
-from berth.kernel.process import set_filesystem_ids
+from berth.kernel.namespace import CLONE_NEWNS, CLONE_NEWUSER, setns
+from berth.kernel.process import clone3, set_filesystem_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def prepare(source: Source, setting: Setting) -> Parts:
     if kind == "overlay":
         return [("", overlay(source, setting), True)]
     if kind == "directory":
-        return [("", directory(source, setting), True)]
+        return [("", directory(source), True)]
     if kind == "dev":
         return [("", dev(source, setting), True)]
     if kind == "node":
@@ -151,11 +152,12 @@ def _idmap(tree: int, setting: Setting, propagation: int = MS_PRIVATE, recursive
         mount_setattr(tree, 0, 0, propagation, 0, recursive)
 
 
-def directory(source: Source, setting: Setting) -> int:
-    """A plain directory as root filesystem (an OCI bundle)."""
-    tree = open_tree(AT_FDCWD, source["path"])
-    _idmap(tree, setting)
-    mount_setattr(tree, MOUNT_ATTR_NODEV)
+def directory(source: Source) -> int:
+    """A plain directory as root filesystem (an OCI bundle), with what is mounted in it and the ids that its files have."""
+    tree = open_tree(AT_FDCWD, source["path"], recursive=True)
+    mount_setattr(tree, 0, 0, MS_PRIVATE, recursive=True)
+    if source["attributes"]:
+        mount_setattr(tree, source["attributes"])
     return tree
 
 
@@ -253,7 +255,10 @@ def _bind(source: Source, setting: Setting) -> Parts:
     path, recursive, propagation = source["path"], source["recursive"], source["propagation"]
     clone = open_tree(AT_FDCWD, path, recursive)
     try:
-        parts = _map_bind(clone, path, recursive, propagation, setting)
+        if source["idmap"] is None:
+            parts = _map_bind(clone, path, recursive, propagation, setting)
+        else:
+            parts = _map_as_asked(clone, source, setting)
     except BaseException:
         os.close(clone)
         raise
@@ -261,6 +266,37 @@ def _bind(source: Source, setting: Setting) -> Parts:
         if source["attributes"] or source["clear"]:
             mount_setattr(fd, source["attributes"], source["clear"], recursive=source["deep"])
     return parts
+
+
+def _map_as_asked(clone: int, source: Source, setting: Setting) -> Parts:
+    """By the mount's own map, by the container's, or not at all: never otherwise than was asked."""
+    recursive = source["recursive"]
+    mount_setattr(clone, 0, 0, source["propagation"], 0, recursive)
+    if source["idmap"]:
+        userns = _user_namespace(**source["maps"]) if source["maps"] else os.dup(setting.userns)
+        try:
+            mount_setattr(clone, MOUNT_ATTR_IDMAP, userns_fd=userns, recursive=source["idmap"] == "ridmap")
+        finally:
+            os.close(userns)
+    return [("", clone, os.fstat(clone).st_mode & 0o170000 == 0o040000)]
+
+
+def _user_namespace(uid: str, gid: str) -> int:
+    """A user namespace with this map, which a process holds that has ended when this returns."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    pid, pidfd = clone3(CLONE_NEWUSER)
+    if pid == 0:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    try:
+        write_text(f"/proc/{pid}/uid_map", uid)
+        write_text(f"/proc/{pid}/gid_map", gid)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        for fd in read, write, pidfd:
+            os.close(fd)
+        os.waitpid(pid, 0)
 
 
 def _map_bind(clone: int, path: str, recursive: bool, propagation: int, setting: Setting) -> Parts:

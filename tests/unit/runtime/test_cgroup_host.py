@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from berth.errors import InvalidArgument
-from berth.runtime import cgroup_host, cgroup_realtime
+from berth.runtime import cgroup_host, cgroup_layout, cgroup_realtime
 
 HYBRID = """\
 24 1 0:21 / /sys rw,nosuid - sysfs sysfs rw
@@ -20,7 +20,7 @@ HYBRID = """\
 
 
 def test_hierarchies_of_a_hybrid_host() -> None:
-    found = cgroup_host.hierarchies(HYBRID)
+    found = cgroup_layout.hierarchies(HYBRID)
     assert [(one.where, one.version, one.controllers, one.root) for one in found] == [
         ("/sys/fs/cgroup/cpu,cpuacct", 1, ("cpu", "cpuacct"), "/"),
         ("/sys/fs/cgroup/memory", 1, ("memory",), "/outer"),
@@ -72,7 +72,7 @@ def test_abilities_of_cgroup2(tmp_path: Path) -> None:
 
 
 def test_huge_pages_are_counted_for_who_limits_them() -> None:
-    assert cgroup_host.usual(["cpu", "hugetlb", "memory"]) == ["cpu", "memory"]
+    assert cgroup_layout.usual(["cpu", "hugetlb", "memory"]) == ["cpu", "memory"]
 
 
 def real_time(path: Path, runtime: int, period: int = 1_000_000) -> None:

@@ -10,7 +10,7 @@ import pytest
 from berth.errors import InvalidArgument
 from berth.kernel import bpf
 from berth.model.oci import BlockIO, Cpu, DeviceRule, HugepageLimit, Memory, Pids, Resources, ThrottleDevice
-from berth.runtime import cgroup, cgroup_host, cgroup_limits, cgroup_stats
+from berth.runtime import cgroup, cgroup_layout, cgroup_limits, cgroup_stats
 
 V1 = ("cpu", "cpuset", "memory", "pids", "blkio")
 V2 = ("cpu", "cpuset", "memory", "pids", "io")
@@ -192,7 +192,7 @@ def test_v2_readings_from_files(tmp_path: Path) -> None:
 
 
 def test_layout_reads_this_host() -> None:
-    roots, v2, enabled = cgroup_host.layout()
+    roots, v2, enabled = cgroup_layout.layout().parts()
     assert all(os.path.isdir(path) for path in roots.values())
     assert v2 is None or os.path.exists(v2 + "/cgroup.procs")
     assert v2 is not None or not enabled

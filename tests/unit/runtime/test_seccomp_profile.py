@@ -10,7 +10,7 @@ import pytest
 from berth.errors import InvalidArgument
 from berth.kernel import seccomp
 from berth.model.oci import Seccomp, SeccompArg, SeccompRule
-from berth.runtime import seccomp_profile
+from berth.runtime import seccomp_filter, seccomp_profile
 
 USUAL = frozenset("CAP_" + name for name in ["CHOWN", "SYS_CHROOT", "KILL"])
 ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x50001, 0x50026
@@ -65,7 +65,7 @@ def run(program: bytes, number: int, architecture: int = X86_64, arguments: tupl
 
 @pytest.fixture(scope="module")
 def program() -> bytes:
-    return seccomp_profile.compile_profile(seccomp_profile.default(USUAL))
+    return seccomp_filter.compile_profile(seccomp_profile.default(USUAL))
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86-64")
@@ -95,7 +95,7 @@ def test_newer_calls_do_not_exist(program: bytes) -> None:
 def test_custom_profile() -> None:
     document = b'{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"name":"mkdir","action":"SCMP_ACT_ERRNO"}]}'
     profile = seccomp_profile.custom(document, USUAL)
-    compiled = seccomp_profile.compile_profile(profile)
+    compiled = seccomp_filter.compile_profile(profile)
     if os.uname().machine == "x86_64":
         assert run(compiled, 83) == EPERM
         assert run(compiled, 9999) == ALLOW, "a profile that allows by default is not made stricter"
@@ -120,11 +120,11 @@ def test_cache_compiles_once(tmp_path: Path) -> None:
         default_action="SCMP_ACT_ALLOW",
         syscalls=[SeccompRule(names=["mkdir"], action="SCMP_ACT_ERRNO", args=[SeccompArg(index=1, value=7, op="SCMP_CMP_EQ")])],
     )
-    cache = seccomp_profile.SeccompCache(str(tmp_path / "filters"))
+    cache = seccomp_filter.SeccompCache(str(tmp_path / "filters"))
     path = cache.path(profile)
     first = os.stat(path)
     assert first.st_mode & 0o777 == 0o600
-    assert cache.path(profile) == path and seccomp_profile.SeccompCache(str(tmp_path / "filters")).path(profile) == path
+    assert cache.path(profile) == path and seccomp_filter.SeccompCache(str(tmp_path / "filters")).path(profile) == path
     assert os.stat(path).st_ino == first.st_ino
     os.unlink(path)
     assert cache.path(profile) == path and os.path.exists(path), "made again when the run directory was emptied"

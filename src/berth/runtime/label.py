@@ -1,0 +1,47 @@
+"""AppArmor and SELinux: what a process's labels come to as steps of init. Only where the host has the module."""
+
+from __future__ import annotations
+
+import os
+
+from berth.errors import NotImplementedKind
+from berth.kernel.file import read_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from berth.model.oci import Process
+
+_APPARMOR = "/sys/module/apparmor/parameters/enabled"
+_SELINUX = "/sys/fs/selinux/enforce"
+
+
+def apparmor_enabled() -> bool:
+    """Whether profiles can be asked for."""
+    try:
+        return read_text(_APPARMOR).startswith("Y")
+    except OSError:
+        return False
+
+
+def selinux_enabled() -> bool:
+    """Whether labels can be asked for."""
+    return os.path.exists(_SELINUX)
+
+
+def steps(process: Process) -> list[Any]:
+    """What opens the labels' files before pivot. NotImplementedKind names a label that the host knows nothing of."""
+    result: list[Any] = []
+    if process.apparmor_profile:
+        if not apparmor_enabled():
+            raise NotImplementedKind(
+                f"process.apparmorProfile is {process.apparmor_profile}, but AppArmor is not enabled on this host"
+            )
+        name = "apparmor/exec" if os.path.exists("/proc/self/attr/apparmor/exec") else "exec"
+        result.append(["open-label", {"name": name, "text": f"exec {process.apparmor_profile}"}])
+    if process.selinux_label:
+        if not selinux_enabled():
+            raise NotImplementedKind(f"process.selinuxLabel is {process.selinux_label}, but SELinux is not enabled on this host")
+        result.append(["open-label", {"name": "exec", "text": process.selinux_label}])
+    return result
