@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import bz2
-import ctypes
 import gzip
 import io
 import lzma
@@ -17,7 +16,6 @@ import shutil
 import socket
 import subprocess
 import tarfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,14 +26,13 @@ from backports import zstd
 from berth.errors import BerthError, InvalidArgument, NotFound
 from berth.storage.tree import TreeStore
 from support.canary import SECRET, canary
+from support.racer import Racer
 from support.spawning import opened_trees
 from support.stores import Stores, archive, collect, open_stores, stream
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a worker mounts and changes owners: root is needed")
 
 SECONDS = 2.0
-_RENAME_EXCHANGE = 2
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
@@ -69,26 +66,6 @@ def container(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     process.wait(timeout=10)
 
 
-class Racer(threading.Thread):
-    """Exchanges a directory and a link without end, as a container can do to itself."""
-
-    def __init__(self, one: Path, other: Path) -> None:
-        super().__init__(daemon=True)
-        self._paths = os.fsencode(one), os.fsencode(other)
-        self._over = threading.Event()
-        self.swaps = 0
-
-    def run(self) -> None:
-        one, other = self._paths
-        while not self._over.is_set():
-            assert libc.renameat2(-100, one, -100, other, _RENAME_EXCHANGE) == 0
-            self.swaps += 1
-
-    def end(self) -> None:
-        self._over.set()
-        self.join()
-
-
 @pytest.mark.parametrize("target", ["absolute", "relative"])
 def test_a_swapped_link_leads_nowhere(container: tuple[int, Path], tmp_path: Path, trees: TreeStore, target: str) -> None:
     pid, root = container
@@ -96,12 +73,8 @@ def test_a_swapped_link_leads_nowhere(container: tuple[int, Path], tmp_path: Pat
     (root / "swap/file").write_text("inside")
     with canary(tmp_path / "canary") as outside:
         (root / "link").symlink_to(outside if target == "absolute" else "../canary")
-        racer = Racer(root / "swap", root / "link")
-        racer.start()
-        try:
+        with Racer(root / "swap", root / "link") as racer:
             tries, read = asyncio.run(_copy_both_ways(pid, trees))
-        finally:
-            racer.end()
     assert racer.swaps > 500 and tries >= 5 and read >= 5
 
 
