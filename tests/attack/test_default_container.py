@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,17 +144,9 @@ print('swapon', call(167, 0, 0)); print('reboot', call(169, 0, 0, 0, 0)); print(
 """
 
 
-def with_python(engine: EngineProcess, program: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a program by the host's interpreter in a container; its files are bound read-only."""
-    prefix, interpreter = sys.base_prefix, os.path.realpath(sys.executable)
-    places = {path for path in (prefix, "/usr", "/lib", "/lib64") if os.path.isdir(path)}
-    binds = [option for path in sorted(places) for option in ("-v", f"{path}:{path}:ro")]
-    return engine.docker("run", "--rm", *binds, *options, "busybox", interpreter, "-I", "-S", "-c", program)
-
-
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the probe knows the system call numbers of x86-64")
 def test_system_calls_that_have_been_the_way_out(engine: EngineProcess) -> None:
-    done = with_python(engine, PROBE)
+    done = engine.python(PROBE)
     assert done.returncode == 0, done.stderr
     got = dict(line.split() for line in done.stdout.splitlines())
     assert got.pop("inet") == "ok"
@@ -286,7 +277,7 @@ def test_what_applications_need_works(engine: EngineProcess) -> None:
     assert inside(engine, "touch /tmp/f && stat -c %u /tmp/f", "-u", "1234567") == "1234567"
     assert "1 packets received" in inside(engine, "ping -c 1 -W 2 127.0.0.1")
     # busybox only knows raw sockets, which is why the other kind is tried by hand.
-    done = with_python(engine, PING, "-u", "1000")
+    done = engine.python(PING, "-u", "1000")
     assert done.returncode == 0, done.stderr
     web = "cd /tmp && echo page > index.html && httpd -p 80 && sleep 0.2 && wget -qO- http://127.0.0.1/"
     assert inside(engine, web, "-u", "1000") == "page"

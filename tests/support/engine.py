@@ -167,6 +167,13 @@ class EngineProcess:
         assert done.returncode == 0, f"docker {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout.rstrip("\n")
 
+    def python(self, program: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run a program by the host's interpreter in a container; the interpreter's files are bound read-only."""
+        interpreter = os.path.realpath(sys.executable)
+        places = {path for path in (sys.base_prefix, "/usr", "/lib", "/lib64") if os.path.isdir(path)}
+        binds = [option for path in sorted(places) for option in ("-v", f"{path}:{path}:ro")]
+        return self.docker("run", "--rm", *binds, *options, "busybox", interpreter, "-I", "-S", "-c", program)
+
     def add_busybox(self, name: str = "busybox") -> None:
         """Import the test image."""
         self.ok("import", "-c", 'CMD ["sh"]', "-", name, input=busybox_tar())
