@@ -12,8 +12,10 @@ from hypothesis import settings
 from support import leak
 from support.engine import EngineProcess
 
-# A machine that is busy with other things makes examples slow, not wrong.
-settings.register_profile("berth", deadline=None)
+# A machine that is busy with other things makes examples slow, not wrong. They are the same in every run, but for a search on
+# purpose: BERTH_FUZZ=1000 takes that many of its own for each property.
+FUZZ = int(os.environ.get("BERTH_FUZZ", "0"))
+settings.register_profile("berth", deadline=None, derandomize=not FUZZ, max_examples=FUZZ or 100)
 settings.load_profile("berth")
 
 # A run in the background of a shell has SIGINT ignored, and so would have every program under test.

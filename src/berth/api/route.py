@@ -16,6 +16,7 @@ from aiohttp import web
 
 from berth.errors import InvalidArgument
 from berth.model.filters import Filters
+from berth.model.malformed import MALFORMED
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
@@ -51,7 +52,7 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
         if _LONG_NUMBER.search(data):
             _check_numbers(msgspec.json.decode(data))
         return msgspec.json.decode(data or b"{}", type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
 
 

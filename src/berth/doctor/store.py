@@ -19,6 +19,7 @@ import msgspec
 from berth.doctor.check import Scene, listed, note, ok, problem, warning
 from berth.errors import DataLoss
 from berth.model.digest import hex_of, parse_digest
+from berth.model.malformed import MALFORMED
 from berth.model.units import human_size
 from berth.storage.database import MIGRATIONS
 from berth.storage.layer import LayerStore
@@ -180,7 +181,7 @@ def _unreadable(reader: Reader, identifier: str) -> dict[str, str]:
     try:
         with open(f"{reader.root}/blobs/sha256/{hex_of(parse_digest(identifier))}", "rb") as file:
             msgspec.json.decode(file.read(), type=ImageDocument)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *MALFORMED) as error:
         return {identifier: f"its configuration cannot be read ({error})"}
     return {}
 
@@ -249,10 +250,10 @@ def _named(path: str) -> list[str]:
         raw = file.read()
     try:
         msgspec.json.decode(raw, type=IndexDocument)
-    except msgspec.MsgspecError:
+    except MALFORMED:
         try:
             manifest = msgspec.json.decode(raw, type=ManifestDocument)
-        except msgspec.MsgspecError:
+        except MALFORMED:
             return []
         return [str(part.digest) for part in (manifest.config, *manifest.layers)]
     return []

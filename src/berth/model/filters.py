@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from berth.errors import InvalidArgument
+from berth.model.malformed import MALFORMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Filters:
             return Filters()
         try:
             raw = msgspec.json.decode(text, type=dict[str, list[str] | dict[str, bool]])
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise InvalidArgument(f"invalid filter: {error}") from error
         for key in raw:
             if key not in set(allowed):

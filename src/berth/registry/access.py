@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from berth.errors import Unauthenticated, Unavailable
+from berth.model.malformed import MALFORMED
 from berth.model.reference import DEFAULT_DOMAIN, Reference
 from berth.registry.certificate import CERTIFICATES, host_context
 from berth.registry.client import RegistryClient
@@ -88,7 +89,7 @@ class Registries:
                 data = await read_limited(response, _MAX_SEARCH, "the result of the search")
         try:
             found = msgspec.json.decode(data, type=dict[str, Any]).get("results")
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except MALFORMED as error:
             raise Unavailable(f"the index {place.host} gave an answer that cannot be read: {error}") from error
         prefix = f"{first}/" if named and first != DEFAULT_DOMAIN else ""
         return [{**item, "name": prefix + str(item.get("name", ""))} for item in found or [] if isinstance(item, dict)]

@@ -19,6 +19,7 @@ from yarl import URL
 from berth.errors import BerthError, DataLoss, NotFound, Unavailable
 from berth.model.descriptor import Descriptor
 from berth.model.digest import Digest, digest_of, parse_digest
+from berth.model.malformed import MALFORMED
 from berth.registry.manifest import ACCEPT, MAX_MANIFEST, media_type_of, parse_manifest
 from berth.registry.transport import Transport, read_limited
 from berth.wire.document import IndexDocument, ManifestDocument
@@ -103,7 +104,7 @@ class RegistryClient:
                 base = str(response.url)
             try:
                 page = msgspec.json.decode(data, type=_Tags).tags or []
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            except MALFORMED as error:
                 raise DataLoss(f"the list of tags of {self.path} cannot be read: {error}") from error
             found += page
             target = self.transport.resolve(following[1], base) if following and page else None

@@ -29,6 +29,7 @@ from berth.model.descriptor import (
     Platform,
 )
 from berth.model.digest import parse_digest
+from berth.model.malformed import MALFORMED
 from berth.wire.document import ImageDocument, IndexDocument, ManifestDocument
 
 MAX_MANIFEST = 4 * 1024 * 1024
@@ -62,7 +63,7 @@ def decode(data: bytes, kind: type[T], what: str) -> T:
     """JSON as `kind`. DataLoss for what is no such document, however deep or odd it is."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataLoss(f"the {what} is not valid: {error}") from error
 
 
@@ -159,7 +160,7 @@ def parse_platform(text: str) -> Platform:
     if text.startswith("{"):
         try:
             given: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise InvalidArgument(f"invalid platform {text!r}: {error}") from error
         parts = [str(given.get(key) or "") for key in ("os", "architecture", "variant")]
     else:

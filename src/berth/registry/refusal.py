@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from berth.errors import BerthError, Forbidden, InvalidArgument, NotFound, ResourceExhausted, Unauthenticated, Unavailable
+from berth.model.malformed import MALFORMED
 
 _MAX_TEXT = 600
 
@@ -60,7 +61,7 @@ _PLAIN = {
 def _read(body: bytes) -> tuple[str, str]:
     try:
         document = msgspec.json.decode(body, type=_Errors)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except MALFORMED:
         return "", ""
     if not document.errors:
         return "", _clean(document.details)

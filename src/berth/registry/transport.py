@@ -20,6 +20,7 @@ import msgspec
 from yarl import URL
 
 from berth.errors import DataLoss, Forbidden, Unauthenticated, Unavailable
+from berth.model.malformed import MALFORMED
 from berth.registry.auth import MAX_TOKEN_RESPONSE, Challenge, TokenRequest, TokenResponse, parse_challenges, token_request
 from berth.registry.credential import NOBODY, Credentials
 from berth.registry.endpoint import Endpoint, host_name, is_loopback
@@ -272,7 +273,7 @@ class Transport:
                 raise refusal(response.status, await self._error_body(response))
             data = await read_limited(response, MAX_TOKEN_RESPONSE, "the answer of the token server")
             return msgspec.json.decode(data, type=TokenResponse)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except MALFORMED as error:
             raise Unavailable(f"the token server of {self.endpoint.host} gave an answer that cannot be read: {error}") from error
         except _NETWORK_ERRORS as error:
             raise unreachable("GET", request.url, error) from error

@@ -14,6 +14,7 @@ import msgspec
 
 from berth.errors import InvalidArgument
 from berth.kernel import number, seccomp
+from berth.model.malformed import MALFORMED
 from berth.model.oci import Seccomp, SeccompArg, SeccompRule
 from berth.runtime.seccomp_filter import check
 
@@ -64,7 +65,7 @@ def parse(document: bytes) -> Profile:
     """A profile from JSON. InvalidArgument says where it is wrong."""
     try:
         return msgspec.json.decode(document, type=Profile)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise InvalidArgument(f"Decoding seccomp profile failed: {error}") from None
 
 

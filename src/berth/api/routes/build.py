@@ -26,6 +26,7 @@ from berth.build.runner import CommandFailed
 from berth.build.service import BuildService
 from berth.build.stream import ByteStream
 from berth.errors import BerthError, InvalidArgument, NotImplementedKind
+from berth.model.malformed import MALFORMED
 from berth.wire.container import HostConfig, HostConfigUlimits
 from berth.wire.image import AuthConfig
 
@@ -153,7 +154,7 @@ def _json(query: Any, name: str, kind: Any) -> Any:
         return msgspec.convert([] if str(kind).startswith("list") else {}, kind)
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise InvalidArgument(f"invalid value of the parameter {name}: {error}") from error
 
 
@@ -162,7 +163,7 @@ def _credentials(header: str) -> dict[str, AuthConfig]:
     try:
         data = base64.b64decode(header.replace("-", "+").replace("_", "/") + "=" * (-len(header) % 4), validate=True)
         found: dict[str, AuthConfig] = msgspec.json.decode(data or b"{}", type=dict[str, AuthConfig])
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+    except (binascii.Error, ValueError, *MALFORMED):
         return {}
     return {_host(key): value for key, value in found.items()}
 

@@ -55,16 +55,27 @@ def parse(text: str, file: str) -> Document:
         raise ComposeInvalid(f"yaml: {error.problem or error.context}", mark) from error
     except YAMLError as error:
         raise ComposeInvalid(f"yaml: {error}", Mark(file, 1)) from error
+    except (RecursionError, ValueError) as error:
+        # ValueError: the parser's own checks of numbers and escapes.
+        raise ComposeInvalid(f"yaml: {_reason(error)}", Mark(file, 1)) from error
     if root is None:
         raise ComposeInvalid("empty compose file", Mark(file, 1))
     reader = _Reader(file)
-    data = reader.value(root, ())
+    try:
+        data = reader.value(root, ())
+    except RecursionError as error:
+        raise ComposeInvalid(f"yaml: {_reason(error)}", Mark(file, 1)) from error
     if not isinstance(data, dict):
         raise ComposeInvalid("top-level object must be a mapping", Mark(file, 1))
     return Document(file, data, reader.marks, frozenset(reader.resets), frozenset(reader.overrides))
 
 
+def _reason(error: Exception) -> str:
+    return "values are nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
 _RESET = object()
+_MOST_VALUES = 100_000
 
 
 class _Reader:
@@ -74,8 +85,13 @@ class _Reader:
         self.resets: set[Path] = set()
         self.overrides: set[Path] = set()
         self._open: list[int] = []
+        self._values = 0
 
     def value(self, node: Any, path: Path) -> Any:
+        self._values += 1
+        if self._values > _MOST_VALUES:
+            # A few lines of aliases of aliases are billions of values.
+            raise ComposeInvalid(f"there are more than {_MOST_VALUES} values, aliases counted each time", self._mark(node))
         self.marks.setdefault(path, self._mark(node))
         tag = str(node.tag)
         if tag == "!reset":

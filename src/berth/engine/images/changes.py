@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from berth.errors import InvalidArgument
+from berth.model.malformed import MALFORMED
 from berth.wire.container import ContainerConfig
 from berth.wire.health import HealthConfig
 
@@ -39,7 +40,7 @@ def words_or_shell(config: ContainerConfig, text: str) -> list[str]:
     if text.startswith("["):
         try:
             return msgspec.json.decode(text, type=list[str])
-        except msgspec.MsgspecError:
+        except MALFORMED:
             pass
     return [*(config.shell or ["/bin/sh", "-c"]), text] if text else []
 
@@ -48,7 +49,7 @@ def _json_or_words(text: str) -> list[str]:
     if text.startswith("["):
         try:
             return msgspec.json.decode(text, type=list[str])
-        except msgspec.MsgspecError:
+        except MALFORMED:
             pass
     return text.split()
 
