@@ -9,30 +9,36 @@ from __future__ import annotations
 
 import os
 
+from msgspec import structs
+
 from berth.contract.runtime import Abilities
 from berth.errors import Internal
 from berth.kernel.file import read_text, write_text
 from berth.runtime import cgroup
-from berth.runtime.cgroup_layout import Layout, layout, usual
+from berth.runtime.cgroup_layout import Layout, delegated, layout, usual
 
 LEAF = "engine"
 _SYSTEMD = "/run/systemd/system"
 _ROUNDS = 20
+_NO_RESTART = (
+    f"The unit that this engine is in was delegated without a subgroup: systemd cannot start it again while containers run. "
+    f"Give it DelegateSubgroup={LEAF} (systemd 254 and later), or no Delegate= at all."
+)
 
 
-def settle(found: Layout) -> None:
-    """Make room at the top of our subtree: whatever process is in it goes to a leaf of its own.
+def settle(found: Layout) -> bool:
+    """Make room at the top of our subtree: whatever process is in it goes to a leaf of its own. Whether there was any.
 
     To be called before anything is forked that shall be there too. The root of the whole hierarchy may hold processes.
     """
     if found.roots or found.v2 is None or not os.path.exists(found.v2 + "/cgroup.type"):
-        return
+        return False
     leaf = f"{found.v2}/{LEAF}"
-    for _ in range(_ROUNDS):
+    for turn in range(_ROUNDS):
         # 0 is a process that this pid namespace does not show.
         pids = [pid for pid in read_text(found.v2 + "/cgroup.procs").split() if pid != "0"]
         if not pids:
-            return
+            return turn > 0
         os.makedirs(leaf, 0o755, exist_ok=True)
         for pid in pids:
             try:
@@ -45,7 +51,7 @@ def settle(found: Layout) -> None:
 def take(name: str) -> tuple[Layout, Abilities]:
     """At engine start: settle, make the parent `name` of our containers' groups, and see what can be limited there."""
     found = layout()
-    settle(found)
+    moved = settle(found)
     group: cgroup.Group = {"path": "/" + name, "roots": found.roots, "v2": found.v2, "enabled": usual(found.controllers)}
     try:
         cgroup.create(group)
@@ -54,7 +60,10 @@ def take(name: str) -> tuple[Layout, Abilities]:
         return Layout({}, None, []), _nothing(refusal)
     if not found.roots and found.v2 is None:
         return found, _nothing("No control group hierarchy is mounted that may be written: containers run without limits.")
-    return found, abilities(group)
+    able = abilities(group)
+    if moved and delegated(str(found.v2)):
+        able = structs.replace(able, notes=(*able.notes, _NO_RESTART))
+    return found, able
 
 
 def _nothing(note: str) -> Abilities:

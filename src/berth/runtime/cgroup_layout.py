@@ -96,12 +96,13 @@ def own_group(root: str) -> str:
 def subtree(v2: str, own: str) -> str:
     """What of cgroup2 was delegated to the unit that we are in, below the mount point; "" is all of it."""
     for path in (own, os.path.dirname(own)):
-        if path != "/" and _delegated(v2 + path):
+        if path != "/" and delegated(v2 + path):
             return path
     return ""
 
 
-def _delegated(path: str) -> bool:
+def delegated(path: str) -> bool:
+    """Whether systemd has marked a group as handed over to who is in it."""
     for name in _MARKS:
         try:
             if os.getxattr(path, name) == b"1":

@@ -71,13 +71,15 @@ class Running:
 
     def _out_of_memory(self, container: Container, task: Task) -> None:
         """The kernel killed one of its processes, or (with --oom-kill-disable) made them wait."""
-        if container.task is task:
+        if container.task is not task:
+            return
+        if not container.state.oom_killed:
             container.state.oom_killed = True
             try:
                 self._parts.catalog.save(container)
             except BerthError as error:
                 log.error("that container %s ran out of memory is not recorded: %s", short_id(container.id), error.message)
-            self._parts.emit(container, "oom")
+        self._parts.emit(container, "oom")
 
     def _detached(self, container: Container, exec: str) -> None:
         if exec:
