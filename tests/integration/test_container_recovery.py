@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from urllib.request import urlopen
 
 import pytest
 
 from support import leak
-from support.engine import EngineProcess
+from support.engine import SLOW, EngineProcess
 
 
 @pytest.fixture
@@ -24,21 +26,41 @@ def own() -> Iterator[EngineProcess]:
         engine.shut_down()
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for it, with a bound."""
+    deadline = time.monotonic() + 20 * SLOW
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+def names(engine: EngineProcess) -> list[str]:
+    """"name state" of every container."""
+    return engine.ok("ps", "-a", "--format", "{{.Names}} {{.State}}").split("\n")
+
+
 def test_what_happens_while_there_is_no_engine(own: EngineProcess) -> None:
     counting = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done"
     own.ok("run", "-d", "--name", "goes-on", "busybox", "sh", "-c", counting)
-    own.ok("run", "-d", "--name", "ends", "busybox", "sh", "-c", "sleep 0.4; exit 42")
-    own.ok("run", "-d", "--rm", "--name", "ends-rm", "-v", "/data", "busybox", "sh", "-c", "sleep 0.4; exit 1")
-    own.ok("run", "-d", "--restart", "on-failure", "--name", "comes-back", "busybox", "sh", "-c", "sleep 0.4; exit 1")
+    go = f"{own.directory}/go"
+    os.mkdir(go)
+    until_told = "while [ ! -e /go/now ]; do usleep 20000; done"
+    ends = (("ends", 42, ()), ("ends-rm", 1, ("--rm", "-v", "/data")), ("comes-back", 1, ("--restart", "on-failure")))
+    for name, code, options in ends:
+        script = f"{until_told}; exit {code}"
+        own.ok("run", "-d", "--name", name, *options, "-v", f"{go}:/go", "busybox", "sh", "-c", script)
     own.ok("run", "-d", "--restart", "always", "--name", "by-hand", "busybox", "sleep", "100")
-    own.ok("stop", "-t", "0", "by-hand")
+    own.ok("run", "-d", "--name", "stopped", "busybox", "sleep", "100")
+    own.ok("stop", "-t", "0", "by-hand", "stopped")
     own.ok("create", "--name", "made", "--restart", "always", "busybox", "true")
     before = json.loads(own.ok("inspect", "goes-on"))[0]
     attached = subprocess.Popen(["docker", "attach", "goes-on"], stdout=subprocess.PIPE, env=own.environment())
     assert attached.stdout is not None
     attached.stdout.readline()
+    pids = own.ok("inspect", "-f", "{{.State.Pid}}", "ends", "ends-rm", "comes-back").split()
     own.kill()
-    time.sleep(0.8)
+    os.close(os.open(f"{go}/now", os.O_CREAT))
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     lines = [int(attached.stdout.readline()) for _ in range(10)]
     assert lines == list(range(lines[0], lines[0] + 10))
     own.start()
@@ -47,31 +69,29 @@ def test_what_happens_while_there_is_no_engine(own: EngineProcess) -> None:
     assert own.ok("exec", "goes-on", "echo", "hi") == "hi"
     shown = [int(line) for line in own.ok("logs", "goes-on").split()]
     assert shown == list(range(len(shown)))
-    by_hand = json.loads(own.ok("inspect", "by-hand"))[0]["State"]["Cause"]
-    assert (by_hand["Kind"], by_hand["Signal"], by_hand["Forced"]) == ("stop", "SIGTERM", True), "why outlives the engine"
+    cause = json.loads(own.ok("inspect", "stopped"))[0]["State"]["Cause"]
+    assert (cause["Kind"], cause["Signal"], cause["Forced"]) == ("stop", "SIGTERM", True), "why outlives the engine"
+    wait_until(lambda: own.ok("inspect", "-f", "{{.State.Status}}", "ends") == "exited")
     ended = json.loads(own.ok("inspect", "ends"))[0]["State"]
-    assert (ended["Status"], ended["ExitCode"]) == ("exited", 42)
+    assert ended["ExitCode"] == 42
     assert ended["FinishedAt"] > ended["StartedAt"] > before["Created"]
-    for _ in range(100):
-        names = own.ok("ps", "-a", "--format", "{{.Names}} {{.State}}").split("\n")
-        if "by-hand running" in names:
-            break
-        time.sleep(0.05)
-    assert "made created" in names and "by-hand running" in names and not any(n.startswith("ends-rm") for n in names)
+    wait_until(lambda: "by-hand running" in names(own) and not any(name.startswith("ends-rm") for name in names(own)))
+    assert "made created" in names(own)
     assert own.ok("volume", "ls", "-q") == ""
     assert json.loads(own.ok("inspect", "comes-back"))[0]["State"]["Status"] in ("running", "restarting")
     own.ok("stop", "-t", "0", "goes-on")
-    attached.wait(10)
-    own.ok("rm", "-f", "goes-on", "ends", "comes-back", "by-hand", "made")
+    attached.wait(10 * SLOW)
+    own.ok("rm", "-f", "goes-on", "ends", "comes-back", "by-hand", "stopped", "made")
 
 
 def test_an_engine_that_ends_properly_leaves_containers_running(own: EngineProcess) -> None:
     own.ok("run", "-d", "--name", "box", "-p", "127.0.0.1::80", "busybox", "httpd", "-f", "-p", "80", "-h", "/etc")
     port = own.ok("port", "box", "80").rpartition(":")[2]
     own.terminate()
-    fetched = subprocess.run(["wget", "-qO-", f"http://127.0.0.1:{port}/hostname"], capture_output=True, timeout=10, check=True)
+    with urlopen(f"http://127.0.0.1:{port}/hostname", timeout=10 * SLOW) as answer:
+        fetched = answer.read().decode()
     own.start()
-    assert own.ok("exec", "box", "hostname") == fetched.stdout.decode().strip()
+    assert own.ok("exec", "box", "hostname") == fetched.strip()
     assert own.ok("port", "box", "80") == f"127.0.0.1:{port}"
     own.ok("rm", "-f", "box")
 
@@ -92,6 +112,6 @@ def test_execs_have_their_names_after_a_kill(own: EngineProcess) -> None:
         found = client.execs.inspect(ids[0])
         assert found.running and found.pid
     # The client asks the new engine for the exit code when its stream, which the shim has kept, ends.
-    waits.communicate(b"go\n", 10)
+    waits.communicate(b"go\n", 10 * SLOW)
     assert waits.returncode == 7
     own.ok("rm", "-f", "box")
