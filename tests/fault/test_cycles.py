@@ -54,16 +54,17 @@ def flat(shared_engine: EngineProcess) -> Iterator[Callable[[Callable[[int], Non
     def run(cycle: Callable[[int], None], times: int) -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(cycle, range(AT_ONCE * 3)))
+            engine.await_slots()
             time.sleep(1)
             before = {"engine": figures(pid), "launcher": figures(launcher(pid))}
-            kinds, netns = leak.descriptors(pid), leak.network_namespaces()
+            kinds, netns = leak.descriptors(pid), engine.network_namespaces()
             with leak.nothing_left(engine.snapshot):
                 list(pool.map(cycle, range(times)))
         deadline = time.monotonic() + 8
         while True:
             after = {"engine": figures(pid), "launcher": figures(launcher(pid))}
             grown = [name for name in after if after[name][0] > before[name][0] or after[name][1] > before[name][1] + POOLS]
-            new = leak.network_namespaces() - netns if not grown else set()
+            new = engine.network_namespaces() - netns if not grown else set()
             if not grown and not new:
                 break
             assert time.monotonic() < deadline, (before, after, leak.descriptors(pid) - kinds, new)

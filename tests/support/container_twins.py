@@ -164,6 +164,16 @@ class TwinRuntime:
         self.known[request.id] = task
         return task
 
+    def claim_slot(self) -> str:
+        return ""
+
+    def slot_range(self, id: str) -> int:
+        return 0
+
+    async def drop_slot(self, id: str) -> None: ...
+
+    async def drop_slots(self) -> None: ...
+
     async def load(self, id: str) -> TwinTask | None:
         return self.known.get(id)
 

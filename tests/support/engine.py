@@ -178,10 +178,26 @@ class EngineProcess:
         """Import the test image."""
         self.ok("import", "-c", 'CMD ["sh"]', "-", name, input=busybox_tar())
 
+    def slots(self) -> set[str]:
+        """Ids and pids of the slots that it keeps ready."""
+        return leak.slots(self.config.name, f"{self.root}/containers", self.config.pool_size)
+
+    def await_slots(self) -> None:
+        """Until the pool is full: so much belongs to an engine at rest."""
+        deadline = time.monotonic() + READY_SECONDS
+        while sum(len(entry) == 64 for entry in self.slots()) < self.config.pool_size:
+            assert time.monotonic() < deadline, f"the pool does not fill:\n{self.log_text()}"
+            time.sleep(0.02)
+
+    def network_namespaces(self) -> set[str]:
+        """Those that its processes are in, without the slots."""
+        return leak.network_namespaces((self.root, self.config.run), self.slots())
+
     def snapshot(self) -> set[str]:
         """Everything that a test on this engine could leave behind."""
         config = self.config
-        return (
+        slots = self.slots()
+        found = (
             leak.mounts()
             | leak.links(config.engine_id)
             | leak.control_groups(config.name)
@@ -190,3 +206,4 @@ class EngineProcess:
             | leak.files(config.shims, f"{self.root}/containers", f"{self.root}/ingest")
             | leak.files(f"{config.run}/oci/runc", f"{config.run}/oci/crun")
         )
+        return {entry for entry in found if slots.isdisjoint(entry.replace("/", " ").split(" "))}

@@ -43,6 +43,22 @@ def control_groups(name: str) -> set[str]:
     return found
 
 
+def slots(name: str, containers: str, most: int) -> set[str]:
+    """The ids and pids of the slots that the engine keeps ready: groups of no container, with the processes in them, their
+    parents and those parents' children. None when there are more than `most`: then some of them are left behind."""
+    groups = {entry.rpartition("/")[2] for entry in control_groups(name)}
+    ids = groups - set(os.listdir(containers)) if os.path.isdir(containers) else set()
+    found = set(ids)
+    for id in ids:
+        for path in Path("/sys/fs/cgroup").glob(f"**/{name}/{id}/cgroup.procs"):
+            for pid in path.read_text().split():
+                status = Path(f"/proc/{pid}/status").read_text()
+                parent = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
+                found |= {parent, *Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
+            break
+    return found if len(ids) <= most else set()
+
+
 def firewall(name: str) -> set[str]:
     """Rules and elements of the engine's tables, without counters and handles."""
     done = subprocess.run(["nft", "-s", "list", "ruleset"], capture_output=True, text=True, check=True)
@@ -75,11 +91,11 @@ def files(*folders: str) -> set[str]:
     return {f"file {folder}/{name}" for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)}
 
 
-def network_namespaces() -> set[str]:
-    """Network namespaces that some process is in."""
+def network_namespaces(marks: tuple[str, ...], without: set[str]) -> set[str]:
+    """Network namespaces that processes with one of the marks in their command line are in, but for those `without`."""
     found = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
+    for entry in (line.split(" ")[1] for line in processes(marks)):
+        if entry not in without:
             try:
                 found.add("netns " + os.readlink(f"/proc/{entry}/ns/net"))
             except OSError:

@@ -14,7 +14,7 @@ import signal
 import sys
 
 from berth import failpoint
-from berth.engine.config import DEFAULT_ROOT, DEFAULT_SOCKET, EngineConfig, Ulimit
+from berth.engine.config import DEFAULT_ROOT, DEFAULT_SLOTS, DEFAULT_SOCKET, MOST_SLOTS, EngineConfig, Ulimit
 from berth.engine.runtimes import parse_additions
 from berth.errors import BerthError, InvalidArgument
 from berth.kernel.memory import share_one_arena
@@ -112,6 +112,15 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
     )
     parser.add_argument("--default-runtime", default="berth", metavar="NAME", help="of containers that name none (%(default)s)")
     parser.add_argument("--no-new-privileges", action="store_true", help="set no-new-privileges for all new containers")
+    parser.add_argument(
+        "--pool-size",
+        type=int,
+        choices=range(MOST_SLOTS + 1),
+        default=DEFAULT_SLOTS,
+        metavar="N",
+        help=f"how many containers to keep prepared, 0 to {MOST_SLOTS} (%(default)s)",
+    )
+    parser.add_argument("--trace", default="", metavar="FILE", help="append the phases of every launch to a file, as JSON lines")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--version", action="version", version="berthd 0.1.0")
     options = parser.parse_args(arguments)
@@ -129,6 +138,8 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         runtimes=parse_additions(options.add_runtime),
         default_runtime=options.default_runtime,
         no_new_privileges=options.no_new_privileges,
+        pool_size=options.pool_size,
+        trace=os.path.abspath(options.trace) if options.trace else "",
     )
     return config, options.log_level
 

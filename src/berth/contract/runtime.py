@@ -290,6 +290,24 @@ class Runtime(Protocol):
         """Start a container; when it returns, execve has succeeded. LaunchFailed leaves nothing behind."""
         ...
 
+    def claim_slot(self) -> str:
+        """The id that a new container should get to be started from a prepared slot; empty when there is none. Slots that are
+        not started within seconds are ended, and the container starts without."""
+        ...
+
+    def slot_range(self, id: str) -> int:
+        """The first of the host ids of this container's slot, which belong to the caller from now on; 0 without a slot.
+        After that the launch comes, or `drop_slot`."""
+        ...
+
+    async def drop_slot(self, id: str) -> None:
+        """The container will not be started now: end its slot. Nothing happens without one."""
+        ...
+
+    async def drop_slots(self) -> None:
+        """The engine ends: end all slots, and make no more."""
+        ...
+
     async def load(self, id: str) -> Task | None:
         """The task of a container whose shim still lives, or has left an exit record; None when there is neither."""
         ...

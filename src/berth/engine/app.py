@@ -164,5 +164,7 @@ async def start(config: EngineConfig) -> Engine:
     engine.execs.restore()
     await volumes.sweep()
     failpoint.hit("engine.start.before-sweep")
+    if config.pool_size:
+        runtime.keep_slots(config.pool_size, containers.parts.ranges, containers.typical_request())
     await Collector(database, blobs, layers, snapshots).start(containers.with_task())
     return engine

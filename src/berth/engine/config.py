@@ -17,6 +17,8 @@ from msgspec import Struct, field
 
 DEFAULT_ROOT = "/var/lib/berth"
 DEFAULT_SOCKET = "/run/berth/berth.sock"
+DEFAULT_SLOTS = 2
+MOST_SLOTS = 32
 
 
 class Ulimit(Struct, frozen=True):
@@ -38,7 +40,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     log_max_size: int = 10 * 1024 * 1024
     log_max_files: int = 3
     userns_fallback: str = "warn"
-    pool_size: int = 0
+    pool_size: int = DEFAULT_SLOTS
+    trace: str = ""
     expansion_limit: int = 0
     expansion_ratio: int = 4096
     runtimes: dict[str, str] = field(default_factory=dict)

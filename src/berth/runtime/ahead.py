@@ -1,9 +1,20 @@
-"""What init does before it has the mounts that are opened outside: the setter-up prepares those meanwhile. Lean."""
+"""What of a launch can be done before anything is known of the container but its shape. Lean.
+
+A plan's steps come in two parts. The early ones build /proc, /dev and /sys, with masks and all, on a staging tmpfs of
+init's own, and need nothing but namespaces, ids and a control group; the late ones begin with the network and the root
+filesystem, and the first thing that they put onto it are these trees, each moved with all that is mounted below.
+
+A launch does both in one go, the early part while the setter-up prepares what the late part needs. A slot of the warm
+pool has done its early part long ago: a plan with the same `shape` can go on from there.
+"""
 
 from __future__ import annotations
 
+import os
+
+from berth.kernel import mount
 from berth.runtime.failure import record
-from berth.runtime.init import STEPS, make_filesystem
+from berth.runtime.init import STEPS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,8 +22,74 @@ if TYPE_CHECKING:
 
     from berth.runtime.init import Init, Step
 
-# The messages that init waits for before it gets its mounts: each permits the step of that name.
-STAGES = ("identity", "network")
+    Plan = dict[str, Any]
+
+# Mounts there are kept apart from the image's files: procfs and sysfs cannot be links, and /dev is our own.
+_TREES = ("/proc", "/dev", "/sys")
+# What every container gets that has a network of its own; a user's come when the network is there.
+_SYSCTLS = ("net/ipv4/ping_group_range", "net/ipv4/ip_unprivileged_port_start")
+_ROOT = "root"
+
+
+def split(plan: Plan) -> tuple[list[Step], list[Step]]:
+    """The early and the late steps of a plan."""
+    early: list[Step] = []
+    late: list[Step] = []
+    trees: list[str] = []
+    closed: set[str] = set()
+    for name, arguments in plan["steps"]:
+        path = _path(arguments)
+        tree = path[: path.find("/", 1)] if path.find("/", 1) > 0 else path
+        if tree not in closed and _is_early(name, arguments, path, tree, trees, plan):
+            early.append((name, arguments))
+            if path and path == tree:
+                trees.append(path)
+            continue
+        late.append((name, arguments))
+        if name == "root":
+            # The list grows until the last early step is found.
+            late.append(("trees", {"paths": trees}))
+        # After a step that is late in a tree, what follows there is late too.
+        if path:
+            closed.add(tree)
+    return early, late
+
+
+def _path(arguments: dict[str, Any]) -> str:
+    path = arguments.get("target") or arguments.get("path") or ""
+    return path if isinstance(path, str) else ""
+
+
+def _is_early(name: str, arguments: dict[str, Any], path: str, tree: str, trees: list[str], plan: Plan) -> bool:
+    if name == "identity":
+        return True
+    if name == "sysctl":
+        return arguments["name"] in _SYSCTLS
+    if tree not in _TREES or not {"", ".", ".."}.isdisjoint(path.split("/")[1:]):
+        return False
+    if path == tree and path not in trees:
+        return name == "mount" or (name == "attach" and bool(plan["sources"][arguments["source"]]["kind"] == "dev"))
+    return path != tree and tree in trees and name in ("mount", "cgroup", "mask", "protect")
+
+
+def sources(steps: list[Step]) -> list[int]:
+    """Which of the plan's sources early steps need."""
+    return [arguments["source"] for name, arguments in steps if name == "attach"]
+
+
+def shape(plan: Plan) -> dict[str, Any] | None:
+    """What two plans must have in common for one to go on where the other has got to; None for a plan that no slot can serve:
+    one that joins namespaces, is not alone with its ids, or has more of them than the range."""
+    if plan["namespaces"]["join"] or plan["time"] is not None or not plan["maps"] or plan["maps"]["uid"].count("\n") != 1:
+        return None
+    early = split(plan)[0]
+    return {
+        "namespaces": plan["namespaces"]["new"],
+        "seccomp": plan["seccomp"],
+        "devices": plan["devices"],
+        "early": [list(step) for step in early],
+        "sources": [plan["sources"][index] for index in sources(early)],
+    }
 
 
 def with_program(steps: list[Any], program: bytes) -> list[Step]:
@@ -20,28 +97,24 @@ def with_program(steps: list[Any], program: bytes) -> list[Step]:
     return [(name, {**arguments, "program": program} if name == "seccomp" else arguments) for name, arguments in steps]
 
 
-def run(stage: str, steps: list[Step], state: Init) -> list[str | int] | None:
-    """Carry out the step `stage` if it is the first of the list, and take it off; what failed, as a record, or None.
-
-    After the last stage the filesystems of our own are made too.
-    """
+def run(steps: list[Step], state: Init) -> list[str | int] | None:
+    """Carry out early steps; what failed, as a record, or None."""
+    name = ""
     try:
-        if steps and steps[0][0] == stage:
-            step, arguments = steps.pop(0)
-            STEPS[step](state, **arguments)
-        if stage == STAGES[-1]:
-            _make_filesystems(steps, state)
+        for name, arguments in steps:
+            if name in ("mount", "attach") and state.root < 0:
+                _stage(state)
+            STEPS[name](state, **arguments)
     except BaseException as error:
-        return record(stage, error)
+        return record(name, error)
     return None
 
 
-def _make_filesystems(steps: list[Step], state: Init) -> None:
-    for step, arguments in steps:
-        target = arguments.get("target", "")
-        if step == "mount" and target not in state.made:
-            try:
-                state.made[target] = make_filesystem(**{key: value for key, value in arguments.items() if key != "target"})
-            except OSError:
-                # Its own step fails in the same way, at the right time.
-                return
+def _stage(state: Init) -> None:
+    """A tmpfs to build on, attached, since Linux 6.1 moves mounts onto attached ones only; the root's own place is beside."""
+    mount.make_private()
+    state.root = state.staging = mount.new_mount("tmpfs", (("mode", "755"), ("size", "64k")))
+    mount.move_mount(state.staging, state.place)
+    os.mkdir(_ROOT, 0o700, dir_fd=state.staging)
+    os.close(state.place)
+    state.place = os.open(_ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state.staging)

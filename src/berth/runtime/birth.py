@@ -3,10 +3,15 @@
 It reads the request, opens the log and the shim's socket, makes the pipes and, as the setter-up of `runtime.launch`, the
 container, whose init becomes the shim's child. Then it writes the run file, answers the engine, and tells the shim:
 
-    birth -> shim   HEAD: ok, joiner's pid, how many of the descriptors are watched, whether to stay awake
+    birth -> shim   HEAD: ok, joiner's pid, how many of the descriptors are watched, whether to stay awake, how many at the
+                    end came with the request of a slot
                     then marshalled: what `runtime.keeper` needs, or what failed; descriptors in the order of "names"
 
-The request is a memfd: one line of JSON about the shim, a second one with the plan. Lean code.
+The request is a memfd: one line of JSON about the shim, a second one with the plan.
+
+A slot of the warm pool is a birth that has made all but the container: it answers, waits, and goes on when a request comes
+on the same connection, {"op":"launch"} with the memfd, streams and reserved sockets. It ends when the engine, its shim
+or its init does. Lean code.
 """
 
 from __future__ import annotations
@@ -14,12 +19,13 @@ from __future__ import annotations
 import _socket
 import json
 import os
+import select
 import sys
 import time
 from _struct import calcsize, pack
 from marshal import dumps
 
-from berth import failpoint
+from berth import failpoint, trace
 from berth.kernel.process import start_time
 from berth.runtime import channel, record
 from berth.runtime.keeper import PROTECTED, set_oom_score
@@ -37,7 +43,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-HEAD = "iiii"
+HEAD = "iiiii"
 HEAD_SIZE = calcsize(HEAD)
 MOST_DESCRIPTORS = 64
 # A launch that takes longer has hung: it is ended by its own alarm, and the engine cleans up.
@@ -56,26 +62,33 @@ def read_head(fd: int) -> Message:
     return head
 
 
-def refuse(fd: int, failed: list[Any]) -> None:
+def refuse(fd: int, answer: int, failed: list[Any]) -> None:
     """Answer a launch that failed."""
     step, number, path = failed
     sock = _socket.socket(fileno=fd)
     try:
-        channel.send(sock, {"id": 0, "error": {"kind": "launch", "step": step, "errno": number, "path": path}})
+        channel.send(sock, {"id": answer, "error": {"kind": "launch", "step": step, "errno": number, "path": path}})
     except OSError:
         # The engine has gone, and with it whoever wanted to know.
         pass
     sock.close()
 
 
-def run(launch: ModuleType, fds: list[int], shim: _socket.socket) -> None:
-    """Make the container of the request in `fds[1]`. Never returns."""
+def run(launch: ModuleType, fds: list[int], shim: _socket.socket, slot: bool) -> None:
+    """Make the container of the request in `fds[1]`, or a slot that is like it. Never returns."""
     status = 1
     try:
         _signal.alarm(SECONDS)
         os.setsid()
         head, plan = read_request(fds[1])
-        Birth(launch, head, shim).run(plan, fds)
+        if head.get("trace"):
+            trace.enable()
+            trace.mark("birth")
+        birth = Birth(launch, head, shim)
+        if slot:
+            birth.wait(plan, fds)
+        else:
+            birth.run(plan, fds)
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -92,17 +105,60 @@ class Birth:
         self._shim = shim
         self._id: str = head["id"]
         self._run: str = head["run"]
+        # The id that the answer carries, and what the shim does not have yet.
+        self._asked = 0
+        self._passed: list[int] = []
 
-    def run(self, plan: Message, fds: list[int]) -> None:
-        """All of it."""
+    def wait(self, plan: Message, fds: list[int]) -> None:
+        """Make a slot, and a container of it when the engine asks for one."""
+        work, failed = self._launch.prepare_slot(plan)
+        if failed is not None:
+            self._fail(failed, plan["cgroup"], work)
+            return
+        shim = os.pidfd_open(os.getppid())
+        sock = _socket.socket(fileno=os.dup(fds[0]))
+        channel.send(sock, {"id": 0, "result": {}}, [shim])
+        os.close(shim)
+        os.close(fds[1])
+        _signal.alarm(0)
+        request = self._request(sock, work)
+        if request is None:
+            self._fail(None, plan["cgroup"], work)
+            return
+        _signal.alarm(SECONDS)
+        trace.mark("woken")
+        message, self._passed = request
+        self._asked = message["id"]
+        self._head, plan = read_request(self._passed[0])
+        self.run(plan, fds, work)
+
+    def _request(self, sock: _socket.socket, work: Any) -> tuple[Message, list[int]] | None:
+        """The engine's request; None when there will be none."""
+        poll = select.poll()
+        for end in sock, work.sock, self._shim:
+            poll.register(end, select.POLLIN)
+        if [fd for fd, _ in poll.poll()] != [sock.fileno()]:
+            return None
+        try:
+            return channel.receive(sock)
+        except (OSError, channel.ChannelError):
+            return None
+
+    def run(self, plan: Message, fds: list[int], slot: Any = None) -> None:
+        """All of it, or what a slot has left to do."""
         failpoint.hit("launch.birth.before-files")
         try:
             stdio, listener = self._prepare()
         except OSError as error:
-            self._fail(["shim", error.errno or 0, str(error.filename or error.strerror)], None, None)
+            group = plan["cgroup"] if slot else None
+            self._fail(["shim", error.errno or 0, str(error.filename or error.strerror)], group, slot)
             return
         failpoint.hit("launch.birth.after-files")
-        work, failed = self._launch.make(plan, stdio.child)
+        trace.mark("files")
+        if slot:
+            work, failed = slot, self._launch.fill(slot, plan, stdio.child)
+        else:
+            work, failed = self._launch.make(plan, stdio.child)
         if failed is None:
             try:
                 self._tell(plan, work, stdio, listener, fds)
@@ -136,6 +192,7 @@ class Birth:
         failpoint.hit("launch.birth.before-run-file")
         self._write_run_file(born, shim)
         failpoint.hit("launch.birth.after-run-file")
+        trace.mark("run-file")
         watched = {"pidfd": work.pidfd, "listener": listener.fileno()}
         rest = {f"resolver{number}": fd for number, fd in enumerate(work.resolver)}
         held = stdio.held(work.console[0] if work.console else None)
@@ -153,8 +210,9 @@ class Birth:
             "stdin_once": head["io"]["stdin_once"],
             "streams": len(head["streams"]),
             "lowered": set_oom_score(str(shim), PROTECTED),
+            "trace": trace.is_on(),
         }
-        self._send(pack(HEAD, 1, work.joiner, len(watched), awake) + dumps(born), [*watched.values(), *rest.values()])
+        self._send((1, work.joiner, len(watched), awake), born, [*watched.values(), *rest.values()])
         failpoint.hit("launch.birth.after-shim-told")
         # The shim goes on when this process has ended, so nothing that it says can overtake the answer.
         self._answer(fds[0], born, work.pidfd)
@@ -170,24 +228,29 @@ class Birth:
         }
         record.write(record.state_path(self._run, self._id), document)
 
-    def _send(self, data: bytes, fds: list[int]) -> None:
+    def _send(self, head: tuple[int, int, int, int], document: Message, own: list[int]) -> None:
+        data, fds = pack(HEAD, *head, len(self._passed)) + dumps(document), [*own, *self._passed]
         self._shim.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pack(f"{len(fds)}i", *fds))] if fds else [])
 
     def _answer(self, fd: int, born: Message, pidfd: int) -> None:
         result = {key: born[key] for key in ("pid", "started_at", "cgroup", "directory")}
+        summary = {**result, "exit": None, "execs": {}, "log_bytes_lost": 0}
         sock = _socket.socket(fileno=fd)
+        trace.mark("shim-told")
         try:
-            channel.send(sock, {"id": 0, "result": {**result, "exit": None, "execs": {}, "log_bytes_lost": 0}}, [pidfd])
+            channel.send(sock, {"id": self._asked, "result": {**summary, "marks": trace.take()}}, [pidfd])
         except OSError:
             # The engine has gone; the next one finds the container.
             pass
 
-    def _fail(self, failed: list[Any], group: Message | None, work: Any) -> None:
+    def _fail(self, failed: list[Any] | None, group: Message | None, work: Any) -> None:
+        """Have the shim take everything back and answer; a slot that nobody has asked for anything has nothing to answer."""
         record.remove(record.socket_path(self._run, self._id))
         pid, joiner = (work.pid, work.joiner) if work is not None else (0, 0)
-        document = {"failed": failed, "cgroup": group, "pid": pid, "joiner": joiner, "streams": len(self._head["streams"])}
+        streams = len(self._head["streams"])
+        document = {"failed": failed, "answer": self._asked, "cgroup": group, "pid": pid, "joiner": joiner, "streams": streams}
         try:
-            self._send(pack(HEAD, 0, 0, 0, 0) + dumps(document), [])
+            self._send((0, 0, 0, 0), document, [])
         except OSError:
             # The shim was killed. The engine removes what is left; what already runs is ended here.
             if work is not None and work.pidfd >= 0:

@@ -180,7 +180,7 @@ class SetUp:
 
 def _network(pid: int, arguments: Document, sock: Socket) -> NoReturn:
     try:
-        state = init.Init(sock, None, [])
+        state = init.Init(sock, None, {})
         # The host's own procfs, which nobody in a container can have mounted over; it shows the parameters of our network.
         state.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -16,7 +16,7 @@ import resource
 from _socket import AF_INET, SOCK_DGRAM, SOCK_STREAM
 from _socket import socket as Socket
 
-from berth import failpoint
+from berth import failpoint, trace
 from berth.kernel import capability, mount, namespace, netlink, nfnetlink, process, seccomp, terminal
 from berth.kernel.file import PROC_SUPER_MAGIC, filesystem_type, write_text
 from berth.kernel.paths import make_directories_in_root, open_in_root
@@ -41,19 +41,19 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Init:
     """What the steps share. `sock` leads to the process that waits for us, `stdio` are descriptors or None for a pty."""
 
-    def __init__(self, sock: Socket, stdio: tuple[int, int, int] | None, sources: list[list[tuple[str, int, bool]]]) -> None:
+    def __init__(self, sock: Socket, stdio: tuple[int, int, int] | None, sources: dict[int, list[tuple[str, int, bool]]]) -> None:
         self.sock = sock
         self.stdio = stdio
         self.sources = sources
         self.place = -1
+        # The tmpfs that trees are built on ahead of the root (see runtime.ahead).
+        self.staging = -1
         self.root = -1
         self.null = -1
         self.devpts = -1
         self.slave = -1
         self.reaper = -1
         self.proc = -1
-        # Filesystems of our own that are made already, by the path of their mount point.
-        self.made: dict[str, int] = {}
         self.environment: dict[str, str] = {}
         # What was opened or learnt before pivot for steps after it (see runtime.bundle_steps).
         self.host_pid = 0
@@ -67,6 +67,7 @@ def run(sock: Socket, steps: list[Step], state: Init) -> NoReturn:
         for step, arguments in steps:
             failpoint.hit("launch.init.before-step")
             STEPS[step](state, **arguments)
+            trace.mark(step)
     except BaseException as error:
         try:
             send(sock, {"failed": record(step, error)})
@@ -115,11 +116,22 @@ def network(
 
 def root(state: Init, *, source: int, propagation: int) -> None:
     """Leave the host's mount events, and put the root filesystem where pivot_root can take it."""
-    mount.make_private()
+    if state.staging < 0:
+        mount.make_private()
     state.root = state.sources[source][0][1]
     mount.move_mount(state.root, state.place)
     if propagation:
         mount.mount_setattr(state.root, 0, 0, propagation)
+
+
+def trees(state: Init, *, paths: list[str]) -> None:
+    """Move what was built on the staging tmpfs to its place, each tree with all that is mounted in it."""
+    for path in paths:
+        fd = os.open(path[1:], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=state.staging)
+        if path != "/dev":
+            _refuse_link(state, path)
+        _put(state, fd, path)
+        os.close(fd)
 
 
 def _target(state: Init, path: str, is_directory: bool) -> int:
@@ -150,20 +162,13 @@ def mount_new(state: Init, *, target: str, kind: str, name: str, options: list[A
     """A new filesystem of our own: proc, sysfs, tmpfs, devpts, mqueue."""
     if kind in ("proc", "sysfs"):
         _refuse_link(state, target)
-    fd = state.made.pop(target, -1)
-    if fd < 0:
-        fd = make_filesystem(kind, name, options, attributes)
+    pairs = tuple((key, value) for key, value in options)
+    fd = mount.new_mount(kind, (("source", name), *pairs), attributes)
     _put(state, fd, target)
     if kind == "devpts":
         state.devpts = fd
     else:
         os.close(fd)
-
-
-def make_filesystem(kind: str, name: str, options: list[Any], attributes: int) -> int:
-    """It, not yet attached."""
-    pairs = tuple((key, value) for key, value in options)
-    return mount.new_mount(kind, (("source", name), *pairs), attributes)
 
 
 def _refuse_link(state: Init, target: str) -> None:
@@ -460,7 +465,8 @@ def execute(state: Init, *, args: list[str], death_signal: int, init: bool) -> N
     if init:
         _leave_reaper(state)
     process.reset_signals()
-    send(state.sock, {"exec": args[0]})
+    trace.mark("execve")
+    send(state.sock, {"exec": args[0], "marks": trace.take()})
     try:
         os.execve(path, args, state.environment)
     except OSError as error:
@@ -504,6 +510,7 @@ STEPS: dict[str, Callable[..., None]] = {
     "identity": identity,
     "network": network,
     "root": root,
+    "trees": trees,
     "mount": mount_new,
     "attach": attach,
     "cgroup": control_groups,

@@ -20,7 +20,7 @@ import sys
 import time
 from binascii import a2b_base64
 
-from berth import failpoint
+from berth import failpoint, trace
 from berth.kernel.file import write_text
 from berth.runtime import channel, record
 from berth.runtime.connection import Connection
@@ -85,6 +85,9 @@ class Keeper:
         streams: list[tuple[Message, int]],
         reserved: list[int],
     ) -> None:
+        if born["trace"]:
+            trace.enable()
+            trace.mark("awake")
         self._launch = launch
         self._id: str = born["id"]
         self._run: str = born["run"]
@@ -272,6 +275,8 @@ class Keeper:
         status = os.waitpid(self._pid, 0)[1]
         ended_at = time.time()
         failpoint.hit("shim.end.after-reap")
+        trace.take()
+        trace.mark("reaped")
         if self._resolver is not None:
             self._resolver.close()
         oom = False
@@ -280,6 +285,7 @@ class Keeper:
         except OSError:
             sys.excepthook(*sys.exc_info())
         failpoint.hit("shim.end.after-cgroup")
+        trace.mark("group-removed")
         exit = {**exit_of(status, ended_at), "oom_killed": oom}
         self._session.exited(GRACE, lambda: self._report(exit))
 
@@ -296,7 +302,8 @@ class Keeper:
         except OSError:
             sys.excepthook(*sys.exc_info())
         failpoint.hit("shim.end.after-record")
-        self._event("exit", exit=exit)
+        trace.mark("recorded")
+        self._event("exit", exit=exit, marks=trace.take())
         failpoint.hit("shim.end.after-event")
         self._leave_if_done()
 

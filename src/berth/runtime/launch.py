@@ -8,10 +8,11 @@
 The shim forks a setter-up, which does the work and ends, so that the shim's own memory stays shared with the launcher's.
 The setter-up clones init with CLONE_PARENT, which makes init the shim's child. They talk over SEQPACKET pairs:
 
-    init -> setter-up    {"ready"}, {"resolver"} + fds, {"console"} + fd, then {"exec"} and the end: execve has worked
+    setter-up -> init    {"early": mounts} + fds when it may take its ids and do the early steps (see runtime.ahead)
+    init -> setter-up    {"ready"}: they are done
+    setter-up -> init    {"linked": network step} when it has its links, {"go": mounts, "stdio", "steps"} + fds
+    init -> setter-up    {"resolver"} + fds, {"console"} + fd, then {"exec"} and the end: execve has worked
                          or {"failed": [step, errno, path]}
-    setter-up -> init    {"mapped"} when it may take its ids, {"linked"} when it has its links,
-                         {"go": [[(path, is directory), ...], ...]} + fds
     setter-up -> shim    {"pid", "console", "resolver"} + fds, or {"failed", "pid"} + pidfd
 """
 
@@ -23,8 +24,8 @@ import os
 from binascii import a2b_base64
 from time import sleep
 
-from berth import failpoint
-from berth.kernel import mount, namespace, netlink, process
+from berth import failpoint, trace
+from berth.kernel import memory, mount, namespace, netlink, process
 from berth.kernel.bpf import attach_device_program
 from berth.kernel.file import write_text
 from berth.runtime import ahead, cgroup, init, source
@@ -36,6 +37,7 @@ from berth.runtime.source import Setting, prepare
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket as Socket
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 
     Plan = dict[str, Any]
@@ -50,9 +52,11 @@ __all__ = [
     "Started",
     "cleanup",
     "enter",
+    "fill",
     "make",
     "make_links",
     "prepare_launcher",
+    "prepare_slot",
     "reap_strays",
     "start",
     "undo",
@@ -121,12 +125,34 @@ def make(plan: Plan, stdio: Stdio | None) -> tuple[SetUp, list[str | int] | None
 
     With it what failed, as a record, or None. After a failure the shim calls `undo`; in both cases it reaps the joiner.
     """
-    work = SetUp(plan, stdio)
+    work, failed = _found(plan)
+    return work, failed or fill(work, plan, stdio)
+
+
+def prepare_slot(plan: Plan) -> tuple[SetUp, list[str | int] | None]:
+    """The first half of `make`, completed: of the plan only its shape and its names matter (see runtime.ahead)."""
+    work, failed = _found(plan)
+    if failed is None:
+        failed = work.await_early()
+    return work, failed
+
+
+def _found(plan: Plan) -> tuple[SetUp, list[str | int] | None]:
+    work = SetUp(plan)
     try:
-        work.run()
+        work.found()
     except BaseException as error:
         return work, record(work.step, error)
     return work, None
+
+
+def fill(work: SetUp, plan: Plan, stdio: Stdio | None) -> list[str | int] | None:
+    """The second half: a container of this plan, which has the shape, ids and control group of the first."""
+    try:
+        work.complete(plan, stdio)
+    except BaseException as error:
+        return record(work.step, error)
+    return None
 
 
 def undo(group: dict[str, Any], pid: int, joiner: int, fds: list[int]) -> None:
@@ -172,50 +198,86 @@ def cleanup(state: State) -> bool:
 
 
 class SetUp:
-    """The setter-up's view of one launch."""
+    """The setter-up's view of one launch. `sock` leads to init once it is cloned."""
 
-    def __init__(self, plan: Plan, stdio: Stdio | None) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.stdio = stdio
+        self.early, self.late = ahead.split(plan)
         self.step = "cgroup"
+        self.sock: Socket | None = None
         self.pid = 0
         self.pidfd = -1
         self.joiner = 0
         self.console: list[int] = []
         self.resolver: list[int] = []
 
-    def run(self) -> None:
-        """From nothing to execve."""
+    def found(self) -> None:
+        """Control group, namespaces, ids; init begins with the early steps."""
         plan = self.plan
         group = plan["cgroup"]
         failpoint.hit("launch.setup.before-cgroup")
         cgroup.create(group)
         failpoint.hit("launch.setup.after-cgroup")
-        for controller, name, value, optional in plan["limits"]:
-            self._limit(group, controller, name, value, optional)
+        trace.mark("control-group")
         if plan["devices"] and group["v2"] and "devices" not in group["roots"]:
             attach_device_program(group["v2"] + group["path"], a2b_base64(plan["devices"]))
-        failpoint.hit("launch.setup.after-limits")
         self.step = "clone"
         program = init.read_program(plan["seccomp"])
-        sock = self._clone(program)
+        self.sock = self._clone(program)
         failpoint.hit("launch.setup.after-clone")
+        trace.mark("clone")
         self.step = "idmap"
         if plan["maps"]:
             write_text(f"/proc/{self.pid}/uid_map", plan["maps"]["uid"])
             write_text(f"/proc/{self.pid}/gid_map", plan["maps"]["gid"])
         failpoint.hit("launch.setup.after-id-map")
-        send(sock, {"mapped": True})
+        trace.mark("id-map")
+        self.step = "source"
+        self._sources("early", ahead.sources(self.early), {})
+        trace.mark("dev")
+
+    def await_early(self) -> list[str | int] | None:
+        """Until init has done the early steps; what failed."""
+        answer = receive(self.sock) if self.sock else None
+        memory.populate()
+        value, _ = answer or ({"failed": ["init", errno.ECHILD, "init was killed before it was ready"]}, [])
+        failed: list[str | int] | None = value.get("failed")
+        return failed
+
+    def complete(self, plan: Plan, stdio: Stdio | None) -> None:
+        """From there to execve."""
+        if plan is not self.plan:
+            self.plan = plan
+            self.early, self.late = ahead.split(plan)
+        self.step = "cgroup"
+        group = plan["cgroup"]
+        for controller, name, value, optional in plan["limits"]:
+            self._limit(group, controller, name, value, optional)
+        failpoint.hit("launch.setup.after-limits")
+        trace.mark("limits")
         self._adjust_oom(plan["oom_score_adj"])
-        self._own_streams()
+        self._own_streams(stdio)
         self._network()
         failpoint.hit("launch.setup.after-links")
-        send(sock, {"linked": True})
+        trace.mark("links")
+        network = self.late.pop(0)[1] if self.late[0][0] == "network" else None
+        self._send({"linked": network})
         self.step = "source"
-        self._sources(sock)
+        done = ahead.sources(self.early)
+        chosen = [index for index in range(len(plan["sources"])) if index not in done]
+        self._sources("go", chosen, {"stdio": stdio is not None, "steps": self.late}, stdio or ())
         failpoint.hit("launch.setup.after-sources")
-        self._wait(sock)
+        trace.mark("sources")
+        self._wait()
         failpoint.hit("launch.setup.after-exec")
+        trace.mark("executed")
+
+    def _send(self, value: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        assert self.sock is not None
+        try:
+            send(self.sock, value, fds)
+        except (BrokenPipeError, ConnectionError):
+            raise Failure("init", errno.ECHILD, "init was killed before it could start") from None
 
     def _limit(self, group: dict[str, Any], controller: str, name: str, value: str, optional: bool) -> None:
         try:
@@ -235,7 +297,7 @@ class SetUp:
             self.pid, self.pidfd = process.clone3(flags, cgroup_fd=directory)
             if self.pid == 0:
                 ours.close()
-                _first(plan, self.stdio, theirs, program)
+                _first(plan, self.early, theirs, program)
         theirs.close()
         if directory >= 0:
             os.close(directory)
@@ -251,7 +313,7 @@ class SetUp:
         self.joiner, joiner_fd = process.clone3(process.CLONE_PARENT, cgroup_fd=directory)
         if self.joiner == 0:
             near.close()
-            _join(plan, self.stdio, theirs, far, opened, flags, program)
+            _join(plan, self.early, theirs, far, opened, flags, program)
         far.close()
         close_all([fd for fd, _ in opened])
         os.close(joiner_fd)
@@ -271,12 +333,12 @@ class SetUp:
             # lowering it needs CAP_SYS_RESOURCE, which an engine inside a container may not have
             pass
 
-    def _own_streams(self) -> None:
+    def _own_streams(self, stdio: Stdio | None) -> None:
         """Pipes belong to the container's root, else /dev/stdout cannot be opened there; init passes them on."""
         base = self.plan["base"]
-        if not base or self.stdio is None:
+        if not base or stdio is None:
             return
-        for fd in self.stdio:
+        for fd in stdio:
             if os.fstat(fd).st_mode & 0o170000 == 0o010000:
                 os.fchown(fd, base, base)
 
@@ -284,28 +346,31 @@ class SetUp:
         self.step = "network"
         make_links(self.plan["links"], self.pid)
 
-    def _sources(self, sock: Socket) -> None:
+    def _sources(self, message: str, chosen: list[int], values: dict[str, Any], before: Sequence[int] = ()) -> None:
+        """Send the `chosen` sources, opened, in a message with `values`; descriptors `before` go first."""
         plan = self.plan
         userns = os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC) if plan["base"] else -1
         setting = Setting(plan["base"], userns, plan["scratch"], plan["id"])
-        shape: list[list[tuple[str, bool]]] = []
+        shape: dict[int, list[tuple[str, bool]]] = {}
         fds: list[int] = []
-        for entry in plan["sources"]:
+        for index in chosen:
+            entry = plan["sources"][index]
             try:
                 parts = prepare(entry, setting)
             except OSError as error:
                 raise Failure(entry["step"], error.errno or 0, str(error.filename or entry.get("path", ""))) from None
-            shape.append([(below, is_directory) for below, _, is_directory in parts])
+            shape[index] = [(below, is_directory) for below, _, is_directory in parts]
             fds += [fd for _, fd, _ in parts]
-        send(sock, {"go": shape}, fds)
+        self._send({message: shape, **values}, [*before, *fds])
         close_all(fds)
         if userns >= 0:
             os.close(userns)
 
-    def _wait(self, sock: Socket) -> None:
+    def _wait(self) -> None:
         self.step = "init"
+        assert self.sock is not None
         executed = False
-        while answer := receive(sock):
+        while answer := receive(self.sock):
             value, fds = answer
             if "failed" in value:
                 raise Failure(*value["failed"])
@@ -313,9 +378,10 @@ class SetUp:
                 self.console = fds
             elif "resolver" in value:
                 self.resolver = fds
-            if "exec" in value:
+            elif "exec" in value:
                 executed = True
-                if number := receive_errno(sock):
+                trace.add([("init:" + name, at) for name, at in value.get("marks", [])])
+                if number := receive_errno(self.sock):
                     raise Failure("execve", number, value["exec"])
                 break
             # Held before its last steps (see runtime.bundle_steps), with a connection of another kind.
@@ -349,19 +415,17 @@ def make_links(links: list[dict[str, Any]], pid: int) -> None:
 
 
 def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
-    work = SetUp(plan, stdio)
     try:
         os.setsid()
-        work.run()
-        value: dict[str, Any] = {"pid": work.pid, "joiner": work.joiner, "console": bool(work.console)}
-        send(shim, value, [work.pidfd, *work.console, *work.resolver])
-    except BaseException as error:
-        fds = [work.pidfd] if work.pidfd >= 0 else []
-        try:
-            send(shim, {"failed": record(work.step, error), "pid": work.pid, "joiner": work.joiner}, fds)
-        finally:
-            os._exit(1)
-    os._exit(0)
+        work, failed = make(plan, stdio)
+        if failed is None:
+            value: dict[str, Any] = {"pid": work.pid, "joiner": work.joiner, "console": bool(work.console)}
+            send(shim, value, [work.pidfd, *work.console, *work.resolver])
+        else:
+            fds = [work.pidfd] if work.pidfd >= 0 else []
+            send(shim, {"failed": failed, "pid": work.pid, "joiner": work.joiner}, fds)
+    finally:
+        os._exit(0)
 
 
 def _needs_joiner(plan: Plan) -> bool:
@@ -370,7 +434,7 @@ def _needs_joiner(plan: Plan) -> bool:
 
 
 def _join(
-    plan: Plan, stdio: Stdio | None, theirs: Socket, far: Socket, opened: list[tuple[int, int]], flags: int, program: bytes
+    plan: Plan, early: list[init.Step], theirs: Socket, far: Socket, opened: list[tuple[int, int]], flags: int, program: bytes
 ) -> NoReturn:
     """In the joiner. Only its children are in a joined pid namespace, so init is cloned from here."""
     try:
@@ -386,7 +450,7 @@ def _join(
         pid, pidfd = process.clone3(flags)
         if pid == 0:
             far.close()
-            _first(plan, stdio, theirs, program)
+            _first(plan, early, theirs, program)
         send(far, {"pid": pid}, [pidfd])
     except BaseException as error:
         try:
@@ -396,37 +460,59 @@ def _join(
     os._exit(0)
 
 
-def _first(plan: Plan, stdio: Stdio | None, sock: Socket, program: bytes) -> NoReturn:
+def _first(plan: Plan, early: list[init.Step], sock: Socket, program: bytes) -> NoReturn:
     """Init's first instructions: nobody inside may look into this process until execve (CVE-2016-9962).
 
-    What needs no mounts from outside it does while the setter-up prepares them. A failure of that is told only when
-    everything has been received: a socket that closes with unread messages loses what was sent.
+    What needs no mounts from outside it does while the setter-up prepares them. A failure of the network is told only
+    when everything has been received: a socket that closes with unread messages loses what was sent.
     """
     try:
         process.prctl(process.PR_SET_DUMPABLE, 0)
-        state = init.Init(sock, stdio, [])
-        steps = ahead.with_program(plan["steps"], program)
+        trace.take()
+        trace.mark("cloned")
+        state = init.Init(sock, None, {})
         # Where a joiner cloned it, it is in its groups.
         failed = None if _needs_joiner(plan) else _enter_groups(plan["cgroup"])
         # While we still are who may pass through the data root: the container's root may not.
-        place = os.open(plan["scratch"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        state.place = place
-        for stage in ahead.STAGES:
-            if receive(sock) is None:
-                os._exit(127)
-            failed = failed or ahead.run(stage, steps, state)
-        answer = receive(sock)
-        if answer is None:
-            os._exit(127)
+        state.place = os.open(plan["scratch"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        trace.mark("groups")
+        value, fds = _await(sock)
+        _take_sources(state, value["early"], fds)
+        failed = failed or ahead.run(early, state)
+        trace.mark("early")
+        if plan.get("slot"):
+            memory.populate()
+        send(sock, {"ready": True} if failed is None else {"failed": failed})
+        value, _ = _await(sock)
+        if value["linked"] is not None:
+            failed = failed or ahead.run([("network", value["linked"])], state)
+            trace.mark("network")
+        value, fds = _await(sock)
         if failed is not None:
             send(sock, {"failed": failed})
             os._exit(127)
-        value, fds = answer
-        numbers = iter(fds)
-        state.sources = [[(below, next(numbers), is_directory) for below, is_directory in parts] for parts in value["go"]]
+        if value["stdio"]:
+            state.stdio = (fds.pop(0), fds.pop(0), fds.pop(0))
+        _take_sources(state, value["go"], fds)
+        trace.mark("received")
+        steps = ahead.with_program(value["steps"], program)
     except BaseException:
         os._exit(127)
     init.run(sock, steps, state)
+
+
+def _await(sock: Socket) -> tuple[dict[str, Any], list[int]]:
+    """The next message; this process ends when none comes any more."""
+    answer = receive(sock)
+    if answer is None:
+        os._exit(127)
+    return answer
+
+
+def _take_sources(state: init.Init, shape: dict[int, list[tuple[str, bool]]], fds: list[int]) -> None:
+    numbers = iter(fds)
+    for index, parts in shape.items():
+        state.sources[index] = [(below, next(numbers), is_directory) for below, is_directory in parts]
 
 
 def _enter_groups(group: dict[str, Any]) -> list[str | int] | None:

@@ -1,6 +1,7 @@
 """The launcher: a fork server. A fork of a small, ready process takes a millisecond; starting an interpreter takes many.
 
     engine -> launcher   {"v":1,"op":"launch"[,"maker"]}             + answer socket, request (a memfd), streams, reserved sockets
+                         {"v":1,"op":"slot"}                         + answer socket, request: a launch that waits half-way
                          {"v":1,"op":"spawn","module","arguments"}   + answer socket, the worker's descriptors
                          {"v":1,"op":"ping"}                         + answer socket
     the answer comes on the socket that came with the request: from the launch (and that socket stays the engine's
@@ -85,9 +86,9 @@ def _serve(control: _socket.socket, launch: ModuleType, worker_path: list[str], 
         pid = os.fork()
         if pid == 0:
             control.close()
-            if message["op"] == "launch":
+            if message["op"] in ("launch", "slot"):
                 answer.detach()
-                shim.run(_maker(launch, message.get("maker", "")), fds)
+                shim.run(_maker(launch, message.get("maker", "")), fds, message["op"] == "slot")
             answer.close()
             _work(message, fds[1:], worker_path)
         if message["op"] == "spawn":

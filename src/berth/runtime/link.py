@@ -56,17 +56,22 @@ class Link:
         self._next += 1
         return future
 
-    async def request(self, op: str, values: Message | None = None, fds: Sequence[int] = ()) -> Answer:
-        """Ask, and wait for the answer: its result and descriptors. The caller keeps `fds`. Raises what the shim refused with."""
+    def ask(self, op: str, values: Message | None = None, fds: Sequence[int] = ()) -> asyncio.Future[Answer]:
+        """Ask; the answer is a result and descriptors, or what the shim refused with. The caller keeps `fds`."""
         if self.closed:
             raise Disconnected("the container's shim has gone")
         id = self._next
         future = self.expect()
         self._send({**(values or {}), "id": id, "op": op}, fds)
-        try:
-            return await future
-        finally:
-            self._answers.pop(id, None)
+        return future
+
+    async def request(self, op: str, values: Message | None = None, fds: Sequence[int] = ()) -> Answer:
+        """Ask, and wait for the answer."""
+        return await self.ask(op, values, fds)
+
+    def hand_over(self, on_event: Callable[[Message], None], on_close: Callable[[], None]) -> None:
+        """Somebody else hears of events and of the end from now on."""
+        self._on_event, self._on_close = on_event, on_close
 
     def close(self) -> None:
         """Close from this side: `on_close` does not come. Idempotent."""

@@ -1,7 +1,7 @@
 """The native runtime: berth's own launcher and shims behind the Runtime contract.
 
     start()    the launcher process, through which everything is forked
-    launch()   request -> plan -> launcher -> shim; the shim's answer makes a NativeTask
+    launch()   request -> plan -> launcher -> shim, or a slot of the pool; the shim's answer makes a NativeTask
     load()     a shim that lives is connected to; of one that has gone the exit record tells, and if it was killed
                its container is ended and counts as killed
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import json, to_builtins
 
-from berth import failpoint
+from berth import failpoint, trace
 from berth.contract.runtime import Abilities, AttachStream, LaunchRequest
 from berth.errors import AlreadyExists, BerthError, Internal
 from berth.runtime import cgroup_host, channel, record, remains
@@ -27,6 +27,7 @@ from berth.runtime.fork_server import ForkServer
 from berth.runtime.link import Disconnected, Link, error_of
 from berth.runtime.oom_watch import OomWatch
 from berth.runtime.planner import NativePlanner
+from berth.runtime.pool import Pool, Ranges, Slot
 from berth.runtime.task import NativeTask, Planner, stream_message
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class NativeRuntime:
         self._tasks: dict[str, NativeTask] = {}
         self._loading: dict[str, asyncio.Lock] = {}
         self._abandoned: set[asyncio.Task[None]] = set()
+        self._pool: Pool | None = None
 
     @classmethod
     async def start(
@@ -73,22 +75,68 @@ class NativeRuntime:
     async def launch(self, request: LaunchRequest, streams: Sequence[AttachStream] = ()) -> NativeTask:
         """Start a container; when this returns, execve has succeeded."""
         fds = [*(stream.fd for stream in streams), *request.reserved]
+        if self._pool is not None:
+            self._pool.launching(+1)
         try:
             await self._make_room(request.id)
-            document = self._document(request, streams)
-            for attempt in range(3):
-                task = self._task(request.id, request.directory)
-                try:
-                    return await self._launch(task, document, fds, _FOREIGN if request.runtime else "")
-                except Disconnected:
-                    # Killed half-way, or lost together with the launcher before it was forked.
-                    await asyncio.to_thread(remains.remove, self._run, self._name, request.id)
-                if await self._launcher_answers() and attempt:
-                    break
-            reason = f"its shim was killed or took too long ({self._server.last_words()})"
-            raise Internal(f"container {request.id} cannot be started: {reason}")
+            plan = self._planner.launch_plan(request)
+            trace.mark("plan", request.id)
+            document = self._document(request, streams, plan)
+            return await self._from_slot(request, plan, document, fds) or await self._from_launcher(request, document, fds)
         finally:
             channel.close_all(fds)
+            if self._pool is not None:
+                self._pool.launching(-1)
+
+    async def _from_slot(self, request: LaunchRequest, plan: Message, document: bytes, fds: Sequence[int]) -> NativeTask | None:
+        if self._pool is None or request.runtime:
+            return None
+        shape = self._pool.learn(plan)
+        slot = await self._pool.take(plan, shape, len(fds))
+        if slot is None:
+            return None
+        try:
+            task = await self._launch(self._task(request.id, request.directory), document, fds, slot)
+        except Disconnected:
+            # It was killed while it waited, or half-way.
+            await self._pool.end(slot)
+            return None
+        except BaseException:
+            self._pool.release(slot)
+            raise
+        self._pool.release(slot)
+        return task
+
+    async def _from_launcher(self, request: LaunchRequest, document: bytes, fds: Sequence[int]) -> NativeTask:
+        for attempt in range(3):
+            task = self._task(request.id, request.directory)
+            try:
+                return await self._launch(task, document, fds, maker=_FOREIGN if request.runtime else "")
+            except Disconnected:
+                # Killed half-way, or lost together with the launcher before it was forked.
+                await asyncio.to_thread(remains.remove, self._run, self._name, request.id)
+            if await self._launcher_answers() and attempt:
+                break
+        reason = f"its shim was killed or took too long ({self._server.last_words()})"
+        raise Internal(f"container {request.id} cannot be started: {reason}")
+
+    def keep_slots(self, count: int, ranges: Ranges, like: LaunchRequest) -> None:
+        """Begin to keep as many slots ready, for launches `like` this one until others come."""
+        self._pool = Pool(self._server, self._run, self._name, count, ranges)
+        self._pool.learn(self._planner.launch_plan(like))
+
+    def claim_slot(self) -> str:
+        """The id of a slot for a container that is being made, or nothing."""
+        return self._pool.claim() if self._pool is not None else ""
+
+    def slot_range(self, id: str) -> int:
+        """The host ids of this container's slot, from now on the caller's; 0 without one."""
+        return self._pool.give_range(id) if self._pool is not None else 0
+
+    async def drop_slot(self, id: str) -> None:
+        """The container will not be started."""
+        if self._pool is not None:
+            await self._pool.drop(id)
 
     async def load(self, id: str) -> NativeTask | None:
         """The task of a container that runs or has ended; None when there is nothing of it."""
@@ -113,6 +161,11 @@ class NativeRuntime:
             known.let_go()
         await self._quit_shim(id)
         await asyncio.to_thread(remains.remove, self._run, self._name, id)
+
+    async def drop_slots(self) -> None:
+        """End all slots; there will be no more."""
+        if self._pool is not None:
+            await self._pool.close()
 
     async def spawn(self, module: str, arguments: Sequence[str], fds: Sequence[int]) -> int:
         """Fork a worker from the launcher; its process id."""
@@ -146,6 +199,7 @@ class NativeRuntime:
 
     async def close(self) -> None:
         """Let go of launcher and shims; containers go on."""
+        await self.drop_slots()
         if self._abandoned:
             await asyncio.wait(self._abandoned)
         for task in self._tasks.values():
@@ -167,7 +221,7 @@ class NativeRuntime:
             raise AlreadyExists(f"container {id} is running already")
         await known.delete()
 
-    def _document(self, request: LaunchRequest, streams: Sequence[AttachStream]) -> bytes:
+    def _document(self, request: LaunchRequest, streams: Sequence[AttachStream], plan: Message) -> bytes:
         """Two lines: about the shim, and the plan (see runtime.birth)."""
         head = {
             "id": request.id,
@@ -176,8 +230,9 @@ class NativeRuntime:
             "io": to_builtins(request.io),
             "streams": [stream_message(stream) for stream in streams],
             "resolver": request.network.resolver if request.network else None,
+            "trace": trace.is_on(),
         }
-        return json.encode(head) + b"\n" + json.encode(self._planner.launch_plan(request))
+        return json.encode(head) + b"\n" + json.encode(plan)
 
     def _task(self, id: str, directory: str) -> NativeTask:
         return NativeTask(id, self._run, self._name, directory, self._planner, self._oom, self._deleted)
@@ -185,33 +240,62 @@ class NativeRuntime:
     def _deleted(self, id: str) -> None:
         self._tasks.pop(id, None)
         self._loading.pop(id, None)
+        if self._pool is not None:
+            self._pool.launching(0)
 
-    async def _launch(self, task: NativeTask, document: bytes, fds: Sequence[int], maker: str) -> NativeTask:
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        link = Link(near, task.heard, task.lost)
-        answer = link.expect()
+    async def _launch(
+        self, task: NativeTask, document: bytes, fds: Sequence[int], slot: Slot | None = None, maker: str = ""
+    ) -> NativeTask:
+        link = None
         try:
             memory = channel.memory_file(document)
             try:
                 failpoint.hit("launch.request.before-send")
-                await self._server.send({"op": "launch", "maker": maker}, [far.fileno(), memory, *fds])
+                trace.mark("sent", task.id)
+                if slot is not None:
+                    link = slot.link
+                    link.hand_over(task.heard, task.lost)
+                    answer = link.ask("launch", None, [memory, *fds])
+                else:
+                    link, answer = await self._ask_for_shim(task, maker, [memory, *fds])
             finally:
-                far.close()
                 os.close(memory)
             summary, passed = await asyncio.shield(answer)
         except asyncio.CancelledError:
-            # Nobody waits for it any more, but it may be about to run.
-            answer.add_done_callback(_discard)
+            if link is not None:
+                # Nobody waits for it any more, but it may be about to run.
+                answer.add_done_callback(_discard)
+                self._abandon(task.id, link)
+            raise
+        except BaseException:
+            if link is not None:
+                link.close()
+            raise
+        failpoint.hit("launch.request.after-answer")
+        trace.mark("answered", task.id)
+        task.link_over(link)
+        task.adopt(summary, passed)
+        self._tasks[task.id] = task
+        return task
+
+    async def _ask_for_shim(
+        self, task: NativeTask, maker: str, fds: Sequence[int]
+    ) -> tuple[Link, asyncio.Future[tuple[Message, list[int]]]]:
+        """The connection to a new shim, and its answer to come."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        link = Link(near, task.heard, task.lost)
+        answer = link.expect()
+        try:
+            await self._server.send({"op": "launch", "maker": maker}, [far.fileno(), *fds])
+        except asyncio.CancelledError:
             self._abandon(task.id, link)
             raise
         except BaseException:
             link.close()
             raise
-        failpoint.hit("launch.request.after-answer")
-        task.link_over(link)
-        task.adopt(summary, passed)
-        self._tasks[task.id] = task
-        return task
+        finally:
+            far.close()
+        return link, answer
 
     def _abandon(self, id: str, link: Link) -> None:
         async def end() -> None:

@@ -60,6 +60,14 @@ def end_process(pid: int, started: int) -> None:
         os.close(pidfd)
 
 
+def kill(pidfd: int) -> None:
+    """SIGKILL, if it still is there."""
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
 def await_end(pidfd: int) -> bool:
     """Wait a few seconds for the end of a process; whether it came. Blocks: not for the engine's loop."""
     poll = select.poll()

@@ -37,8 +37,9 @@ _GONE = select.POLLIN | select.POLLHUP
 _DESCRIPTORS = _socket.CMSG_SPACE(4 * birth.MOST_DESCRIPTORS)
 
 
-def run(launch: ModuleType, fds: list[int]) -> None:
-    """The life of a shim, in a fresh fork of the launcher. Never returns. `fds`: answer, request, streams, reserved sockets.
+def run(launch: ModuleType, fds: list[int], slot: bool = False) -> None:
+    """The life of a shim, in a fresh fork of the launcher. Never returns. `fds`: answer, request, streams, reserved sockets;
+    of a `slot` all but the answer come later, by way of birth.
 
     One function as far as the sleep, since every further one would cost memory.
     """
@@ -49,7 +50,7 @@ def run(launch: ModuleType, fds: list[int]) -> None:
         child = os.fork()
         if child == 0:
             near.close()
-            birth.run(launch, fds, far)
+            birth.run(launch, fds, far, slot)
         # Birth is what takes time: everything else happens beside it.
         far.close()
         os.setsid()
@@ -58,14 +59,19 @@ def run(launch: ModuleType, fds: list[int]) -> None:
         name = os.open("/proc/self/comm", os.O_WRONLY)
         os.write(name, b"berth-shim")
         os.close(name)
-        _signal.alarm(birth.SECONDS + 5)
+        if not slot:
+            _signal.alarm(birth.SECONDS + 5)
         data, ancillary, _, _ = near.recvmsg(_ROOM, _DESCRIPTORS, _socket.MSG_CMSG_CLOEXEC)
         _signal.alarm(0)
         near.close()
         os.waitpid(child, 0)
         if data:
-            ok, joiner, watched, awake = unpack_from(birth.HEAD, data)
+            ok, joiner, watched, awake, passed = unpack_from(birth.HEAD, data)
             own = unpack_from("i" * (len(ancillary[0][2]) >> 2), ancillary[0][2]) if ancillary else ()
+            if passed:
+                os.close(fds[1])
+                fds[1:] = own[-passed:]
+                own = own[:-passed]
             if joiner and ok:
                 os.waitpid(joiner, 0)
             if ok and not awake:
@@ -108,4 +114,5 @@ def _give_up(launch: ModuleType, failed: dict[str, Any], fds: list[int], own: Se
         launch.undo(failed["cgroup"], failed["pid"], failed["joiner"], list(own))
     for fd in fds[2 : 2 + failed["streams"]]:
         hang_up(_socket.socket(fileno=fd))
-    birth.refuse(fds[0], failed["failed"])
+    if failed["failed"] is not None:
+        birth.refuse(fds[0], failed["answer"], failed["failed"])

@@ -13,7 +13,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from berth import failpoint
+from berth import failpoint, trace
 from berth.contract.runtime import AttachStream, ExecRequest, Exit, LaunchRequest, Stats
 from berth.errors import BerthError, Conflict, DeadlineExceeded, Internal, InvalidArgument, NotFound
 from berth.model.oci import Resources
@@ -329,6 +329,7 @@ class NativeTask:
     def adopt(self, summary: Message, fds: Sequence[int]) -> None:
         """Take over what the shim says of itself; `fds` are the pidfds of init and of the execs that run."""
         rest = list(fds)
+        trace.add(summary.get("marks", []), self._id)
         self._pid = summary["pid"]
         self._started_at = summary["started_at"]
         self._group = summary["cgroup"]
@@ -355,6 +356,8 @@ class NativeTask:
     def heard(self, message: Message) -> None:
         """An event of the shim."""
         if message["event"] == "exit":
+            trace.add(message["marks"], self._id)
+            trace.mark("heard", self._id)
             self._ended(remains.exit_of(message["exit"]))
         elif message["event"] == "exec-exit" and message["exec"] in self._execs:
             self._execs[message["exec"]].ended(remains.exit_of(message["exit"]))
@@ -382,7 +385,7 @@ class NativeTask:
     async def _bury(self) -> None:
         state = record.read(record.state_path(self._run, self._id))
         if self._pidfd >= 0:
-            _quietly_kill(self._pidfd)
+            remains.kill(self._pidfd)
             await asyncio.to_thread(remains.await_end, self._pidfd)
         exit = await asyncio.to_thread(remains.bury, self._run, self._id, self._directory, self._group, state)
         self._ended(exit)
@@ -421,10 +424,3 @@ class NativeTask:
 
 def _nothing() -> None:
     """No watch has been set up."""
-
-
-def _quietly_kill(pidfd: int) -> None:
-    try:
-        signals.pidfd_send_signal(pidfd, signals.SIGKILL)
-    except ProcessLookupError:
-        pass

@@ -30,4 +30,4 @@ def test_launch_half_imports_kernel_and_runtime_only() -> None:
     code = f"import sys; sys.path.insert(0, {str(root)!r}); import berth.runtime.launch; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     ours = {name for name in done.stdout.split() if name.startswith("berth.")}
-    assert {name.split(".")[1] for name in ours} == {"failpoint", "kernel", "runtime"}
+    assert {name.split(".")[1] for name in ours} == {"failpoint", "kernel", "runtime", "trace"}

@@ -25,5 +25,5 @@ def test_the_launcher_imports_an_allow_list_only():
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     loaded = set(done.stdout.split())
     ours = {name for name in loaded if name.split(".")[0] == "berth"}
-    assert {name.split(".")[1] for name in ours if "." in name} == {"failpoint", "kernel", "runtime"}
+    assert {name.split(".")[1] for name in ours if "." in name} == {"failpoint", "kernel", "runtime", "trace"}
     assert loaded - ours <= ALLOWED, sorted(loaded - ours - ALLOWED)

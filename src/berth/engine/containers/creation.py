@@ -57,7 +57,10 @@ class Creation:
         mounts = mounting.wanted_mounts(config, host, self._mounts_of)
         separation = self._isolation(host, mounts)
         warnings += isolation.warnings(separation)
-        identifier = new_id()
+        # With a slot's id the container can be started from there.
+        fits = not (separation.host_user or separation.host or separation.joins)
+        fits = fits and not runtimes.binary(self._parts.config, host.runtime or "")
+        identifier = (self._parts.runtime.claim_slot() if fits else "") or new_id()
         config.hostname = config.hostname or self._hostname(separation, identifier)
         record = ContainerRecord(
             id=identifier,

@@ -15,6 +15,7 @@ from berth.engine.containers.catalog import Catalog
 from berth.engine.containers.record import Container
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
+from berth.engine.launch_trace import LaunchTrace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Parts:
     volumes: Volumes
     catalog: Catalog
     ranges: IdRanges
+    trace: LaunchTrace
 
     def emit(self, container: Container, action: str, extra: Mapping[str, str] | None = None) -> None:
         """An event of a container, with Docker's attributes: its labels, image and name, and what the action adds."""

@@ -68,6 +68,7 @@ class Removal:
             if not container.auto_remove:
                 parts.catalog.save(container)
             failpoint.hit("container.remove.after-mark")
+            await parts.runtime.drop_slot(container.id)
             await parts.networks.release(container.id)
             parts.networks.forget(container.id)
             failpoint.hit("container.remove.after-network")

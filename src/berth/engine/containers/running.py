@@ -10,8 +10,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from berth import failpoint
-from berth.contract.runtime import Exit, Task
+from berth import failpoint, trace
+from berth.contract.runtime import Exit, LaunchRequest, Task
 from berth.engine.containers import restart
 from berth.engine.containers.cause import concluded
 from berth.engine.containers.health import Prober
@@ -34,6 +34,10 @@ class Running:
         self._remove = remove
         self._launching = Launching(parts)
         self._prober = Prober(parts)
+
+    def typical_request(self) -> LaunchRequest:
+        """A launch like most."""
+        return self._launching.typical_request()
 
     async def start(self, container: Container) -> None:
         """By the user's hand. NotModified when it runs already; Conflict and launch errors in Docker's words."""
@@ -106,6 +110,7 @@ class Running:
         state, parts = container.state, self._parts
         self._prober.end(container)
         await self._release(container)
+        trace.mark("released", container.id)
         told, state.oom_killed = state.oom_killed, ended.oom_killed
         state.finished_at, state.exit_code, state.pid = ended.at, ended.code, 0
         state.cause = concluded(state.cause, ended)
@@ -125,6 +130,7 @@ class Running:
         parts.emit(container, "die", {"exitCode": str(ended.code), "execDuration": duration})
         self._emit_volumes(container, "unmount")
         container.tell_exit()
+        parts.trace.ended(container.id)
         if again:
             self.schedule(container, ended.at - state.started_at)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from berth.contract.image import Images
 from berth.contract.network import ContainerFacts, ContainerNetworks
-from berth.contract.runtime import Abilities, AttachStream, Runtime
+from berth.contract.runtime import Abilities, AttachStream, LaunchRequest, Runtime
 from berth.contract.store import Layers, Snapshots, Trees
 from berth.contract.usage import User
 from berth.contract.volume import Volumes
@@ -34,6 +34,7 @@ from berth.engine.containers.stopping import Stopping
 from berth.engine.containers.updating import Updating
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
+from berth.engine.launch_trace import LaunchTrace
 from berth.errors import BerthError, Conflict, InvalidArgument
 from berth.model.filters import Filters
 from berth.storage.database import Database
@@ -82,6 +83,7 @@ class ContainerService:
             volumes=volumes,
             catalog=Catalog(database),
             ranges=ranges or IdRanges(config.root),
+            trace=LaunchTrace(config.trace),
         )
         parts = self.parts
         self._removal = Removal(parts)
@@ -102,6 +104,10 @@ class ContainerService:
         """At engine start: take over what an earlier engine left."""
         await self._recovery.restore()
 
+    def typical_request(self) -> LaunchRequest:
+        """A launch like most: what slots are prepared for until others have come."""
+        return self._running.typical_request()
+
     async def shutdown(self, stop_containers: bool) -> None:
         """Containers go on, unless `stop_containers`."""
         if stop_containers:
@@ -112,6 +118,7 @@ class ContainerService:
                 await asyncio.wait(going, timeout=_REMOVAL_SECONDS)
         for container in self.parts.catalog:
             await self._running.let_go(container)
+        await self.parts.runtime.drop_slots()
         self.parts.ranges.close()
 
     async def _stop_quietly(self, container: Container) -> None:

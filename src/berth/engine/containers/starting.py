@@ -12,13 +12,14 @@ import errno
 import os
 from contextlib import AsyncExitStack
 
-from berth import failpoint
+from berth import failpoint, trace
 from berth.contract.network import Attachment
 from berth.contract.runtime import AttachStream, IOPlan, LaunchFailed, LaunchRequest, Task
 from berth.engine import idrange, runtimes
 from berth.engine.containers import capability, cgroup_parent, isolation, logdriver, seccomp, spec
 from berth.engine.containers.binds import check_sources, unmappable_binds
 from berth.engine.containers.confinement import security_of
+from berth.engine.containers.defaults import complete_host_config
 from berth.engine.containers.isolation import Isolation
 from berth.engine.containers.launcherror import CommandFailed, StartFailed, start_error
 from berth.engine.containers.lifecycle import HAS_TASK, Status
@@ -28,6 +29,8 @@ from berth.engine.containers.signals import parse_signal
 from berth.errors import BerthError, Conflict, NotModified
 from berth.model import oci
 from berth.model.identifier import short_id
+from berth.model.rootfs import Overlay
+from berth.wire.container import ContainerConfig, HostConfig
 
 ETC_FILES = (("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf"))
 
@@ -51,6 +54,7 @@ class Launching:
 
     async def launch(self, container: Container) -> Task:
         """Start it and record that it runs. On failure the state has the error and the exit code that Docker gives."""
+        self._parts.trace.request(container.id)
         streams = container.take_pending()
         handed = [False]
         try:
@@ -73,8 +77,27 @@ class Launching:
         state.started_at, state.pid, state.exit_code = task.started_at, task.pid, 0
         state.error, state.oom_killed, state.cause = "", False, None
         self._parts.catalog.save(container)
+        self._parts.trace.launched(container.id)
         failpoint.hit("container.start.after-row")
         return task
+
+    def typical_request(self) -> LaunchRequest:
+        """What `docker run` without options becomes."""
+        host = complete_host_config(HostConfig())
+        record = ContainerRecord(
+            id="0" * 64, name="", created=0.0, image_id="", image_name="", config=ContainerConfig(cmd=["true"]), host_config=host
+        )
+        container = Container(record)
+        container.state.id_map = idrange.mapping(idrange.FIRST)
+        return self._request(
+            container,
+            isolation.decide(host),
+            None,
+            [],
+            Attachment(plan=None),
+            (),
+            Overlay(store=self._parts.config.root, layers=()),
+        )
 
     async def _launch(self, container: Container, streams: list[AttachStream], undo: AsyncExitStack, handed: list[bool]) -> Task:
         parts, record = self._parts, container.record
@@ -87,16 +110,19 @@ class Launching:
         failpoint.hit("container.start.before-network")
         undo.push_async_callback(parts.networks.release, container.id)
         attachment = await parts.networks.attach(container.facts())
+        trace.mark("attached", container.id)
         reserved = list(attachment.reserved)
         undo.callback(lambda: None if handed[0] else _close_all(reserved))
         container.state.id_map = self._id_map(record, separation, partner, owners, undo)
         failpoint.hit("container.start.after-ids")
         files = self._write_files(record, attachment, separation, partner)
         failpoint.hit("container.start.after-files")
-        request = self._request(container, separation, partner, mounts, attachment, files)
+        request = self._request(container, separation, partner, mounts, attachment, files, parts.snapshots.mounts(record.id))
+        trace.mark("request-made", container.id)
         # The id map is on record before anything uses it: an engine killed right after the launch finds it there.
         parts.catalog.save(container)
         failpoint.hit("container.start.after-id-map")
+        trace.mark("saved", container.id)
         handed[0] = True
         try:
             return await parts.runtime.launch(request, streams)
@@ -146,11 +172,12 @@ class Launching:
                 self._parts.ranges.adopt(partner.uid_base)
                 undo.callback(self._parts.ranges.give_back, partner.uid_base)
             return list(partner.state.id_map)
-        base = self._parts.ranges.take()
-        undo.callback(self._parts.ranges.give_back, base)
         image = self._parts.images.find(record.image_id)
         layer_ids = self._parts.layers.large_ids(image.chain_id) if image is not None and image.chain_id else ()
         user_ids = spec.large_user_ids(record.config.user or "", record.host_config.group_add or [])
+        base = self._parts.runtime.slot_range(record.id) or self._parts.ranges.take()
+        undo.callback(self._parts.ranges.give_back, base)
+        undo.push_async_callback(self._parts.runtime.drop_slot, record.id)
         # The user's own ids come first in what counts: the map has room for 339 of them.
         return idrange.mapping(base, [*user_ids, *owners, *layer_ids])
 
@@ -180,6 +207,7 @@ class Launching:
         mounts: list[oci.Mount],
         attachment: Attachment,
         files: tuple[tuple[str, str], ...],
+        rootfs: Overlay,
     ) -> LaunchRequest:
         record, config, host = container.record, container.record.config, container.record.host_config
         options = security_of(record)
@@ -203,7 +231,7 @@ class Launching:
         return LaunchRequest(
             id=record.id,
             spec=compiled,
-            rootfs=self._parts.snapshots.mounts(record.id),
+            rootfs=rootfs,
             directory=self._parts.directory(record.id),
             user=config.user or "",
             groups=tuple(host.group_add or ()),
