@@ -96,6 +96,7 @@ def test_a_damaged_database_is_told_and_left_alone(filled: EngineProcess, damage
 
 def test_two_engines_on_one_root_or_one_socket(filled: EngineProcess, tmp_path: Path) -> None:
     filled.start()
+    filled.await_slots()
     assert f"another berthd already uses {filled.root}" in refused(filled.root, tmp_path / "s")
     assert f"another engine already listens on {filled.socket}" in refused(tmp_path / "other", filled.socket)
     assert filled.ok("volume", "ls", "-q") == "kept"

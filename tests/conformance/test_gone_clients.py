@@ -92,6 +92,7 @@ def test_what_waits_for_nothing_ends_with_its_client(own: EngineProcess) -> None
     assert own.process is not None
     files = f"/proc/{own.process.pid}/fd"
     own.ok("ps")
+    own.await_slots()
     before = len(os.listdir(files))
     lines = ("GET /containers/silent/logs?follow=1&stdout=1", "GET /events", "POST /containers/silent/wait")
     held = [_request(own, line, headers="Content-Length: 0\r\n") for line in lines for _ in range(5)]

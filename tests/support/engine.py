@@ -183,9 +183,10 @@ class EngineProcess:
         return leak.slots(self.config.name, f"{self.root}/containers", self.config.pool_size)
 
     def await_slots(self) -> None:
-        """Until the pool is full: so much belongs to an engine at rest."""
+        """Until the pool is full: so much belongs to an engine at rest. It has heard of a slot when it holds its shim's pidfd."""
+        assert self.process is not None
         deadline = time.monotonic() + READY_SECONDS
-        while sum(len(entry) == 64 for entry in self.slots()) < self.config.pool_size:
+        while len(self.slots() & leak.pidfds(self.process.pid)) < self.config.pool_size:
             assert time.monotonic() < deadline, f"the pool does not fill:\n{self.log_text()}"
             time.sleep(0.02)
 

@@ -103,6 +103,18 @@ def network_namespaces(marks: tuple[str, ...], without: set[str]) -> set[str]:
     return found
 
 
+def pidfds(pid: int) -> set[str]:
+    """The processes that a process holds a pidfd of."""
+    found = set()
+    for entry in os.listdir(f"/proc/{pid}/fdinfo"):
+        try:
+            lines = Path(f"/proc/{pid}/fdinfo/{entry}").read_text().splitlines()
+        except OSError:
+            continue
+        found |= {line.split()[1] for line in lines if line.startswith("Pid:")}
+    return found
+
+
 def descriptors(pid: int) -> set[str]:
     """Open descriptors of a process by what they are, without numbers."""
     found: dict[str, int] = {}

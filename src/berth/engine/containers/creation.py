@@ -61,21 +61,25 @@ class Creation:
         fits = not (separation.host_user or separation.host or separation.joins)
         fits = fits and not runtimes.binary(self._parts.config, host.runtime or "")
         identifier = (self._parts.runtime.claim_slot() if fits else "") or new_id()
-        config.hostname = config.hostname or self._hostname(separation, identifier)
-        record = ContainerRecord(
-            id=identifier,
-            name=self._parts.catalog.claim_name(name, identifier),
-            created=time.time(),
-            image_id=image.id,
-            image_name=body.image,
-            config=config,
-            host_config=host,
-            endpoints=_endpoints(body, host),
-            mounts=mounts,
-            no_new_privileges=self._parts.config.no_new_privileges,
-        )
-        record.path, *record.args = spec.command(config)
-        await self._record(record, image)
+        try:
+            config.hostname = config.hostname or self._hostname(separation, identifier)
+            record = ContainerRecord(
+                id=identifier,
+                name=self._parts.catalog.claim_name(name, identifier),
+                created=time.time(),
+                image_id=image.id,
+                image_name=body.image,
+                config=config,
+                host_config=host,
+                endpoints=_endpoints(body, host),
+                mounts=mounts,
+                no_new_privileges=self._parts.config.no_new_privileges,
+            )
+            record.path, *record.args = spec.command(config)
+            await self._record(record, image)
+        except BaseException:
+            await self._parts.runtime.drop_slot(identifier)
+            raise
         return ContainerCreateResponse(id=identifier, warnings=warnings)
 
     def _complete(self, body: CreateBody, image: Image) -> tuple[ContainerConfig, HostConfig, list[str]]:
