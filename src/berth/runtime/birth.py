@@ -115,22 +115,30 @@ class Birth:
         if failed is not None:
             self._fail(failed, plan["cgroup"], work)
             return
-        shim = os.pidfd_open(os.getppid())
         sock = _socket.socket(fileno=os.dup(fds[0]))
-        channel.send(sock, {"id": 0, "result": {}}, [shim])
-        os.close(shim)
-        os.close(fds[1])
-        _signal.alarm(0)
-        request = self._request(sock, work)
+        request = self._request(sock, work) if self._offer(sock) else None
         if request is None:
             self._fail(None, plan["cgroup"], work)
             return
         _signal.alarm(SECONDS)
+        os.close(fds[1])
         trace.mark("woken")
         message, self._passed = request
         self._asked = message["id"]
         self._head, plan = read_request(self._passed[0])
         self.run(plan, fds, work)
+
+    def _offer(self, sock: _socket.socket) -> bool:
+        """Tell the engine that the slot is ready; False when there is no engine any more."""
+        shim = os.pidfd_open(os.getppid())
+        try:
+            channel.send(sock, {"id": 0, "result": {}}, [shim])
+        except OSError:
+            return False
+        finally:
+            os.close(shim)
+        _signal.alarm(0)
+        return True
 
     def _request(self, sock: _socket.socket, work: Any) -> tuple[Message, list[int]] | None:
         """The engine's request; None when there will be none."""
