@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 FENCE = re.compile(r"```.*?```", re.DOTALL)
 # Pages by package; a package without one of its own is described on the page named here.
-PAGES = {"api": "engine", "contract": "architecture", "kernel": "kernel", "model": "architecture", "registry": "images",
+PAGES = {"contract": "architecture", "kernel": "kernel", "model": "architecture", "registry": "images",
          "runtime": "runtime-launch", "wire": "architecture"}  # fmt: skip
 
 

@@ -204,3 +204,11 @@ def test_info_version_df(engine: EngineProcess) -> None:
         "Local",
         "Build",
     ]
+
+
+def test_a_paused_container_whose_pid_namespace_ended_can_be_removed(engine: EngineProcess) -> None:
+    engine.ok("run", "-d", "--name", "first", "busybox", "sleep", "1000")
+    engine.ok("run", "-d", "--name", "second", "--pid", "container:first", "busybox", "sleep", "1000")
+    engine.ok("pause", "second")
+    engine.ok("rm", "-f", "first")
+    engine.ok("rm", "-f", "second")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from berth.api.routes import build, containers, exec, images, networks, system, usage, volumes
+from berth.api.routes import absent, build, containers, exec, images, networks, system, usage, volumes
 from berth.api.server import application
 from berth.build.service import BuildService
 from berth.engine.app import Engine
@@ -35,6 +35,7 @@ def build_application(engine: Engine, request_stop: Callable[[bool], None]) -> w
             *volumes.routes(engine),
             *networks.routes(engine),
             *build.routes(engine, builds),
+            *absent.routes(),
         ]
     )
 

@@ -18,7 +18,7 @@ _VERSION = re.compile(r"v(\d+)\.(\d+)\Z")
 
 Document = dict[str, Any]
 Version = tuple[int, int]
-Adapter = Callable[[Document, Version], Document]
+Adapter = Callable[[Any, Version], Any]
 
 
 def text(version: tuple[int, int]) -> str:
@@ -51,17 +51,46 @@ def _image(document: Document, version: Version) -> Document:
 
 
 def _container(document: Document, version: Version) -> Document:
-    """Before 1.45 an endpoint of a user-defined network had the container's short id among its aliases."""
+    """Before 1.45 an endpoint of a user-defined network had the container's short id among its aliases; limits of the kernel's
+    own memory, which no kernel has any more, were told as not set."""
     networks = document.get("NetworkSettings", {}).get("Networks") or {}
     if version < (1, 45):
         for name, endpoint in networks.items():
             if name not in ("bridge", "host", "none"):
                 endpoint["Aliases"] = list(dict.fromkeys([*(endpoint.get("Aliases") or []), document["Id"][:12]]))
+    if "HostConfig" in document and version < (1, 52):
+        document["HostConfig"] |= {"KernelMemoryTCP": 0} if version >= (1, 42) else {"KernelMemory": 0, "KernelMemoryTCP": 0}
+    return document
+
+
+def _networks(document: list[Document], version: Version) -> list[Document]:
+    """Up to 1.51 a list of networks had the place for their containers, though never any in it."""
+    if version < (1, 52):
+        for network in document:
+            network["Containers"] = {}
+    return document
+
+
+def _info(document: Document, version: Version) -> Document:
+    """What later versions no longer tell."""
+    if version >= (1, 50):
+        document.pop("BridgeNfIptables", None)
+        document.pop("BridgeNfIp6tables", None)
+    if version < (1, 49):
+        document["RegistryConfig"] |= {"AllowNondistributableArtifactsCIDRs": [], "AllowNondistributableArtifactsHostnames": []}
+        for name in ("ContainerdCommit", "RuncCommit", "InitCommit"):
+            document[name]["Expected"] = document[name]["ID"]
+    if version < (1, 52):
+        document["KernelMemoryTCP"] = False
+    if version < (1, 42):
+        document |= {"KernelMemory": False, "ClusterStore": "", "ClusterAdvertise": ""}
     return document
 
 
 ADAPTERS: dict[tuple[str, str], Adapter] = {
     ("GET", "/containers/{id}/json"): _container,
     ("GET", "/images/{name:.+}/json"): _image,
+    ("GET", "/networks"): _networks,
+    ("GET", "/info"): _info,
 }
 """By method and path of the route."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from msgspec import Struct
+
 from berth.build.cache import BuildCache, Listed
 from berth.build.cache_mount import CacheMounts
 from berth.build.state import timestamp
@@ -13,8 +15,24 @@ from berth.model.filters import Filters
 from berth.model.instant import parse_moment
 from berth.wire.image import BuildCache as CacheRecord
 
-FILTERS = ("until", "unused-for", "id", "type", "description", "inuse", "shared", "private")
+FILTERS = ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
 LAYER, MOUNT = "regular", "exec.cachemount"
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What a prune leaves, in bytes: `reserved` of the cache are not touched, more than `most` are not kept, and as many go
+    as leave `free` on the disk. All 0: nothing is kept."""
+
+    reserved: int = 0
+    most: int = 0
+    free: int = 0
+
+    def keep(self, used: int, available: int) -> int:
+        """How many of the `used` bytes stay, when `available` are free on the disk."""
+        kept = self.most
+        if self.free:
+            kept = min(self.most or used, used - max(0, self.free - available))
+        return max(kept, self.reserved, 0)
 
 
 class Pruner:
@@ -33,14 +51,16 @@ class Pruner:
                 layers.setdefault(item.record.chain_id, record)
         return [*layers.values(), *await self._mount_records()]
 
-    async def prune(self, filters: Filters, *, everything: bool, keep: int = 0) -> tuple[list[str], int]:
-        """Forget what no running build uses; without `everything`, only what is in no image. At least `keep` bytes of the
-        most recently used stay. The ids of the records, and the bytes that were freed."""
+    async def prune(self, filters: Filters, *, everything: bool, limits: Limits, available: int) -> tuple[list[str], int]:
+        """Forget what no running build uses; without `everything`, only what is in no image. What the limits keep is the most
+        recently used. `available` bytes are free on the disk. The ids of the records, and the bytes that were freed."""
         now = time.time()
+        records = self._layer_records() + await self._mount_records()
+        keep = limits.keep(sum(record.size or 0 for record in records), available)
         layers: list[CacheRecord] = []
         mounts: list[CacheRecord] = []
         kept = 0
-        for record in self._layer_records() + await self._mount_records():
+        for record in records:
             if record.in_use or (record.shared and not everything) or not _matches(record, filters, now):
                 continue
             size = record.size or 0
@@ -112,6 +132,8 @@ def _matches(record: CacheRecord, filters: Filters, now: float) -> bool:
     for key, have in (("id", record.id), ("type", record.type), ("description", record.description)):
         if key in filters and have not in filters.get(key):
             return False
+    if "parent" in filters and not set(record.parents or ()) & set(filters.get("parent")):
+        return False
     if "inuse" in filters and filters.flag("inuse") != record.in_use:
         return False
     if "shared" in filters and filters.flag("shared") != record.shared:

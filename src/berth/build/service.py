@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -31,7 +32,7 @@ from berth.build.host_settings import HostSettingsReader
 from berth.build.job import Job, Services
 from berth.build.options import BuildOptions
 from berth.build.progress import Progress, Send
-from berth.build.prune import Pruner
+from berth.build.prune import Limits, Pruner
 from berth.build.scope import PREDEFINED, global_arguments, platform_arguments
 from berth.build.solver import solve
 from berth.build.state import State, timestamp
@@ -214,10 +215,12 @@ class BuildService:
         """For GET /system/df."""
         return await self._pruner.records()
 
-    async def prune(self, filters: Filters, *, everything: bool, keep: int = 0) -> tuple[list[str], int]:
+    async def prune(self, filters: Filters, *, everything: bool, limits: Limits | None = None) -> tuple[list[str], int]:
         """See Pruner.prune."""
         await self._sweep()
-        return await self._pruner.prune(filters, everything=everything, keep=keep)
+        os.makedirs(self._root, mode=0o700, exist_ok=True)
+        available = shutil.disk_usage(self._root).free
+        return await self._pruner.prune(filters, everything=everything, limits=limits or Limits(), available=available)
 
     async def _sweep(self) -> None:
         """Nothing new is made before the old has gone: it could be taken for something left behind."""

@@ -6,7 +6,7 @@ from msgspec import structs
 
 from berth.contract.network import ContainerFacts
 from berth.engine.network_catalog import NetworkCatalog
-from berth.errors import Forbidden, InvalidArgument, NotFound
+from berth.errors import Forbidden, InvalidArgument, NotFound, NotImplementedKind
 from berth.model.identifier import short_id
 from berth.network import ipam
 from berth.network.names import interface_name, interface_sysctls, parse_extra_hosts, parse_links
@@ -100,6 +100,8 @@ def check_wish(network: NetworkRecord, wish: EndpointSettings) -> None:
         raise Forbidden(f"cannot attach container to network {network.name}: it is a configuration-only network")
     asked = wish.ipam_config
     addresses = [a for a in (asked.ipv4_address, asked.ipv6_address) if a] if asked else []
+    if asked and asked.link_local_ips:
+        raise NotImplementedKind("link-local addresses of a container (LinkLocalIPs) are not supported: give it an IPv4Address")
     if wish.aliases and not is_user_defined(network):
         aliases = [a for a in wish.aliases if a]
         if aliases:

@@ -17,6 +17,7 @@ from berth.model.version import VERSION
 from berth.storage.database import Database
 from berth.wire.system import (
     Commit,
+    FirewallInfo,
     IndexInfo,
     PluginsInfo,
     RegistryServiceConfig,
@@ -68,6 +69,8 @@ def tell_limits(info: SystemInfo, host: Abilities) -> None:
     info.cpu_shares, info.cpu_set = host.cpu_shares, host.cpuset
     info.pids_limit, info.oom_kill_disable = host.pids, host.oom_kill_disable
     info.ipv4_forwarding = _first_line("/proc/sys/net/ipv4/ip_forward", "") == "1"
+    info.bridge_nf_iptables = _first_line("/proc/sys/net/bridge/bridge-nf-call-iptables", "") == "1"
+    info.bridge_nf_ip6tables = _first_line("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "") == "1"
     throttles = [f"blkio throttle.{name}_device" for name in ("read_bps", "write_bps", "read_iops", "write_iops")]
     if not old:
         throttles = [f"io.max ({name})" for name in ("rbps", "wbps", "riops", "wiops")]
@@ -195,6 +198,8 @@ class SystemService:
             node_id="", node_addr="", local_node_state="inactive", control_available=False, error="", remote_managers=[]
         )
         info.isolation, info.init_binary = "", "berth-init"
+        info.firewall_backend, info.cdi_spec_dirs, info.generic_resources = FirewallInfo(driver="nftables"), [], []
+        info.product_license = "Apache-2.0"
         info.containerd_commit, info.runc_commit, info.init_commit = Commit(id=""), Commit(id=""), Commit(id="")
         info.security_options = ["name=seccomp,profile=builtin", "name=userns", "name=cgroupns"]
         if self._config.no_new_privileges:

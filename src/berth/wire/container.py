@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from berth.wire.health import Health, HealthConfig
 from berth.wire.image import DriverData, OCIDescriptor
 from berth.wire.mount import Mount, MountPoint
-from berth.wire.network import EndpointSettings, NetworkSettings, PortBinding, PortSummary
+from berth.wire.network import NetworkSettings, PortBinding, PortSummary
 
 
 class ContainerConfig(Struct, kw_only=True, omit_defaults=True):
@@ -132,6 +132,9 @@ class Resources(Struct, kw_only=True, omit_defaults=True):
     cpu_percent: int | None = field(name="CpuPercent", default=None)
     io_maximum_iops: int | None = field(name="IOMaximumIOps", default=None)
     io_maximum_bandwidth: int | None = field(name="IOMaximumBandwidth", default=None)
+    # Up to API 1.41; read in order to be refused.
+    kernel_memory: int | None = field(name="KernelMemory", default=None)
+    kernel_memory_tcp: int | None = field(name="KernelMemoryTCP", default=None)
 
 
 class HostConfig(Resources, kw_only=True, omit_defaults=True):
@@ -176,6 +179,8 @@ class HostConfig(Resources, kw_only=True, omit_defaults=True):
     isolation: str | None = field(name="Isolation", default=None)
     masked_paths: list[str] | None = field(name="MaskedPaths", default=None)
     readonly_paths: list[str] | None = field(name="ReadonlyPaths", default=None)
+    # In API 1.40 only; read in order to be refused.
+    capabilities: list[str] | None = field(name="Capabilities", default=None)
 
 
 class ContainerState(Struct, kw_only=True, omit_defaults=True):
@@ -237,7 +242,7 @@ class ContainerSummaryHostConfig(Struct, kw_only=True, omit_defaults=True):
 class ContainerSummaryNetworkSettings(Struct, kw_only=True, omit_defaults=True):
     """Summary of the container's network settings."""
 
-    networks: dict[str, EndpointSettings] | None = field(name="Networks", default=None)
+    networks: dict[str, dict[str, Any]] | None = field(name="Networks", default=None)
 
 
 class ContainerSummaryHealth(Struct, kw_only=True, omit_defaults=True):

@@ -17,7 +17,7 @@ class ImageHistoryResponseItem(Struct, kw_only=True, omit_defaults=True):
     id: str | None = field(name="Id", default=None)
     created: int | None = field(name="Created", default=None)
     created_by: str | None = field(name="CreatedBy", default=None)
-    tags: list[str] | None = field(name="Tags", default=None)
+    tags: list[str] | None = field(name="Tags")
     size: int | None = field(name="Size", default=None)
     comment: str | None = field(name="Comment", default=None)
 

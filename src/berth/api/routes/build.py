@@ -21,7 +21,7 @@ from berth.api.route import Route, json_response, query_bool, query_filters, que
 from berth.build.context import Context
 from berth.build.download import download, is_git, redacted
 from berth.build.options import BuildOptions
-from berth.build.prune import FILTERS
+from berth.build.prune import FILTERS, Limits
 from berth.build.runner import CommandFailed
 from berth.build.service import BuildService
 from berth.build.stream import ByteStream
@@ -54,8 +54,13 @@ async def _no_session(request: web.Request) -> web.StreamResponse:
 
 async def _prune(builds: BuildService, request: web.Request) -> web.StreamResponse:
     filters = query_filters(request, FILTERS)
-    keep = max(query_int(request, name, 0) for name in ("keep-storage", "reserved-space"))
-    ids, freed = await builds.prune(filters, everything=query_bool(request, "all"), keep=keep)
+    limits = Limits(
+        # The name up to API 1.47, and the one that came after it.
+        reserved=max(query_int(request, "keep-storage", 0), query_int(request, "reserved-space", 0)),
+        most=query_int(request, "max-used-space", 0),
+        free=query_int(request, "min-free-space", 0),
+    )
+    ids, freed = await builds.prune(filters, everything=query_bool(request, "all"), limits=limits)
     return json_response({"CachesDeleted": ids, "SpaceReclaimed": freed})
 
 

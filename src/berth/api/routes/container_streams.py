@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,17 +44,29 @@ def wants_multiplexed(request: web.Request, *, tty: bool) -> bool:
     return not tty and api_version(request) >= MULTIPLEXED_SINCE
 
 
+def _wants(request: web.Request) -> dict[str, bool]:
+    """What a client that attaches asks for."""
+    wants = {name: query_bool(request, name) for name in ("logs", "stream", "stdin", "stdout", "stderr")}
+    if not wants["logs"] and not wants["stream"]:
+        raise InvalidArgument("Either the stream or the logs parameter must be given")
+    return wants
+
+
+def _past(engine: Engine, container: Container, wants: dict[str, bool], *, raw: bool) -> AsyncIterator[bytes] | None:
+    """The log so far, if that is asked for."""
+    if not wants["logs"] or not (wants["stdout"] or wants["stderr"]):
+        return None
+    return engine.containers.logs(container.id, LogQuery(stdout=wants["stdout"], stderr=wants["stderr"]), raw=raw)
+
+
 def _attach(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         container = engine.containers.check_attach(request.match_info["id"])
         keys = parse_detach_keys(request.query.get("detachKeys"))
-        wants = {name: query_bool(request, name) for name in ("logs", "stream", "stdin", "stdout", "stderr")}
-        if not wants["logs"] and not wants["stream"]:
-            raise InvalidArgument("Either the stream or the logs parameter must be given")
+        wants = _wants(request)
+        past = _past(engine, container, wants, raw=False)
         connection = await hijack.take_over(request, multiplexed=wants_multiplexed(request, tty=container.tty))
-        if wants["logs"]:
-            await _replay(engine, container, connection.fd, wants)
-        if not wants["stream"]:
+        if not await _replay(past, connection.fd) or not wants["stream"]:
             os.close(connection.fd)
             return connection.response
         stream = AttachStream(
@@ -71,29 +84,44 @@ def _attach(engine: Engine) -> Handler:
     return handle
 
 
-async def _replay(engine: Engine, container: Container, fd: int, wants: dict[str, bool]) -> None:
-    """The log so far, written into the connection."""
-    query = LogQuery(stdout=wants["stdout"], stderr=wants["stderr"])
+async def _replay(past: AsyncIterator[bytes] | None, fd: int) -> bool:
+    """The log so far, written into the connection. Whether the client is still there."""
+    if past is None:
+        return True
     with socket.socket(fileno=os.dup(fd)) as sock:
         sock.setblocking(False)
-        async for data in engine.containers.logs(container.id, query):
-            await asyncio.get_running_loop().sock_sendall(sock, data)
+        try:
+            async for data in past:
+                await asyncio.get_running_loop().sock_sendall(sock, data)
+        except ConnectionError:
+            return False
+    return True
 
 
 def _attach_websocket(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         container = engine.containers.check_attach(request.match_info["id"])
         keys = parse_detach_keys(request.query.get("detachKeys"))
+        wants = _wants(request)
+        past = _past(engine, container, wants, raw=True)
+        response = web.WebSocketResponse()
+        if not response.can_prepare(request):
+            raise InvalidArgument("this endpoint speaks websocket: ask for it with Upgrade: websocket, or use /attach")
+        await response.prepare(request)
+        if past is not None:
+            async for data in past:
+                await response.send_bytes(data)
+        if not wants["stream"]:
+            await response.close()
+            return response
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours:
-            response = web.WebSocketResponse()
-            await response.prepare(request)
             stream = AttachStream(
                 fd=theirs.detach(),
-                stdin=query_bool(request, "stdin") and bool(container.record.config.open_stdin),
-                stdout=query_bool(request, "stdout"),
-                stderr=query_bool(request, "stderr"),
+                stdin=wants["stdin"] and bool(container.record.config.open_stdin),
+                stdout=wants["stdout"],
+                stderr=wants["stderr"],
                 detach_keys=keys if container.tty else b"",
             )
             await engine.containers.attach(container, stream)

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from berth.api.route import Handler, Route, json_response, query_filters, read_body
 from berth.engine.networks import LIST_FILTERS, PRUNE_FILTERS
-from berth.errors import InvalidArgument
+from berth.errors import InvalidArgument, NotFound
 from berth.wire.network import (
     EndpointSettings,
     NetworkConnectRequest,
@@ -60,7 +60,11 @@ def _prune(engine: Engine) -> Handler:
 
 def _inspect(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        return json_response(engine.networks.inspect(request.match_info["reference"]))
+        reference, scope = request.match_info["reference"], request.query.get("scope") or "local"
+        if scope != "local":
+            # Those of a swarm have another scope, and there is none.
+            raise NotFound(f"network {reference} not found in scope {scope}")
+        return json_response(engine.networks.inspect(reference))
 
     return handle
 

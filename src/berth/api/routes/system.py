@@ -1,4 +1,4 @@
-"""Routes of the engine itself: ping, version, info, events, and the swarm's that a node outside a swarm refuses."""
+"""Routes of the engine itself: ping, version, info, events."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from berth.api import versions
 from berth.api.presence import while_connected
 from berth.api.route import Handler, Route, api_version, json_response, query_bool, query_filters
 from berth.engine.app import Engine
-from berth.errors import InvalidArgument, Unavailable
+from berth.errors import InvalidArgument
 from berth.model.filters import Filters
 from berth.wire.system import EventMessage
 
 _EVENT_FILTERS = ("config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
                   "service", "type", "volume")  # fmt: skip
-_SWARM_PATHS = ("/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs")
 
 
 def routes(engine: Engine, request_stop: Callable[[bool], None]) -> list[Route]:
@@ -32,9 +31,6 @@ def routes(engine: Engine, request_stop: Callable[[bool], None]) -> list[Route]:
         Route("GET", "/info", _info(engine)),
         Route("GET", "/events", _events(engine)),
         Route("POST", "/berth/stop", _stop(request_stop)),
-        Route("GET", "/plugins", _no_plugins),
-        *(Route("*", path, _no_swarm) for path in _SWARM_PATHS),
-        *(Route("*", path + "/{rest:.+}", _no_swarm) for path in _SWARM_PATHS),
     ]
 
 
@@ -69,17 +65,6 @@ def _stop(request_stop: Callable[[bool], None]) -> Handler:
         return web.Response(status=202)
 
     return handle
-
-
-async def _no_plugins(request: web.Request) -> web.Response:
-    return json_response([])
-
-
-async def _no_swarm(request: web.Request) -> web.Response:
-    raise Unavailable(
-        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
-        "and try again."
-    )
 
 
 def _time_ns(request: web.Request, name: str) -> int | None:

@@ -12,9 +12,11 @@ from aiohttp import web
 from berth.api.route import Route, api_version, json_response, query_bool
 from berth.build.service import BuildService
 from berth.engine.app import Engine
+from berth.errors import InvalidArgument
 from berth.model.filters import Filters
 from berth.wire.volume import Volume, VolumeUsageData
 
+_KINDS = frozenset({"image", "container", "volume", "build-cache"})
 _ACTIVE = ("running", "paused", "restarting")
 
 
@@ -22,7 +24,9 @@ def routes(engine: Engine, builds: BuildService) -> list[Route]:
     """The one route."""
 
     async def handle(request: web.Request) -> web.Response:
-        kinds = set(request.query.getall("type", [])) or {"image", "container", "volume", "build-cache"}
+        kinds = set(request.query.getall("type", [])) or _KINDS
+        if unknown := kinds - _KINDS:
+            raise InvalidArgument(f"unknown object type: {', '.join(sorted(unknown))}")
         document: dict[str, Any] = {}
         if "image" in kinds:
             images = engine.images.summaries(Filters(), shared_size=True, count_containers=True)

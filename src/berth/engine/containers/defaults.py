@@ -104,6 +104,8 @@ def complete_host_config(host: HostConfig, runtime: str = "berth") -> HostConfig
         ipc_mode=host.ipc_mode or "private",
         cgroupns_mode=host.cgroupns_mode or ("host" if privileged else "private"),
         shm_size=host.shm_size or DEFAULT_SHM_SIZE,
+        # The docker CLI says -1 for "not given".
+        memory_swappiness=None if host.memory_swappiness == -1 else host.memory_swappiness,
         restart_policy=host.restart_policy
         if host.restart_policy and host.restart_policy.name
         else RestartPolicy(name="no", maximum_retry_count=0),

@@ -38,7 +38,7 @@ _HOST: Document = {
     "NanoCpus": 0, "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [], "BlkioDeviceReadBps": [],
     "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteIOps": [], "CpuPeriod": 0, "CpuQuota": 0,
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "CpusetCpus": "", "CpusetMems": "", "Devices": [], "DeviceCgroupRules": None,
-    "DeviceRequests": None, "MemoryReservation": 0, "MemorySwap": 0, "MemorySwappiness": None, "OomKillDisable": None,
+    "DeviceRequests": None, "MemoryReservation": 0, "MemorySwap": 0, "MemorySwappiness": None, "OomKillDisable": False,
     "PidsLimit": None, "Ulimits": [], "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
     "MaskedPaths": [], "ReadonlyPaths": [],
 }  # fmt: skip
@@ -102,9 +102,14 @@ def mount_point(record: MountRecord) -> MountPoint:
     )
 
 
+def endpoint_documents(settings: NetworkSettings) -> dict[str, Document]:
+    """Endpoints by network, with every field."""
+    return {name: _over(_ENDPOINT, endpoint) for name, endpoint in (settings.networks or {}).items()}
+
+
 def network_document(settings: NetworkSettings) -> Document:
     """NetworkSettings with the fields of the default network once more at the top, where older versions had them."""
-    networks = {name: _over(_ENDPOINT, endpoint) for name, endpoint in (settings.networks or {}).items()}
+    networks = endpoint_documents(settings)
     document: Document = {
         "Bridge": "",
         "SandboxID": settings.sandbox_id or "",

@@ -6,7 +6,7 @@ import re
 import time
 
 from berth.contract.image import Images
-from berth.engine.containers.inspection import mount_point
+from berth.engine.containers.inspection import endpoint_documents, mount_point
 from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
@@ -224,8 +224,10 @@ class Listing:
             labels=record.config.labels or {},
             state=str(container.status),
             status=status_text(container, time.time()),
-            host_config=ContainerSummaryHostConfig(network_mode=record.host_config.network_mode),
-            network_settings=ContainerSummaryNetworkSettings(networks=settings.networks or {}),
+            host_config=ContainerSummaryHostConfig(
+                network_mode=record.host_config.network_mode, annotations=record.host_config.annotations
+            ),
+            network_settings=ContainerSummaryNetworkSettings(networks=endpoint_documents(settings)),
             mounts=[mount_point(m) for m in record.mounts if m.type != "tmpfs"],
             health=ContainerSummaryHealth(
                 status=(container.health.status if container.health else None) or "none",

@@ -111,6 +111,13 @@ def _fill_bind(record: MountRecord, mount: Mount, refuse: Callable[[str], Invali
     record.create_source = bool(options and options.create_mountpoint)
     record.recursive = not (options and options.non_recursive)
     record.read_only_recursive = not (options and options.read_only_non_recursive)
+    # Read-only is recursive by itself, and a mount that cannot be made so fails: there is nothing to force.
+    if (
+        options
+        and options.read_only_force_recursive
+        and not (mount.read_only and record.read_only_recursive and record.recursive)
+    ):
+        raise refuse("ReadOnlyForceRecursive needs ReadOnly, and neither ReadOnlyNonRecursive nor NonRecursive")
     if not record.create_source and not os.path.exists(record.source):
         raise refuse(f"bind source path does not exist: {record.source}")
 

@@ -77,6 +77,8 @@ def _possible(res: R, host: Abilities) -> tuple[R, list[str]]:
         discard("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.", cpu_period=0, cpu_quota=0)
     if res.cpu_percent:
         discard("linux does not support CPU percent. Percent discarded.", cpu_percent=0)
+    if res.cpu_count:
+        discard("linux does not support CPU count. Count discarded.", cpu_count=0)
     if (res.cpuset_cpus or res.cpuset_mems) and not host.cpuset:
         discard(
             "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.", cpuset_cpus="", cpuset_mems=""
@@ -96,6 +98,8 @@ def _possible(res: R, host: Abilities) -> tuple[R, list[str]]:
 
 def _check_memory(res: Resources, *, update: bool) -> None:
     memory, swap, reservation = res.memory or 0, res.memory_swap or 0, res.memory_reservation or 0
+    if res.kernel_memory or res.kernel_memory_tcp:
+        raise InvalidArgument("KernelMemory and KernelMemoryTCP are not supported: Linux counts it in Memory, use that")
     if memory and memory < _MINIMUM_MEMORY:
         raise InvalidArgument("Minimum memory limit allowed is 6MB")
     if memory and swap > 0 and swap < memory:

@@ -274,8 +274,8 @@ class ContainerService:
         """Readings of its control group."""
         return statistics.stream(self.get(reference), follow=follow, one_shot=one_shot)
 
-    def logs(self, reference: str, query: logs.LogQuery) -> AsyncIterator[bytes]:
-        """Its log, encoded. InvalidArgument when its driver keeps none."""
+    def logs(self, reference: str, query: logs.LogQuery, *, raw: bool = False) -> AsyncIterator[bytes]:
+        """Its log, encoded; with `raw` never in frames. InvalidArgument, at once, when its driver keeps none."""
         container = self.get(reference)
         config = container.record.host_config.log_config
         if config is not None and config.type == "none":
@@ -283,7 +283,7 @@ class ContainerService:
         if not query.stdout and not query.stderr:
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
         ended = container.next_exit() if query.follow and container.status in HAS_TASK else None
-        return logs.stream(self.parts.log_path(container.id), query, framed=not container.tty, ended=ended)
+        return logs.stream(self.parts.log_path(container.id), query, framed=not (container.tty or raw), ended=ended)
 
     # Streams and ends
 

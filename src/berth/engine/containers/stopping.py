@@ -12,7 +12,7 @@ from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, Ended
 from berth.engine.containers.running import Running
 from berth.engine.containers.signals import parse_signal
-from berth.errors import Conflict, Internal, NotFound, NotModified
+from berth.errors import BerthError, Conflict, Internal, NotFound, NotModified
 from berth.model.identifier import short_id
 
 DEFAULT_TIMEOUT = 10
@@ -65,7 +65,12 @@ class Stopping:
             return
         self._parts.emit(container, "kill", {"signal": str(number)})
         if container.status is Status.PAUSED:
-            await task.resume()
+            try:
+                await task.resume()
+            except BerthError:
+                # It ended first: the unified hierarchy kills what is frozen, and so does the end of a namespace's first process.
+                # What could not be thawed for another reason is told by whoever waits for the end.
+                return
             container.move(Status.RUNNING)
             self._parts.emit(container, "unpause")
 

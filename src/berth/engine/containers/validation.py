@@ -115,6 +115,8 @@ def _check_entries(host: HostConfig) -> None:
         raise ResourceExhausted(
             f'could not select device driver "{request.driver or ""}" with capabilities: {_go_list(request.capabilities)}'
         )
+    if host.capabilities is not None:
+        raise InvalidArgument("invalid option: Capabilities is not supported, use CapAdd and CapDrop")
     if host.storage_opt:
         raise NotImplementedKind("--storage-opt is not supported by this engine's overlay storage: leave it out")
     for limit in host.ulimits or []:

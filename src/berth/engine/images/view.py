@@ -114,12 +114,16 @@ def history(image: Image, store: ImageStore) -> list[ImageHistoryResponseItem]:
         )
     # A document without history still has layers.
     for size in sizes[position:]:
-        items.append(ImageHistoryResponseItem(id="<missing>", created=int(image.created), created_by="", size=size, comment=""))
+        items.append(_unwritten_step(image, size))
     items.reverse()
     if items:
         items[0].id, items[0].tags = image.id, list(image.tags) or None
         _name_parents(items, image, store)
     return items
+
+
+def _unwritten_step(image: Image, size: int) -> ImageHistoryResponseItem:
+    return ImageHistoryResponseItem(id="<missing>", created=int(image.created), created_by="", tags=None, size=size, comment="")
 
 
 def _name_parents(items: list[ImageHistoryResponseItem], image: Image, store: ImageStore) -> None:
