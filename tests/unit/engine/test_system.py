@@ -17,8 +17,8 @@ from berth.wire.system import SystemInfo
 
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # What Docker leaves out too unless there is something to say.
-_MAY_BE_MISSING = {"generic_resources", "product_license", "default_address_pools", "firewall_backend", "discovered_devices",
-                   "nri", "cdi_spec_dirs", "containerd"}  # fmt: skip
+_MAY_BE_MISSING = { "default_address_pools", "discovered_devices",
+                   "nri", "containerd"}  # fmt: skip
 
 
 @pytest.fixture
