@@ -17,7 +17,7 @@ from berth.wire.system import SystemInfo
 
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # What Docker leaves out too unless there is something to say.
-_MAY_BE_MISSING = { "default_address_pools", "discovered_devices",
+_MAY_BE_MISSING = {"default_address_pools", "discovered_devices",
                    "nri", "containerd"}  # fmt: skip
 
 
