@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-unit test-guest check bench clean
+.PHONY: help setup demo demo-down test test-unit test-guest fuzz check bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-unit: setup ## the fast tests that need neither root nor packages
 test-guest: setup ## launch, bind-mount, network and cgroup tests in a QEMU guest with Debian 12's own kernel and cgroup v2
 	scripts/packages guest
 	scripts/guest-test
+
+fuzz: setup ## 20,000 requests that nobody would send, to an engine in namespaces of its own (root; about 15 minutes)
+	$(BIN)/python scripts/fuzz_api.py $(ARGS)
 
 check: setup ## ruff, mypy --strict, import bands, links in the docs
 	$(BIN)/ruff check src tests bench scripts

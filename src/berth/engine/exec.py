@@ -16,6 +16,7 @@ from berth.engine.containers.launcherror import exec_error
 from berth.engine.containers.lifecycle import require_task
 from berth.engine.containers.record import Container
 from berth.engine.containers.service import ContainerService
+from berth.engine.containers.validation import check_terminal_size, console_size
 from berth.errors import BerthError, Conflict, InvalidArgument, NotFound
 from berth.model.identifier import is_id_prefix, new_id, short_id
 
@@ -89,6 +90,10 @@ class ExecService:
             raise NotFound(f"No such exec instance: {identifier}")
         return matches[0]
 
+    def terminal_size(self, identifier: str, start: ExecBody) -> tuple[int, int]:
+        """Rows and columns that its terminal begins with, by the start or by the create. InvalidArgument."""
+        return console_size(start.console_size or self.get(identifier).body.console_size)
+
     def claim(self, identifier: str) -> Execution:
         """Before the connection is taken over: an exec is started once, in a container that runs."""
         execution = self.get(identifier)
@@ -147,4 +152,5 @@ class ExecService:
         execution = self.get(identifier)
         if execution.task is None or not execution.running:
             raise Conflict(f"exec process is not running: {execution.id}")
+        check_terminal_size(height, width)
         await execution.task.resize(height, width)

@@ -85,7 +85,10 @@ def credentials_of(config: AuthConfig | None) -> Credentials:
 
 def domain_of(server: str) -> str:
     """The registry that a server address means: https://index.docker.io/v1/ is docker.io."""
-    host = urlsplit(server if "://" in server else f"//{server}").netloc.rpartition("@")[2].lower()
+    try:
+        host = urlsplit(server if "://" in server else f"//{server}").netloc.rpartition("@")[2].lower()
+    except ValueError as error:
+        raise InvalidArgument(f"invalid address of a registry {server!r}: {error}") from None
     return DEFAULT_DOMAIN if host in ("", "index.docker.io", "registry-1.docker.io", DEFAULT_DOMAIN) else host
 
 

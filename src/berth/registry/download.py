@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -19,12 +18,15 @@ async def download(url: str) -> AsyncIterator[bytes]:
     """The bytes behind an http or https address. InvalidArgument, Unavailable."""
     if "://" not in url:
         url = f"http://{url}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    try:
+        address = URL(url)
+    except ValueError:
+        address = URL()
+    if address.scheme not in ("http", "https") or not address.host:
         raise InvalidArgument(f"invalid source {url!r}: it must be - or an http(s) address")
     async with new_session() as session:
         try:
-            async with session.get(URL(url), max_redirects=_REDIRECTS, proxy=proxy_for(url)) as response:
+            async with session.get(address, max_redirects=_REDIRECTS, proxy=proxy_for(url)) as response:
                 if response.status != 200:
                     raise Unavailable(f"{url} cannot be fetched: the server answered {response.status}")
                 async for piece in response.content.iter_chunked(_CHUNK):

@@ -163,7 +163,7 @@ class Keeper:
             answer["error"] = failure_of(failure)
         except Refused as refusal:
             answer["error"] = {"kind": refusal.kind, "message": str(refusal)}
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever is wrong with one request, its sender waits for an answer
             sys.excepthook(*sys.exc_info())
             text = f"the shim of {self._id[:12]} cannot {message.get('op')}: {error!r}"
             answer["error"] = {"kind": "Internal", "message": text}

@@ -7,6 +7,7 @@ control group. When the shim is killed, the task ends what it left and counts in
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal as signals
 from base64 import b64encode
@@ -419,7 +420,18 @@ class NativeTask:
         except TimeoutError as error:
             raise DeadlineExceeded(f"container {self._id} cannot {what}: {error.strerror}") from error
         except OSError as error:
-            raise Internal(f"container {self._id} cannot {what}: {error.strerror}: {error.filename}") from error
+            raise _REFUSALS.get(error.errno or 0, Internal)(
+                f"container {self._id} cannot {what}: {error.strerror}: {error.filename}"
+            ) from error
+
+
+# What the kernel means by a refused write into a control group: a value that cannot be, or not now.
+_REFUSALS: dict[int, type[BerthError]] = {
+    errno.EINVAL: InvalidArgument,
+    errno.ERANGE: InvalidArgument,
+    errno.ENODEV: InvalidArgument,
+    errno.EBUSY: Conflict,
+}
 
 
 def _nothing() -> None:

@@ -44,9 +44,8 @@ def _create(engine: Engine) -> Handler:
 def _start(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         body = await read_body(request, ExecBody)
+        height, width = engine.execs.terminal_size(request.match_info["id"], body)
         execution = engine.execs.claim(request.match_info["id"])
-        size = (body.console_size or execution.body.console_size or [0, 0])[:2]
-        height, width = (size[0], size[1]) if len(size) == 2 else (0, 0)
         if body.detach:
             await engine.execs.start(execution, [], (height, width))
             return web.Response()

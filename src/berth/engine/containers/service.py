@@ -32,6 +32,7 @@ from berth.engine.containers.removal import ContainersPruned, Removal
 from berth.engine.containers.running import Running
 from berth.engine.containers.stopping import Stopping
 from berth.engine.containers.updating import Updating
+from berth.engine.containers.validation import check_terminal_size
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
 from berth.engine.launch_trace import LaunchTrace
@@ -307,6 +308,7 @@ class ContainerService:
         task = container.live_task()
         if task is None:
             raise Conflict(f"container {container.id} is not running")
+        check_terminal_size(height, width)
         await task.resize(height, width)
         self.parts.emit(container, "resize", {"height": str(height), "width": str(width)})
 

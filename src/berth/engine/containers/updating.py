@@ -11,7 +11,7 @@ from berth.engine.containers import resource_check, resources, validation
 from berth.engine.containers.lifecycle import Status
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
-from berth.errors import BerthError, Conflict, Internal
+from berth.errors import BerthError, Conflict, Internal, InvalidArgument
 from berth.wire.container import HostConfig, Resources
 
 _CHANGEABLE = [
@@ -110,4 +110,5 @@ async def _apply(container: Container, old: HostConfig, new: HostConfig) -> None
         except BerthError:
             # It refuses these too, or the container has just ended; what was wrong first is what is told.
             pass
-        raise Internal(f"Cannot update container {container.id}: {error.message}") from error
+        kind = type(error) if isinstance(error, InvalidArgument | Conflict) else Internal
+        raise kind(f"Cannot update container {container.id}: {error.message}") from error

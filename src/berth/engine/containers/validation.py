@@ -7,7 +7,7 @@ import re
 from berth.engine.containers.capability import parse_capabilities
 from berth.engine.containers.logdriver import check_log_config
 from berth.engine.containers.signals import parse_signal
-from berth.errors import Conflict, InvalidArgument, NotImplementedKind, ResourceExhausted
+from berth.errors import Conflict, InvalidArgument, NotImplementedKind
 from berth.model.identifier import NAME
 from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
 
@@ -71,6 +71,7 @@ def check_host_config(host: HostConfig, config: ContainerConfig) -> None:
         for binding in bindings or []:
             if binding.host_port and not _PORT.match(binding.host_port):
                 raise InvalidArgument(f"invalid port specification: {binding.host_port!r}")
+    console_size(host.console_size)
     _check_modes(host, config)
     _check_entries(host)
 
@@ -112,7 +113,7 @@ def _check_entries(host: HostConfig) -> None:
             raise InvalidArgument(f"invalid link format: {link}")
     if host.device_requests:
         request = host.device_requests[0]
-        raise ResourceExhausted(
+        raise InvalidArgument(
             f'could not select device driver "{request.driver or ""}" with capabilities: {_go_list(request.capabilities)}'
         )
     if host.capabilities is not None:
@@ -126,6 +127,22 @@ def _check_entries(host: HostConfig) -> None:
 
 def _go_list(value: list[list[str]] | None) -> str:
     return "[" + " ".join("[" + " ".join(inner) + "]" for inner in value or []) + "]"
+
+
+def check_terminal_size(height: int, width: int) -> None:
+    """InvalidArgument for what no terminal can have."""
+    if not (0 <= height < 65536 and 0 <= width < 65536):
+        raise InvalidArgument(f"invalid terminal size: {height} rows and {width} columns: both are numbers from 0 to 65535")
+
+
+def console_size(asked: list[int] | None) -> tuple[int, int]:
+    """Rows and columns of a ConsoleSize, 0 and 0 without one. InvalidArgument."""
+    if not asked:
+        return 0, 0
+    if len(asked) != 2:
+        raise InvalidArgument("invalid ConsoleSize: it is a list of two numbers, rows and columns")
+    check_terminal_size(*asked)
+    return asked[0], asked[1]
 
 
 def check_restart_policy(policy: RestartPolicy | None, *, auto_remove: bool) -> None:

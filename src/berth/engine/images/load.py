@@ -94,6 +94,13 @@ class Loader:
         self, stream: ByteStream, *, quiet: bool = False, platform: str = "", listener: Progress | None = None
     ) -> list[Image]:
         """All images of the archive."""
+        try:
+            return await self._load(stream, quiet, platform, listener)
+        except DataLoss as error:
+            # Nothing of ours was lost: the client sent it.
+            raise InvalidArgument(f"the archive cannot be loaded: {error.message}") from error
+
+    async def _load(self, stream: ByteStream, quiet: bool, platform: str, listener: Progress | None) -> list[Image]:
         want = parse_platform(platform)
         async with spooled(stream, self._directory, self._expand) as archive:
             found = _read(archive, want)
