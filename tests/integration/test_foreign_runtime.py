@@ -254,6 +254,14 @@ def test_files_are_owned_as_the_container_says(engine: EngineProcess, runtime: s
     assert (tmp_path / "given").read_text() == "x\n"
 
 
+def test_devices(engine: EngineProcess, runtime: str) -> None:
+    look = "stat -c %t:%T /dev/mine /dev/full; head -c 3 /dev/mine | wc -c"
+    wish = ["--device", "/dev/zero:/dev/mine:r"]
+    for options in ([], ["--userns", "host"]):
+        out = engine.ok("run", "--rm", "--runtime", runtime, *wish, *options, "busybox", "sh", "-c", look)
+        assert out.split() == ["1:5", "1:7", "3"]
+
+
 def test_init_and_the_hosts_pid_namespace(engine: EngineProcess, runtime: str) -> None:
     if shutil.which("docker-init") or shutil.which("tini"):
         assert engine.ok("run", "--rm", "--init", "--runtime", runtime, "busybox", "cat", "/proc/1/comm") == "docker-init"

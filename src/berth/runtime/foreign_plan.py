@@ -3,7 +3,7 @@
 So both are checked by the same rules, and share control group, links, network, id maps and what is mounted from outside:
 
     config                config.json for the binary; the user's ids are filled in by `runtime.foreign`
-    sources               the root filesystem, then the binds, as in a plan of ours; number n is mounted at <bundle>/m<n>
+    sources               the root filesystem, then binds and devices, as in a plan of ours; number n is mounted at <bundle>/m<n>
     bundle, record        the engine's bundle directory; the file that says how to have the container removed
     command               the binary (see runtime.binary)
     maps, user_namespace  the maps of a new user namespace, or the path of one that is joined
@@ -24,6 +24,7 @@ from berth.contract.runtime import LaunchRequest
 from berth.errors import InvalidArgument
 from berth.kernel import namespace
 from berth.model.oci import Mount, Spec
+from berth.runtime.mount_plan import device_node
 from berth.runtime.plan import Compiler
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def compile_foreign(request: LaunchRequest, compiler: Compiler, run: str) -> Pla
     command = _command(request.runtime, run, compiler)
     group = _group(native["cgroup"])
     attached = _binds(native)
-    chosen = [0, *attached.values()]
-    places = {target: f"{run}/{BUNDLE}/m{chosen.index(index)}" for target, index in attached.items()}
+    if native["base"]:
+        attached |= _nodes(request.spec)
+    places = {target: f"{run}/{BUNDLE}/m{number}" for number, target in enumerate(attached, 1)}
     return {
         "v": 1,
         "id": request.id,
@@ -59,7 +61,7 @@ def compile_foreign(request: LaunchRequest, compiler: Compiler, run: str) -> Pla
         "cgroup": group,
         "links": native["links"],
         "network": dict(native["steps"]).get("network"),
-        "sources": [native["sources"][index] for index in chosen],
+        "sources": [native["sources"][0], *attached.values()],
         "config": _config(request.spec, places, "" if compiler.roots else (compiler.v2 or "").removeprefix(_UNIFIED)),
         "command": command,
         "bundle": f"{run}/{BUNDLE}",
@@ -85,10 +87,16 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
     return group if not group["roots"] else {**group, "v2": None, "enabled": []}
 
 
-def _binds(native: Plan) -> dict[str, int]:
+def _binds(native: Plan) -> dict[str, dict[str, Any]]:
     """The sources of bind mounts by where they are attached."""
     steps = [arguments for step, arguments in native["steps"] if step == "attach"]
-    return {step["target"]: step["source"] for step in steps if native["sources"][step["source"]]["kind"] == "bind"}
+    found = {step["target"]: native["sources"][step["source"]] for step in steps}
+    return {target: source for target, source in found.items() if source["kind"] == "bind"}
+
+
+def _nodes(spec: Spec) -> dict[str, dict[str, Any]]:
+    """Devices as mounts: in a user namespace, where it cannot make nodes, a binary would take the host's of the same path."""
+    return {device.path: {"kind": "node", "step": "device", "node": device_node(device)} for device in spec.linux.devices}
 
 
 def _config(spec: Spec, places: dict[str, str], subtree: str) -> dict[str, Any]:
@@ -96,6 +104,8 @@ def _config(spec: Spec, places: dict[str, str], subtree: str) -> dict[str, Any]:
     document: dict[str, Any] = msgspec.to_builtins(spec)
     document["ociVersion"] = _OCI_VERSION
     document["root"]["path"] = "rootfs"
+    if any(device.path in places for device in spec.linux.devices):
+        del document["linux"]["devices"]
     if subtree and spec.linux.cgroups_path:
         document["linux"]["cgroupsPath"] = subtree + spec.linux.cgroups_path
     mounts = [_mount(entry, places.get(entry.destination, "")) for entry in spec.mounts]

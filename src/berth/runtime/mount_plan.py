@@ -132,7 +132,7 @@ class Mounts:
         for device in self.spec.linux.devices:
             name = device.path.removeprefix("/dev/")
             if device.path.startswith("/dev/") and name.partition("/")[0] not in _OWN_NAMES:
-                nodes.append({"name": _inside(name, device.path), **_node(device)})
+                nodes.append({"name": _inside(name, device.path), **device_node(device)})
         source = {"kind": "dev", "step": "mount", "options": options.data, "attributes": options.attributes, "nodes": nodes}
         self.steps.append(["attach", {"target": "/dev", "source": self._source(source), "inside_proc": False}])
 
@@ -141,7 +141,7 @@ class Mounts:
         for device in self.spec.linux.devices:
             if self.own_dev and device.path.startswith("/dev/"):
                 continue
-            source = {"kind": "node", "step": "device", "node": _node(device)}
+            source = {"kind": "node", "step": "device", "node": device_node(device)}
             self.steps.append(["attach", {"target": device.path, "source": self._source(source), "inside_proc": False}])
 
     def _cgroup(self, target: str, options: mount_options.Options) -> None:
@@ -172,7 +172,8 @@ def _inside(name: str, path: str) -> str:
     return name
 
 
-def _node(device: Device) -> dict[str, Any]:
+def device_node(device: Device) -> dict[str, Any]:
+    """A device as `runtime.source` makes it. InvalidArgument when it is none."""
     if device.type not in ("c", "b", "u", "p"):
         raise InvalidArgument(f"invalid type {device.type} of device {device.path}")
     return {

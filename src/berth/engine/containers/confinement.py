@@ -7,15 +7,10 @@ berth's own runtime has no labels, and refuses a container that asks for one rat
 
 from __future__ import annotations
 
-import os
-
 from berth.engine.containers.record import ContainerRecord
 from berth.engine.containers.security import SecurityOptions, parse_security_options
 from berth.errors import NotImplementedKind
-from berth.kernel.file import read_text
-
-_APPARMOR = "/sys/module/apparmor/parameters/enabled"
-_SELINUX = "/sys/fs/selinux/enforce"
+from berth.runtime.label import apparmor_enabled, selinux_enabled
 
 
 def security_of(record: ContainerRecord) -> SecurityOptions:
@@ -24,19 +19,6 @@ def security_of(record: ContainerRecord) -> SecurityOptions:
     return parse_security_options(
         host.security_opt or [], privileged=bool(host.privileged), no_new_privileges=record.no_new_privileges
     )
-
-
-def apparmor_enabled() -> bool:
-    """Whether this kernel confines by AppArmor."""
-    try:
-        return read_text(_APPARMOR).startswith("Y")
-    except OSError:
-        return False
-
-
-def selinux_enabled() -> bool:
-    """Whether this kernel confines by SELinux."""
-    return os.path.exists(_SELINUX)
 
 
 def apparmor_profile(options: SecurityOptions) -> str | None:
