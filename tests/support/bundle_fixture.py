@@ -34,6 +34,7 @@ def bundle(tmp_path: Path) -> Iterator[Bundle]:
     for name in ("bin", "dev", "proc", "sys", "tmp", "etc", "root", "run"):
         (layer / name).mkdir(parents=True)
     shutil.copy2(busybox, layer / "bin/busybox")
+    (layer / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     for name in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
         if name != "busybox":
             (layer / "bin" / name).symlink_to("busybox")

@@ -107,7 +107,7 @@ def hold(state: Init, *, fd: int, program: str) -> None:
 
     Process 1 of a namespace gets no signal that it has no handler for; until start it ends as any process would.
     """
-    init.find(program, state.environment)
+    _check_program(program, state.environment)
     for number in _ENDING:
         _signal.signal(number, lambda received, _frame: os._exit(128 + received))
     listener = Socket(fileno=fd)
@@ -122,6 +122,17 @@ def hold(state: Init, *, fd: int, program: str) -> None:
         connection.close()
     listener.close()
     state.sock = connection
+
+
+def _check_program(name: str, environment: dict[str, str]) -> None:
+    """What execve will refuse is told to who creates, as far as it can be seen now."""
+    path = init.find(name, environment)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise Failure("execve", error.errno or 0, name) from None
+    if mode & 0o170000 == 0o040000 or not mode & 0o111:
+        raise Failure("execve", errno.EACCES, name)
 
 
 def filter_calls(state: Init, *, program: bytes, flags: int, listener: dict[str, Any] | None = None) -> None:

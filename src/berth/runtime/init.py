@@ -70,7 +70,8 @@ def run(sock: Socket, steps: list[Step], state: Init) -> NoReturn:
             trace.mark(step)
     except BaseException as error:
         try:
-            send(sock, {"failed": record(step, error)})
+            # A step may have exchanged it: who started us is not always who made us.
+            send(state.sock, {"failed": record(step, error)})
         finally:
             os._exit(127)
     os._exit(127)
@@ -169,6 +170,22 @@ def mount_new(state: Init, *, target: str, kind: str, name: str, options: list[A
         state.devpts = fd
     else:
         os.close(fd)
+
+
+def mount_copy(state: Init, *, target: str, kind: str, name: str, options: list[Any], attributes: int) -> None:
+    """A new filesystem with a copy of what it hides."""
+    from berth.runtime import copy_up
+
+    pairs = tuple((key, value) for key, value in options)
+    fd = mount.new_mount(kind, (("source", name), *pairs), attributes & ~mount.MOUNT_ATTR_RDONLY)
+    hidden = _target(state, target, True)
+    try:
+        copy_up.copy(hidden, fd)
+    finally:
+        os.close(hidden)
+    mount.mount_setattr(fd, attributes)
+    _put(state, fd, target)
+    os.close(fd)
 
 
 def _refuse_link(state: Init, target: str) -> None:
@@ -512,6 +529,7 @@ STEPS: dict[str, Callable[..., None]] = {
     "root": root,
     "trees": trees,
     "mount": mount_new,
+    "mount-copy": mount_copy,
     "attach": attach,
     "cgroup": control_groups,
     "console": console,

@@ -50,6 +50,8 @@ class Options:
         self.deep = False
         # "idmap" or "ridmap" where it was asked for, False where it was declined.
         self.idmap: str | bool | None = None
+        # Whether a tmpfs begins with a copy of what it hides.
+        self.copy_up = False
         self.data: list[list[str | None]] = []
 
 
@@ -57,7 +59,7 @@ def names() -> set[str]:
     """The options that are understood here, without those of filesystems."""
     flags = {*_SET, *_CLEAR, *_ATIME}
     recursive = {"r" + name for name in (*flags, *_PROPAGATION)}
-    return flags | recursive | set(_PROPAGATION) | {"bind", "rbind"} | _IGNORED | _IDMAP
+    return flags | recursive | set(_PROPAGATION) | {"bind", "rbind", "tmpcopyup"} | _IGNORED | _IDMAP
 
 
 def parse(options: list[str], where: str) -> Options:
@@ -99,7 +101,9 @@ def _other(result: Options, option: str, where: str) -> None:
         result.idmap = option if option != "noidmap" else False
     elif option in _IGNORED or option.startswith("x-"):
         return
-    elif option in ("remount", "tmpcopyup"):
+    elif option in ("tmpcopyup", "notmpcopyup"):
+        result.copy_up = option == "tmpcopyup"
+    elif option == "remount":
         raise InvalidArgument(f"mount option {option} of {where} is not supported")
     else:
         key, equals, value = option.partition("=")

@@ -86,7 +86,8 @@ class Mounts:
             if kind == "devpts":
                 options.data = [pair for pair in options.data if pair[0] != "newinstance"]
             arguments = {"target": target, "kind": kind, "name": entry.source or kind, "options": options.data}
-            self.steps.append(["mount", {**arguments, "attributes": options.attributes}])
+            step = "mount-copy" if options.copy_up and kind == "tmpfs" else "mount"
+            self.steps.append([step, {**arguments, "attributes": options.attributes}])
 
     def _owns(self, kind: str) -> bool:
         return "user" not in self.kinds or ("network" if kind == "sysfs" else "pid") in self.kinds

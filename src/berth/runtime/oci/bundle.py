@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from berth.errors import BerthError, InvalidArgument, NotImplementedKind
+from berth.kernel.mount import MOUNT_ATTR_RDONLY
 from berth.runtime import hook, label, plan
 from berth.runtime.oci import document, jsontext
 
@@ -33,6 +34,7 @@ _UNSUPPORTED = {
 # Stages in the order in which they run, and who runs them.
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 VERSION = "1.2.0"
+_CGROUPS = "/sys/fs/cgroup"
 _SPECIFICATIONS = ("1.0", "1.1", "1.2", "1.3")
 
 
@@ -169,6 +171,7 @@ def compile_launch(bundle: Bundle, wish: Wish) -> plan.Plan:
     request: Any = _Request(wish.id, spec)
     compiled = compiler.launch(request, bundle.rootfs)
     compiled["state"]["namespaces"] |= compiled["namespaces"]["new"]
+    _show_own_groups(compiled, spec)
     _adapt_sources(compiled)
     _adapt_steps(compiled, bundle, wish)
     return compiled
@@ -189,6 +192,33 @@ def _adapt_sources(compiled: plan.Plan) -> None:
     for source in compiled["sources"]:
         if source["kind"] == "bind" and source["idmap"] is None:
             source["idmap"] = False
+
+
+def _show_own_groups(compiled: plan.Plan, spec: Spec) -> None:
+    """Without a cgroup namespace, on v1: the container's own groups at /sys/fs/cgroup, where programs look for their limits."""
+    roots = compiled["cgroup"]["roots"]
+    if not roots or any(entry.type == "cgroup" for entry in spec.linux.namespaces):
+        return
+    steps, sources = compiled["steps"], compiled["sources"]
+    for index, (name, arguments) in enumerate(steps):
+        whole = sources[arguments["source"]] if name == "attach" else {}
+        if whole.get("path") == _CGROUPS:
+            target = arguments["target"]
+            options = [["mode", "755"], ["size", "64k"]]
+            top = {
+                "target": target,
+                "kind": "tmpfs",
+                "name": "cgroup",
+                "options": options,
+                "attributes": whole["attributes"] & ~MOUNT_ATTR_RDONLY,
+            }
+            added: list[Any] = [["mount", top]]
+            for root in dict.fromkeys(roots.values()):
+                place = {**arguments, "target": f"{target}/{root.rpartition('/')[2]}", "source": len(sources)}
+                sources.append({**whole, "path": root + compiled["cgroup"]["path"], "recursive": False, "deep": False})
+                added.append(["attach", place])
+            steps[index : index + 1] = added
+            return
 
 
 def _adapt_steps(compiled: plan.Plan, bundle: Bundle, wish: Wish) -> None:

@@ -196,7 +196,7 @@ def preserved(options: Options) -> int:
 
 def _values(bundle: Bundle, id: str) -> dict[str, Any]:
     return {
-        "ociVersion": bundle.spec.oci_version,
+        "ociVersion": bundles.VERSION,
         "bundle": bundle.directory,
         "rootfs": bundle.rootfs,
         "annotations": bundle.spec.annotations,
