@@ -14,14 +14,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 
 from bench import life
 from bench.bundle import Bundle, CrunView, remove_groups, runtimes
 from bench.engine import Peer, berth, busybox, dockerd
+from bench.launch import TracedEngine
 from bench.result import FULL_COUNT, Bar, Line, Readings, Result
 
 SPACING = 0.1
+SLOT, COLD, SLOTS = "berth-slot", "berth-cold", 2
 CROWD, CROWD_ROUNDS = 200, 3
 IDLE = 100
 SETTLE_SECONDS = 3.0
@@ -71,16 +74,24 @@ def measure_lives(result: Result, peers: list[Peer], count: int) -> None:
 
 
 def measure_runtimes(result: Result, directory: str, count: int) -> None:
-    """Row 4, from the shell."""
-    say("row 4: the same bundle by berth-runtime, runc and crun")
+    """Row 4: launches in the engine, and the same bundle by berth-runtime, runc and crun from the shell."""
+    say("row 4: launches in the engine, and a bundle by berth-runtime, runc and crun")
     bundle = Bundle(f"{directory}/bundle")
     commands = runtimes(directory)
     measures: dict[str, Callable[[], float]] = {}
-    with CrunView() as view:
+    with ExitStack() as stack:
+        view = stack.enter_context(CrunView())
         for name, command in commands.items():
             measures[name] = partial(bundle.run, command, view if name.startswith("crun") else None)
+        for name, slots in ((SLOT, SLOTS), (COLD, 0)):
+            engine = TracedEngine(name, slots)
+            stack.callback(engine.close)
+            give_busybox(engine.peer)
+            measures[name] = engine.measure
         readings = interleaved(measures, count)
     remove_groups()
+    result.compare("4", "launch in the engine, from a warm slot", readings, SLOT, "crun", Bar(1 / 6, times=False), "crun run")
+    result.compare("4", "launch in the engine, cold", readings, COLD, "crun", Bar(2 / 3, times=False), "crun run")
     result.compare("4", "run of a bundle from the shell", readings, "berth-runtime", "runc", Bar(1))
     result.compare("", "run of a bundle from the shell", readings, "berth-runtime", "crun", note="crun without control groups")
     result.compare("", "run of a bundle from the shell", readings, "berth-runtime", "crun-cgroups", note="crun with them")
@@ -130,6 +141,12 @@ def measure_memory(result: Result, peers: list[Peer], count: int) -> None:
     result.lines.append(Line("6", "memory (PSS) of each further container", "MiB", each, "the limit", 1.0, Bar(1, times=False)))
 
 
+def give_busybox(peer: Peer) -> None:
+    """The image that everything runs."""
+    with peer.client() as client:
+        list(client.images.import_tar(busybox(), repo="busybox", tag="latest"))
+
+
 def say(text: str) -> None:
     """Progress, beside what is asked for on standard output."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
@@ -139,8 +156,7 @@ def run(peers: list[Peer], count: int) -> Result:
     """All measurements."""
     result = Result(count)
     for peer in peers:
-        with peer.client() as client:
-            list(client.images.import_tar(busybox(), repo="busybox", tag="latest"))
+        give_busybox(peer)
     measure_lives(result, peers, count)
     with tempfile.TemporaryDirectory(prefix="berth-bench-bundle-") as directory:
         os.chmod(directory, 0o711)  # The container's root is another user out here.
@@ -171,9 +187,6 @@ def main() -> int:
             peers.append(other)
         result = run(peers, options.count)
     finally:
-        with ours.client() as client:
-            client.request("POST", "/berth/stop", query={"containers": True}, versioned=False).read()
-        ours.process.wait(60)
         for peer in peers:
             peer.stop()
     document = json.dumps(result.document(), indent=2)

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from berth.client.address import Address
@@ -30,7 +30,7 @@ class Peer:
     process: subprocess.Popen[bytes]
     socket: str
     marks: tuple[str, ...]
-    peers: list[str] = field(default_factory=list)
+    is_berth: bool = False
 
     def client(self) -> Engine:
         """A client with a connection of its own."""
@@ -61,10 +61,14 @@ class Peer:
         return total
 
     def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
+        """End it, with its containers where the engine can do that."""
+        if self.is_berth and self.process.poll() is None:
+            with self.client() as client:
+                client.request("POST", "/berth/stop", query={"containers": True}, versioned=False).read()
+        else:
+            self.process.terminate()
         try:
-            self.process.wait(30)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -87,20 +91,22 @@ def _wait(peer: Peer) -> Peer:
     raise SystemExit(f"bench: {peer.name} did not start; it said:\n{said}")
 
 
-def _spawn(name: str, command: list[str], directory: str, marks: tuple[str, ...]) -> Peer:
+def _spawn(name: str, command: list[str], directory: str, marks: tuple[str, ...], *, is_berth: bool = False) -> Peer:
     with open(f"{directory}/log", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    return _wait(Peer(name, directory, process, f"{directory}/sock", marks))
+    return _wait(Peer(name, directory, process, f"{directory}/sock", marks, is_berth))
 
 
-def berth() -> Peer:
-    """berthd."""
+def berth(name: str = "berth", *options: str, trace: bool = False) -> Peer:
+    """berthd, with options of its own; `trace`: it writes the phases of launches to `<directory>/trace`."""
     from berth.engine.config import EngineConfig
 
     directory = tempfile.mkdtemp(prefix="berth-bench-")
     root = f"{directory}/root"
     run = EngineConfig(root=root).run
-    return _spawn("berth", [str(BIN / "berthd"), "--root", root, "--socket", f"{directory}/sock"], directory, (directory, run))
+    traced = ["--trace", f"{directory}/trace"] if trace else []
+    command = [str(BIN / "berthd"), "--root", root, "--socket", f"{directory}/sock", *options, *traced]
+    return _spawn(name, command, directory, (directory, run), is_berth=True)
 
 
 def dockerd() -> Peer | None:
