@@ -170,6 +170,8 @@ class Birth:
         if failed is None:
             try:
                 self._tell(plan, work, stdio, listener, fds)
+                if slot:
+                    self._launch.settle()
                 return
             except OSError as error:
                 failed = ["shim", error.errno or 0, str(error.filename or error.strerror)]

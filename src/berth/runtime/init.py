@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from berth.kernel.memory import Habit
+
     Step = tuple[str, dict[str, Any]]
 
 _DIRECTORY = 0o040000
@@ -58,6 +60,8 @@ class Init:
         # What was opened or learnt before pivot for steps after it (see runtime.bundle_steps).
         self.host_pid = 0
         self.labels: list[tuple[int, str]] = []
+        # What this process, started ahead of its launch, teaches those after it (see kernel.memory).
+        self.habit: Habit | None = None
 
 
 def run(sock: Socket, steps: list[Step], state: Init) -> NoReturn:
@@ -453,6 +457,9 @@ def no_new_privileges(state: Init) -> None:
 
 def filter_calls(state: Init, *, program: bytes, flags: int) -> None:
     """seccomp. Before the capabilities go, since loading needs CAP_SYS_ADMIN in the user namespace."""
+    if state.habit is not None:
+        # The filter is the user's: from here on it may forbid to read.
+        state.habit.learn()
     seccomp.load(program, flags)
 
 

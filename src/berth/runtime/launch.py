@@ -58,11 +58,14 @@ __all__ = [
     "prepare_launcher",
     "prepare_slot",
     "reap_strays",
+    "settle",
     "start",
     "undo",
 ]
 
 SCRATCH = "mnt"
+# What slots have learned of the pages that a setter-up and an init come to write to: shared by the launcher and its forks.
+_habits: list[memory.Habit] = []
 _KILL = 9
 
 
@@ -91,6 +94,7 @@ def prepare_launcher(store: str) -> None:
     mount.mount("scratch", scratch, "tmpfs", mount.MS_NODEV, "mode=700,size=1m")
     # The mounter of an overlay takes another fsuid for a moment and must keep its capabilities meanwhile.
     process.prctl(process.PR_SET_SECUREBITS, process.SECBIT_NO_SETUID_FIXUP)
+    _habits[:] = [memory.Habit(), memory.Habit()]
     gc.collect()
     gc.freeze()
 
@@ -133,7 +137,9 @@ def prepare_slot(plan: Plan) -> tuple[SetUp, list[str | int] | None]:
     """The first half of `make`, completed: of the plan only its shape and its names matter (see runtime.ahead)."""
     work, failed = _found(plan)
     if failed is None:
+        _habits[0].watch()
         failed = work.await_early()
+        _habits[0].prepare()
     return work, failed
 
 
@@ -153,6 +159,11 @@ def fill(work: SetUp, plan: Plan, stdio: Stdio | None) -> list[str | int] | None
     except BaseException as error:
         return record(work.step, error)
     return None
+
+
+def settle() -> None:
+    """At the end of a setter-up that was a slot: the next ones know what it needed."""
+    _habits[0].learn()
 
 
 def undo(group: dict[str, Any], pid: int, joiner: int, fds: list[int]) -> None:
@@ -239,7 +250,6 @@ class SetUp:
     def await_early(self) -> list[str | int] | None:
         """Until init has done the early steps; what failed."""
         answer = receive(self.sock) if self.sock else None
-        memory.populate()
         value, _ = answer or ({"failed": ["init", errno.ECHILD, "init was killed before it was ready"]}, [])
         failed: list[str | int] | None = value.get("failed")
         return failed
@@ -471,6 +481,9 @@ def _first(plan: Plan, early: list[init.Step], sock: Socket, program: bytes) -> 
         trace.take()
         trace.mark("cloned")
         state = init.Init(sock, None, {})
+        if plan.get("slot"):
+            state.habit = _habits[1]
+            state.habit.watch()
         # Where a joiner cloned it, it is in its groups.
         failed = None if _needs_joiner(plan) else _enter_groups(plan["cgroup"])
         # While we still are who may pass through the data root: the container's root may not.
@@ -480,8 +493,8 @@ def _first(plan: Plan, early: list[init.Step], sock: Socket, program: bytes) -> 
         _take_sources(state, value["early"], fds)
         failed = failed or ahead.run(early, state)
         trace.mark("early")
-        if plan.get("slot"):
-            memory.populate()
+        if state.habit is not None:
+            state.habit.prepare()
         send(sock, {"ready": True} if failed is None else {"failed": failed})
         value, _ = _await(sock)
         if value["linked"] is not None:
