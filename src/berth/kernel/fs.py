@@ -130,8 +130,13 @@ def _open_or_unlink(parent: int, name: bytes) -> int:
     except NotADirectoryError:
         pass
     except PermissionError:
-        os.chmod(name, 0o700, dir_fd=parent)
-        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            # By its descriptor: chmod of a name would follow a link that has been put there meanwhile.
+            os.chmod(f"/proc/self/fd/{found}", 0o700)
+            return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            os.close(found)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
