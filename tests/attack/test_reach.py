@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import grp
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,3 +157,28 @@ def test_row_9_init_and_exec_have_three_descriptors(engine: EngineProcess, optio
             assert target.startswith(("pipe:[", "/dev/pts/", "/dev/null", "/dev/console")), names
         root = os.readlink(f"/proc/{pid}/cwd")
         assert root in ("/", "/tmp"), root
+
+
+SAY_WHO = """
+import socket, time
+with socket.create_server(("0.0.0.0", 80)) as server:
+    print("ready", flush=True)
+    for _ in range(2):
+        peer, address = server.accept()
+        print(address[0], flush=True)
+        peer.close()
+    time.sleep(1000)
+"""
+
+
+def test_row_61_who_connects_to_a_published_port_is_never_the_loopback(engine: EngineProcess) -> None:
+    """A program that trusts 127.0.0.1 must not trust everybody who comes through a published port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    engine.python(SAY_WHO, "-d", "--name", "box", "-p", f"{port}:80")
+    until(lambda: "ready" in engine.ok("logs", "box"))
+    gateway = engine.ok("inspect", "-f", "{{.NetworkSettings.Gateway}}", "box")
+    for address in ("127.0.0.1", gateway):
+        socket.create_connection((address, port), 10).close()
+    said = until(lambda: len(lines := engine.ok("logs", "box").split()) == 3 and lines)
+    assert said[0] == "ready" and not any(line.startswith("127.") for line in said[1:]), said
