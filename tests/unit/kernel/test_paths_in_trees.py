@@ -52,6 +52,8 @@ REASONS = {
         "what was opened is checked to be a pty master",
     ("runtime/account.py", "os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)"):
         "after pivot: the container is all there is; regular files only, bounded",
+    ("runtime/ahead.py", "os.open(_ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state.staging)"):
+        "a directory that init has just made, in a tmpfs of its own",
     ("runtime/init.py", "os.chdir('/')"): _BEFORE,
     ("runtime/init.py", "os.chroot('.')"): _BEFORE,
     ("runtime/init.py", "mount.umount2('.')"): _BEFORE,
