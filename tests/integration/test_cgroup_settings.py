@@ -57,6 +57,12 @@ def test_an_engine_without_control_groups_says_so_and_runs_containers(script: st
         paused = engine.docker("pause", "one")
         assert paused.returncode == 1 and "no freezer control group" in paused.stderr
         assert "0B" in engine.ok("stats", "--no-stream", "--format", "{{.MemUsage}}", "one")
+        # Nothing keeps the list of allowed devices, so nobody who is root of the host may make a node.
+        made = engine.docker("run", "--rm", "--userns", "host", "busybox", "mknod", "/dev/it", "c", "1", "11")
+        assert made.returncode == 1 and "Operation not permitted" in made.stderr
+        engine.ok("run", "-d", "--name", "two", "--userns", "host", "busybox", "sleep", "1000")
+        made = engine.docker("exec", "two", "mknod", "/dev/it", "c", "1", "11")
+        assert made.returncode == 1 and "Operation not permitted" in made.stderr
 
 
 def test_ulimits_and_a_parent_by_setting() -> None:

@@ -71,6 +71,8 @@ class Compiler:
         if spec.linux.personality is not None:
             steps.append(["personality", {"value": scheduling.personality(spec.linux.personality)}])
         sets = _sets(spec.process.capabilities)
+        if resources is not None and cgroup_limits.device_rules(resources.devices):
+            sets = self._keep_from_devices(sets)
         steps += _process(spec.process, request.user, list(request.groups), bool(filter_path), flags, sets, init=request.init)
         return {
             "v": 1,
@@ -100,7 +102,7 @@ class Compiler:
         if request.terminal:
             # after the identity step, which depends on the container (see runtime.enter)
             steps.append(["console", {"height": request.height, "width": request.width}])
-        sets = _sets(process.capabilities)
+        sets = self._keep_from_devices(_sets(process.capabilities))
         if request.privileged:
             sets = {"bounding": _ALL, "effective": _ALL, "permitted": _ALL, "inheritable": 0, "ambient": 0}
         tail = _process(process, request.user, list(request.groups), not request.privileged, 0, sets, make=False)
@@ -113,6 +115,13 @@ class Compiler:
             "oom_score_adj": process.oom_score_adj,
             "steps": steps + tail,
         }
+
+    def _keep_from_devices(self, sets: dict[str, int]) -> dict[str, int]:
+        """Where no control group holds the list of allowed devices, nobody who is kept to it may make nodes: a container in
+        the host's user namespace could open any device."""
+        if "devices" in self.roots or self.v2 is not None:
+            return sets
+        return {name: value & ~(1 << capability.NUMBERS["CAP_MKNOD"]) for name, value in sets.items()}
 
     def group(self, path: str | None, *, huge_pages: bool = False) -> dict[str, Any]:
         """The control group of a path, on this host. `huge_pages`: with what cgroup2 needs to count them."""
