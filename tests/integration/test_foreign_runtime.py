@@ -262,6 +262,14 @@ def test_devices(engine: EngineProcess, runtime: str) -> None:
         assert out.split() == ["1:5", "1:7", "3"]
 
 
+def test_control_groups_inside(engine: EngineProcess, runtime: str) -> None:
+    id = engine.ok("create", "--runtime", runtime, "--cgroupns", "host", "busybox", "cat", "/proc/self/cgroup")
+    assert id in engine.ok("start", "-a", id)
+    # What a system of services in a container is given; the binary must still find the host's.
+    bound = ("-v", "/sys/fs/cgroup:/sys/fs/cgroup:ro", "-m", "40m")
+    assert engine.ok("run", "--rm", "--runtime", runtime, *bound, "busybox", "sh", "-c", "ls /sys/fs/cgroup | wc -l") != "0"
+
+
 def test_init_and_the_hosts_pid_namespace(engine: EngineProcess, runtime: str) -> None:
     if shutil.which("docker-init") or shutil.which("tini"):
         assert engine.ok("run", "--rm", "--init", "--runtime", runtime, "busybox", "cat", "/proc/1/comm") == "docker-init"

@@ -106,11 +106,14 @@ class SetUp:
         plan = self.plan
         cgroup.create(plan["cgroup"])
         self.step = "source"
+        # Before the sources: a binary takes the first mount of a control group that it finds, and that must be the host's.
+        namespace.unshare(namespace.CLONE_NEWNS)
+        mount.make_slave()
         parts = self._sources()
         self.step = "user"
         account = _account(parts[0][0][1], *plan["state"]["user"])
         self.step = "rootfs"
-        _enter_bundle(plan["bundle"], parts)
+        _fill_bundle(plan["bundle"], parts)
         with open("config.json", "w", encoding="utf-8", opener=_private) as file:
             json.dump(_with_account(plan["config"], account), file)
         own_streams(plan["base"], self.stdio)
@@ -245,11 +248,8 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _enter_bundle(place: str, parts: list[Parts]) -> None:
-    """A mount namespace of our own, made from the host's, with the root filesystem and the bind sources at `place`."""
-    source.enter_host_mounts()
-    namespace.unshare(namespace.CLONE_NEWNS)
-    mount.make_slave()
+def _fill_bundle(place: str, parts: list[Parts]) -> None:
+    """The root filesystem and the bind sources at `place`, in our own mount namespace, as the working directory."""
     mount.mount("bundle", place, "tmpfs", mount.MS_NODEV, "mode=711")
     os.chdir(place)
     for number, (top, *below) in enumerate(parts):

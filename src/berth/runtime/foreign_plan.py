@@ -24,6 +24,7 @@ from berth.contract.runtime import LaunchRequest
 from berth.errors import InvalidArgument
 from berth.kernel import namespace
 from berth.model.oci import Mount, Spec
+from berth.runtime import record
 from berth.runtime.mount_plan import device_node
 from berth.runtime.plan import Compiler
 
@@ -47,7 +48,7 @@ def compile_foreign(request: LaunchRequest, compiler: Compiler, run: str) -> Pla
     native = compiler.launch(msgspec.structs.replace(request, init=False))
     command = _command(request.runtime, run, compiler)
     group = _group(native["cgroup"])
-    attached = _binds(native)
+    attached = _binds(native, request.spec)
     if native["base"]:
         attached |= _nodes(request.spec)
     places = {target: f"{run}/{BUNDLE}/m{number}" for number, target in enumerate(attached, 1)}
@@ -65,7 +66,7 @@ def compile_foreign(request: LaunchRequest, compiler: Compiler, run: str) -> Pla
         "config": _config(request.spec, places, "" if compiler.roots else (compiler.v2 or "").removeprefix(_UNIFIED)),
         "command": command,
         "bundle": f"{run}/{BUNDLE}",
-        "record": f"{run}/shims/{request.id}.oci",
+        "record": record.command_path(run, request.id),
         "terminal": request.io.terminal,
         "state": {**native["state"], "cgroup": group, "command": command, "scratch": native["scratch"]},
     }
@@ -87,11 +88,12 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
     return group if not group["roots"] else {**group, "v2": None, "enabled": []}
 
 
-def _binds(native: Plan) -> dict[str, dict[str, Any]]:
-    """The sources of bind mounts by where they are attached."""
+def _binds(native: Plan, spec: Spec) -> dict[str, dict[str, Any]]:
+    """The sources of bind mounts by where they are attached. What shows control groups is for the binary to mount."""
+    groups = {entry.destination for entry in spec.mounts if entry.type in ("cgroup", "cgroup2")}
     steps = [arguments for step, arguments in native["steps"] if step == "attach"]
     found = {step["target"]: native["sources"][step["source"]] for step in steps}
-    return {target: source for target, source in found.items() if source["kind"] == "bind"}
+    return {target: source for target, source in found.items() if source["kind"] == "bind" and target not in groups}
 
 
 def _nodes(spec: Spec) -> dict[str, dict[str, Any]]:

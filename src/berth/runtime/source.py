@@ -61,11 +61,6 @@ def keep_host_mounts() -> None:
     _host_mounts[:] = [os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)]
 
 
-def enter_host_mounts() -> None:
-    """From then on the calling process sees what is mounted on the host, and mounts there."""
-    setns(_host_mounts[0], CLONE_NEWNS)
-
-
 class Setting:
     """Whose ids: `base` is the host's id of the container's root, `userns` its user namespace or -1 for the host's."""
 
