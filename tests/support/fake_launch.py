@@ -40,7 +40,7 @@ def prepare_launcher(store):
     pass
 
 
-def make(plan, stdio):
+def make(plan, stdio, meanwhile):
     """The process becomes the caller's sibling: a child of the shim."""
     if plan.get("kill_shim"):
         shim = os.getppid()
@@ -50,6 +50,10 @@ def make(plan, stdio):
     if plan.get("kill_birth"):
         os.kill(os.getpid(), signal.SIGKILL)
     work = Process()
+    try:
+        meanwhile()
+    except Failure as failure:
+        return work, list(failure.args)
     if plan.get("resolver_fds"):
         work.resolver = [os.open("/dev/null", os.O_RDONLY) for _ in range(2)]
     return work, _begin(plan, stdio, work, process.CLONE_PARENT)

@@ -1,8 +1,9 @@
 """What of a launch can be done before anything is known of the container but its shape. Lean.
 
 A plan's steps come in two parts. The early ones build /proc, /dev and /sys, with masks and all, on a staging tmpfs of
-init's own, and need nothing but namespaces, ids and a control group; the late ones begin with the network and the root
-filesystem, and the first thing that they put onto it are these trees, each moved with all that is mounted below.
+init's own, and need nothing but namespaces, ids and a control group; the late ones begin with the root filesystem, and
+the first thing that they put onto it are these trees, each moved with all that is mounted below. When everything is
+mounted, init waits for its limits and links.
 
 A launch does both in one go, the early part while the setter-up prepares what the late part needs. A slot of the warm
 pool has done its early part long ago: a plan with the same `shape` can go on from there.
@@ -29,6 +30,8 @@ _TREES = ("/proc", "/dev", "/sys")
 # What every container gets that has a network of its own; a user's come when the network is there.
 _SYSCTLS = ("net/ipv4/ping_group_range", "net/ipv4/ip_unprivileged_port_start")
 _ROOT = "root"
+# Init does these without waiting for its links.
+_MOUNTING = ("root", "mount", "attach", "cgroup")
 
 
 def split(plan: Plan) -> tuple[list[Step], list[Step]]:
@@ -37,6 +40,7 @@ def split(plan: Plan) -> tuple[list[Step], list[Step]]:
     late: list[Step] = []
     trees: list[str] = []
     closed: set[str] = set()
+    linked: Step | None = ("linked", {"network": None})
     for name, arguments in plan["steps"]:
         path = _path(arguments)
         tree = path[: path.find("/", 1)] if path.find("/", 1) > 0 else path
@@ -45,6 +49,12 @@ def split(plan: Plan) -> tuple[list[Step], list[Step]]:
             if path and path == tree:
                 trees.append(path)
             continue
+        if name == "network":
+            linked = ("linked", {"network": arguments})
+            continue
+        if name not in _MOUNTING and late and linked is not None:
+            late.append(linked)
+            linked = None
         late.append((name, arguments))
         if name == "root":
             # The list grows until the last early step is found.

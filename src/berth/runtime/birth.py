@@ -107,6 +107,7 @@ class Birth:
         self._run: str = head["run"]
         # The id that the answer carries, and what the shim does not have yet.
         self._asked = 0
+        self._listener = -1
         self._passed: list[int] = []
 
     def wait(self, plan: Message, fds: list[int]) -> None:
@@ -154,22 +155,18 @@ class Birth:
 
     def run(self, plan: Message, fds: list[int], slot: Any = None) -> None:
         """All of it, or what a slot has left to do."""
-        failpoint.hit("launch.birth.before-files")
         try:
-            stdio, listener = self._prepare()
+            stdio = Stdio(self._head["io"]["terminal"], self._head["io"]["open_stdin"])
         except OSError as error:
-            group = plan["cgroup"] if slot else None
-            self._fail(["shim", error.errno or 0, str(error.filename or error.strerror)], group, slot)
+            self._fail(["shim", error.errno or 0, str(error.strerror)], plan["cgroup"] if slot else None, slot)
             return
-        failpoint.hit("launch.birth.after-files")
-        trace.mark("files")
         if slot:
-            work, failed = slot, self._launch.fill(slot, plan, stdio.child)
+            work, failed = slot, self._launch.fill(slot, plan, stdio.child, self._make_files)
         else:
-            work, failed = self._launch.make(plan, stdio.child)
+            work, failed = self._launch.make(plan, stdio.child, self._make_files)
         if failed is None:
             try:
-                self._tell(plan, work, stdio, listener, fds)
+                self._tell(plan, work, stdio, fds)
                 if slot:
                     self._launch.settle()
                 return
@@ -177,16 +174,23 @@ class Birth:
                 failed = ["shim", error.errno or 0, str(error.filename or error.strerror)]
         self._fail(failed, plan["cgroup"], work)
 
-    def _prepare(self) -> tuple[Stdio, _socket.socket]:
+    def _make_files(self) -> None:
+        """What the shim needs of files: an earlier exit record goes, the log can be written, the socket is there."""
         head = self._head
-        for path in record.exit_paths(self._run, self._id, head["directory"]):
-            record.remove(path)
-        log = head["io"]["log"]
-        if log["driver"] != "none" and log["path"]:
-            LogFile(log["path"]).close()
-        return Stdio(head["io"]["terminal"], head["io"]["open_stdin"]), record.listen(self._run, self._id)
+        failpoint.hit("launch.birth.before-files")
+        try:
+            for path in record.exit_paths(self._run, self._id, head["directory"]):
+                record.remove(path)
+            log = head["io"]["log"]
+            if log["driver"] != "none" and log["path"]:
+                LogFile(log["path"]).close()
+            self._listener = record.listen(self._run, self._id).detach()
+        except OSError as error:
+            raise self._launch.Failure("shim", error.errno or 0, str(error.filename or error.strerror)) from None
+        failpoint.hit("launch.birth.after-files")
+        trace.mark("files")
 
-    def _tell(self, plan: Message, work: Any, stdio: Stdio, listener: _socket.socket, fds: list[int]) -> None:
+    def _tell(self, plan: Message, work: Any, stdio: Stdio, fds: list[int]) -> None:
         head = self._head
         shim = os.getppid()
         born: Message = {
@@ -203,7 +207,7 @@ class Birth:
         self._write_run_file(born, shim)
         failpoint.hit("launch.birth.after-run-file")
         trace.mark("run-file")
-        watched = {"pidfd": work.pidfd, "listener": listener.fileno()}
+        watched = {"pidfd": work.pidfd, "listener": self._listener}
         rest = {f"resolver{number}": fd for number, fd in enumerate(work.resolver)}
         held = stdio.held(work.console[0] if work.console else None)
         if "stdin" in held:

@@ -40,6 +40,7 @@ from berth.runtime.message import close_all, pair, receive, send
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     Document = dict[str, Any]
@@ -69,10 +70,11 @@ def strays(known: set[int]) -> list[tuple[int, int]]:
     return [(pid, os.pidfd_open(pid)) for pid in found if pid not in known]
 
 
-def make(plan: Document, stdio: Stdio | None) -> tuple[SetUp, list[str | int] | None]:
+def make(plan: Document, stdio: Stdio | None, meanwhile: Callable[[], None]) -> tuple[SetUp, list[str | int] | None]:
     """The container, and what failed, as a record, or None. After a failure the shim calls `undo`."""
     work = SetUp(plan, stdio)
     try:
+        meanwhile()
         work.run()
     except BaseException as error:
         failed = record(work.step, error)

@@ -23,7 +23,7 @@ from berth.kernel.paths import make_directories_in_root, open_in_root
 from berth.runtime import reaper
 from berth.runtime.account import UnknownAccount, resolve
 from berth.runtime.failure import Failure, record
-from berth.runtime.message import send, send_errno
+from berth.runtime.message import receive, send, send_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,6 +117,14 @@ def network(
     tcp.listen(64)
     nfnetlink.redirect_dns(udp.getsockname()[1], tcp.getsockname()[1])
     send(state.sock, {"resolver": True}, [udp.fileno(), tcp.fileno()])
+
+
+def linked(state: Init, *, network: dict[str, Any] | None) -> None:
+    """Wait until the setter-up has written the limits and made the links; then configure them."""
+    if receive(state.sock) is None:
+        os._exit(127)
+    if network is not None:
+        STEPS["network"](state, **network)
 
 
 def root(state: Init, *, source: int, propagation: int) -> None:
@@ -533,6 +541,7 @@ def find(name: str, environment: dict[str, str]) -> str:
 STEPS: dict[str, Callable[..., None]] = {
     "identity": identity,
     "network": network,
+    "linked": linked,
     "root": root,
     "trees": trees,
     "mount": mount_new,

@@ -10,7 +10,7 @@ The setter-up clones init with CLONE_PARENT, which makes init the shim's child. 
 
     setter-up -> init    {"early": mounts} + fds when it may take its ids and do the early steps (see runtime.ahead)
     init -> setter-up    {"ready"}: they are done
-    setter-up -> init    {"linked": network step} when it has its links, {"go": mounts, "stdio", "steps"} + fds
+    setter-up -> init    {"go": mounts, "stdio", "steps"} + fds, {"linked"} when it has its limits and links
     init -> setter-up    {"resolver"} + fds, {"console"} + fd, then {"exec"} and the end: execve has worked
                          or {"failed": [step, errno, path]}
     setter-up -> shim    {"pid", "console", "resolver"} + fds, or {"failed", "pid"} + pidfd
@@ -37,7 +37,7 @@ from berth.runtime.source import Setting, prepare
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket as Socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
     Plan = dict[str, Any]
@@ -124,13 +124,14 @@ def start(plan: Plan, stdio: Stdio | None, extra_fds: dict[str, int]) -> Started
     return Started(value["pid"], pidfd, console_fd, rest, state)
 
 
-def make(plan: Plan, stdio: Stdio | None) -> tuple[SetUp, list[str | int] | None]:
+def make(plan: Plan, stdio: Stdio | None, meanwhile: Callable[[], None]) -> tuple[SetUp, list[str | int] | None]:
     """For a caller that is itself a fork of the shim, made for this: the container, as the caller's sibling.
 
     With it what failed, as a record, or None. After a failure the shim calls `undo`; in both cases it reaps the joiner.
+    `meanwhile` is called before the container's program is executed, while init is busy.
     """
     work, failed = _found(plan)
-    return work, failed or fill(work, plan, stdio)
+    return work, failed or fill(work, plan, stdio, meanwhile)
 
 
 def prepare_slot(plan: Plan) -> tuple[SetUp, list[str | int] | None]:
@@ -152,10 +153,10 @@ def _found(plan: Plan) -> tuple[SetUp, list[str | int] | None]:
     return work, None
 
 
-def fill(work: SetUp, plan: Plan, stdio: Stdio | None) -> list[str | int] | None:
+def fill(work: SetUp, plan: Plan, stdio: Stdio | None, meanwhile: Callable[[], None]) -> list[str | int] | None:
     """The second half: a container of this plan, which has the shape, ids and control group of the first."""
     try:
-        work.complete(plan, stdio)
+        work.complete(plan, stdio, meanwhile)
     except BaseException as error:
         return record(work.step, error)
     return None
@@ -254,11 +255,19 @@ class SetUp:
         failed: list[str | int] | None = value.get("failed")
         return failed
 
-    def complete(self, plan: Plan, stdio: Stdio | None) -> None:
-        """From there to execve."""
+    def complete(self, plan: Plan, stdio: Stdio | None, meanwhile: Callable[[], None]) -> None:
+        """From there to execve. Init mounts what it gets first, beside everything else; `meanwhile` is the caller's share."""
         if plan is not self.plan:
             self.plan = plan
             self.early, self.late = ahead.split(plan)
+        self.step = "source"
+        self._own_streams(stdio)
+        done = ahead.sources(self.early)
+        chosen = [index for index in range(len(plan["sources"])) if index not in done]
+        self._sources("go", chosen, {"stdio": stdio is not None, "steps": self.late}, stdio or ())
+        failpoint.hit("launch.setup.after-sources")
+        trace.mark("sources")
+        meanwhile()
         self.step = "cgroup"
         group = plan["cgroup"]
         for controller, name, value, optional in plan["limits"]:
@@ -266,18 +275,10 @@ class SetUp:
         failpoint.hit("launch.setup.after-limits")
         trace.mark("limits")
         self._adjust_oom(plan["oom_score_adj"])
-        self._own_streams(stdio)
         self._network()
         failpoint.hit("launch.setup.after-links")
         trace.mark("links")
-        network = self.late.pop(0)[1] if self.late[0][0] == "network" else None
-        self._send({"linked": network})
-        self.step = "source"
-        done = ahead.sources(self.early)
-        chosen = [index for index in range(len(plan["sources"])) if index not in done]
-        self._sources("go", chosen, {"stdio": stdio is not None, "steps": self.late}, stdio or ())
-        failpoint.hit("launch.setup.after-sources")
-        trace.mark("sources")
+        self._send({"linked": True})
         self._wait()
         failpoint.hit("launch.setup.after-exec")
         trace.mark("executed")
@@ -286,8 +287,9 @@ class SetUp:
         assert self.sock is not None
         try:
             send(self.sock, value, fds)
-        except (BrokenPipeError, ConnectionError):
-            raise Failure("init", errno.ECHILD, "init was killed before it could start") from None
+        except ConnectionError:
+            # It has failed, and has said why, or was killed.
+            self._wait()
 
     def _limit(self, group: dict[str, Any], controller: str, name: str, value: str, optional: bool) -> None:
         try:
@@ -427,7 +429,7 @@ def make_links(links: list[dict[str, Any]], pid: int) -> None:
 def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
     try:
         os.setsid()
-        work, failed = make(plan, stdio)
+        work, failed = make(plan, stdio, lambda: None)
         if failed is None:
             value: dict[str, Any] = {"pid": work.pid, "joiner": work.joiner, "console": bool(work.console)}
             send(shim, value, [work.pidfd, *work.console, *work.resolver])
@@ -473,8 +475,7 @@ def _join(
 def _first(plan: Plan, early: list[init.Step], sock: Socket, program: bytes) -> NoReturn:
     """Init's first instructions: nobody inside may look into this process until execve (CVE-2016-9962).
 
-    What needs no mounts from outside it does while the setter-up prepares them. A failure of the network is told only
-    when everything has been received: a socket that closes with unread messages loses what was sent.
+    What needs no mounts from outside it does while the setter-up prepares them.
     """
     try:
         process.prctl(process.PR_SET_DUMPABLE, 0)
@@ -496,13 +497,9 @@ def _first(plan: Plan, early: list[init.Step], sock: Socket, program: bytes) -> 
         if state.habit is not None:
             state.habit.prepare()
         send(sock, {"ready": True} if failed is None else {"failed": failed})
-        value, _ = _await(sock)
-        if value["linked"] is not None:
-            failed = failed or ahead.run([("network", value["linked"])], state)
-            trace.mark("network")
         value, fds = _await(sock)
         if failed is not None:
-            send(sock, {"failed": failed})
+            # That has been said instead of "ready".
             os._exit(127)
         if value["stdio"]:
             state.stdio = (fds.pop(0), fds.pop(0), fds.pop(0))

@@ -44,7 +44,11 @@ def receive(sock: Socket) -> tuple[dict[str, Any], list[int]] | None:
     try:
         data = sock.recv(_ROOM)
     except ConnectionError:
-        return None
+        # That the peer has left something unread is told first, once; what it had said comes after that.
+        try:
+            data = sock.recv(_ROOM)
+        except ConnectionError:
+            return None
     if not data:
         return None
     count, value = marshal.loads(data)
