@@ -36,7 +36,10 @@ def records(block: bytes, stream: str, now: int, attributes: str = "") -> bytes:
     text = block.decode("utf-8", "replace")
     tail = f'","stream":"{stream}",{attributes}"time":"{timestamp(now)}"}}\n'
     lines, unfinished = (text[:-1], False) if text.endswith("\n") else (text, True)
-    if _MARK in lines:
+    if lines.count("\0") == len(lines):
+        # Zeros, as devices and disk images have them in bulk: one by one they would cost the most of all.
+        body = "\\u0000" * len(lines)
+    elif _MARK in lines:
         escaped = [encode_basestring(line)[1:-1] for line in lines.split("\n")]
         body = ("\\n" + tail + '{"log":"').join(escaped)
     else:

@@ -62,6 +62,11 @@ def test_one_record_a_line_and_the_texts_joined_are_the_output(text):
     assert len(found) == text.count("\n") + (not text.endswith("\n"))
 
 
+@pytest.mark.parametrize("text", ["", "\n", "\0", "\0\0\n", "\0" * 16384, "\0\n\0\n", "a\0"])
+def test_zeros_are_what_they_were(text: str) -> None:
+    assert "".join(json.loads(line)["log"] for line in records(text.encode(), "stdout", 0).splitlines()) == text
+
+
 def test_bytes_that_are_not_utf8_are_replaced():
     assert json.loads(records(b"a\xff\xfeb\n", "stdout", 0))["log"] == "a\ufffd\ufffdb\n"
 
