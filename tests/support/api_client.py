@@ -29,7 +29,8 @@ class Answer:
 
 
 def ask(
-    path_of_socket: str, method: str, path: str, body: Any = None, *, kind: str = "application/json", timeout: float = 30
+    path_of_socket: str, method: str, path: str, body: Any = None, *, kind: str = "application/json", timeout: float = 30,
+    headers: dict[str, str] | None = None,
 ) -> Answer:
     """One request on a connection of its own. A body that is no bytes is sent as JSON."""
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -38,7 +39,7 @@ def ask(
     connection.sock.settimeout(timeout)
     try:
         connection.sock.connect(path_of_socket)
-        connection.request(method, path, data, {"Content-Type": kind} if data is not None else {})
+        connection.request(method, path, data, (headers or {}) | ({"Content-Type": kind} if data is not None else {}))
         answer = connection.getresponse()
         text = b"" if answer.status == 101 else answer.read()
         return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, text)

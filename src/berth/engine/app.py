@@ -68,6 +68,7 @@ class Engine:
         async with AsyncExitStack() as stack:
             stack.callback(os.close, self.lock)
             stack.callback(self.database.close)
+            stack.callback(self.events.close)
             stack.callback(self.layers.close)
             stack.callback(self.workers.close)
             if stop_containers:
@@ -109,7 +110,7 @@ async def start(config: EngineConfig) -> Engine:
     lock = lock_root(config)
     failpoint.hit("engine.start.after-lock")
     database = Database(f"{config.root}/berth.db")
-    events = Events()
+    events = Events(f"{config.root}/events.jsonl")
     runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.cgroup)
     for note in runtime.abilities.notes:
         log.warning("%s", note)

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 
+from berth.engine.event_log import EventLog
 from berth.wire.system import EventActor, EventMessage
 
 _KEPT = 1024
@@ -19,8 +20,10 @@ _QUEUE = 4096
 class Events:
     """The bus. One per engine."""
 
-    def __init__(self) -> None:
-        self._kept: deque[EventMessage] = deque(maxlen=_KEPT)
+    def __init__(self, path: str = "") -> None:
+        """With a path, the events of earlier engines are there, and these are kept for the next one (see event_log)."""
+        self._log = EventLog(path, _KEPT) if path else None
+        self._kept: deque[EventMessage] = deque(self._log.read() if self._log else (), maxlen=_KEPT)
         self._listeners: set[asyncio.Queue[EventMessage | None]] = set()
 
     @property
@@ -40,6 +43,8 @@ class Events:
             time_nano=now,
         )
         self._kept.append(message)
+        if self._log is not None:
+            self._log.append(message)
         for queue in list(self._listeners):
             try:
                 queue.put_nowait(message)
@@ -47,6 +52,11 @@ class Events:
                 self._listeners.discard(queue)
                 queue.get_nowait()
                 queue.put_nowait(None)
+
+    def close(self) -> None:
+        """Nothing is published any more."""
+        if self._log is not None:
+            self._log.close()
 
     async def listen(self, since_ns: int | None, until_ns: int | None) -> AsyncIterator[EventMessage]:
         """Kept events from `since_ns` on, then those to come, until `until_ns` (for ever without)."""

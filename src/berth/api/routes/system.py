@@ -18,6 +18,7 @@ from berth.errors import InvalidArgument
 from berth.model.filters import Filters
 from berth.wire.system import EventMessage
 
+_SEQUENCE = "application/json-seq"
 _EVENT_FILTERS = ("config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
                   "service", "type", "volume")  # fmt: skip
 
@@ -118,11 +119,21 @@ def _legacy(message: EventMessage) -> dict[str, object]:
     return document
 
 
+def _event_form(request: web.Request) -> tuple[str, bytes]:
+    """The content type that the client asks for, and what begins an event in it. The lines are the same in all of them."""
+    accepted = request.headers.get("Accept", "")
+    for kind in ("application/jsonl", "application/x-ndjson", _SEQUENCE):
+        if kind in accepted and api_version(request) >= (1, 52):
+            return kind, b"\x1e" if kind == _SEQUENCE else b""
+    return "application/json", b""
+
+
 def _events(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         filters = query_filters(request, _EVENT_FILTERS)
         since, until = _time_ns(request, "since"), _time_ns(request, "until")
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        kind, before = _event_form(request)
+        response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
         legacy = api_version(request) < (1, 52)
 
@@ -130,7 +141,7 @@ def _events(engine: Engine) -> Handler:
             async with aclosing(engine.events.listen(since, until)) as messages:  # type: ignore[type-var]
                 async for message in messages:
                     if _matches(filters, message):
-                        await response.write(msgspec.json.encode(_legacy(message) if legacy else message) + b"\n")
+                        await response.write(before + msgspec.json.encode(_legacy(message) if legacy else message) + b"\n")
 
         await while_connected(request, work())
         return response

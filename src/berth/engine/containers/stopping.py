@@ -80,6 +80,9 @@ class Stopping:
                 if container.state.cause is not None:
                     container.state.cause.forced = container.state.cause.signal != SIGKILL
                 await self._signal(container, SIGKILL)
+        await self._killed(container, ended)
+
+    async def _killed(self, container: Container, ended: asyncio.Future[Ended]) -> None:
         if not await _in_time(ended, _KILL_TIMEOUT):
             raise Internal(
                 f"container {short_id(container.id)} did not end within {_KILL_TIMEOUT:.0f} s of SIGKILL: "
@@ -104,7 +107,7 @@ class Stopping:
             ended = container.next_exit()
             await self._signal(container, number)
         if number == SIGKILL:
-            await self._kill_and_wait(container, ended)
+            await self._killed(container, ended)
 
     async def kill_for_removal(self, container: Container) -> None:
         """For a forced removal: whatever it does, it ends now."""
@@ -115,7 +118,7 @@ class Stopping:
                 return
             ended = container.next_exit()
             await self._signal(container, SIGKILL)
-        await self._kill_and_wait(container, ended)
+        await self._killed(container, ended)
 
     async def restart(self, container: Container, timeout: int | None, signal: str = "", *, by: str = "") -> None:
         """Stop if it runs, then start. A container with --rm is not removed by the stop in between."""
