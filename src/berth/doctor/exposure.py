@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from berth.doctor.check import Scene, listed, note, ok, problem, warning
+from berth.doctor.kernel import has_apparmor, selinux_mode
 from berth.engine.containers.isolation import decide
 from berth.wire.container import ContainerInspectResponse, HostConfig
 from berth.wire.doctor import Finding
@@ -210,12 +211,7 @@ def capabilities(scene: Scene) -> Iterator[Finding]:
 def confinement(scene: Scene) -> Iterator[Finding]:
     """--security-opt that takes walls away, and devices."""
     for name, _, host in _running(scene):
-        options = host.security_opt or []
-        off = [
-            option
-            for option in options
-            if option.partition("=")[2] == "unconfined" or option.endswith(":unconfined") or option == "label=disable"
-        ]
+        off = [option for option in host.security_opt or [] if _takes_a_wall_away(scene, option)]
         if off and not host.privileged:
             yield warning(
                 f"{name} runs with {listed(off)}",
@@ -230,6 +226,18 @@ def confinement(scene: Scene) -> Iterator[Finding]:
                 why="A disk gives every file on it, whoever owns it; others only what they do.",
                 facts={"container": name, "devices": devices},
             )
+
+
+def _takes_a_wall_away(scene: Scene, option: str) -> bool:
+    """Where the kernel has no AppArmor or SELinux, leaving it out changes nothing."""
+    match option.replace(":", "=", 1).partition("="):
+        case ("seccomp" | "systempaths", _, "unconfined"):
+            return True
+        case ("apparmor", _, "unconfined"):
+            return has_apparmor(scene.host)
+        case ("label", _, "disable"):
+            return selinux_mode(scene.host) != ""
+    return False
 
 
 def limits(scene: Scene) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from berth.doctor.check import Scene, listed, note, ok, problem, warning
+from berth.doctor.host import Host
 from berth.doctor.probe import CALLS
 from berth.errors import BerthError
 from berth.kernel import seccomp
@@ -150,19 +151,37 @@ def seccomp_filter(scene: Scene) -> Iterator[Finding]:
     yield ok("seccomp filters work: containers get Docker's default profile", facts=facts)
 
 
+def has_apparmor(host: Host) -> bool:
+    """Whether the kernel has it, switched on."""
+    return host.text("/sys/module/apparmor/parameters/enabled") == "Y"
+
+
+def selinux_mode(host: Host) -> str:
+    """enforcing, permissive, or empty where it is not on."""
+    enforcing = host.text("/sys/fs/selinux/enforce")
+    return "" if enforcing is None else "enforcing" if enforcing == "1" else "permissive"
+
+
 def security_modules(scene: Scene) -> Iterator[Finding]:
     """AppArmor and SELinux."""
     host = scene.host
-    modules = (host.text("/sys/kernel/security/lsm") or "").split(",")
-    apparmor = host.text("/sys/module/apparmor/parameters/enabled") == "Y"
-    enforcing = host.text("/sys/fs/selinux/enforce")
-    facts = {"modules": [name for name in modules if name], "apparmor": apparmor, "selinux_enforcing": enforcing == "1"}
+    modules = [name for name in (host.text("/sys/kernel/security/lsm") or "").split(",") if name]
+    apparmor, selinux = has_apparmor(host), selinux_mode(host)
+    facts = {"modules": modules, "apparmor": apparmor, "selinux": selinux}
     if apparmor:
-        yield note("AppArmor is on; containers run without a profile of it unless one is named", facts=facts)
-    if enforcing is not None:
-        state = "enforcing" if enforcing == "1" else "permissive"
-        yield note(f"SELinux is on ({state}); containers run without a label of it unless one is named", facts=facts)
-    if not apparmor and enforcing is None:
+        yield note(
+            "AppArmor is on; berth's own runtime puts containers under none of its profiles",
+            why="User namespaces, seccomp, capabilities and masked files hold them.",
+            change="where a profile has to apply: --runtime runc --security-opt apparmor=NAME",
+            facts=facts,
+        )
+    if selinux:
+        yield note(
+            f"SELinux is on ({selinux}); berth's own runtime gives containers no label of it",
+            why="User namespaces, seccomp, capabilities and masked files hold them.",
+            facts=facts,
+        )
+    if not apparmor and not selinux:
         yield ok(
             "neither AppArmor nor SELinux is on",
             why="User namespaces, seccomp, capabilities and masked files hold containers; such a module would be one more wall.",

@@ -16,7 +16,7 @@ _DEVICES = {
     "ipvlan": "networks of driver ipvlan",
 }
 _NEEDED = ("bridge", "veth")
-_FIREWALLS = {"firewalld": "firewalld", "dockerd": "Docker", "nft-monitor": "nft"}
+_PROGRAMS = {"firewalld": "firewalld", "dockerd": "Docker"}
 
 
 def devices(scene: Scene) -> Iterator[Finding]:
@@ -66,7 +66,7 @@ def other_firewalls(scene: Scene) -> Iterator[Finding]:
     """ufw, firewalld, Docker: published ports do not ask them."""
     host = scene.host
     running = host.programs()
-    found = [name for program, name in _FIREWALLS.items() if program in running]
+    found = [name for program, name in _PROGRAMS.items() if program in running]
     if "ENABLED=yes" in (host.text("/etc/ufw/ufw.conf") or "").splitlines():
         found.append("ufw")
     guards = [name for name in found if name in ("ufw", "firewalld")]

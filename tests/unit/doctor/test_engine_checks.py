@@ -84,7 +84,7 @@ def test_a_stopped_container_exposes_nothing(tmp_path: Path) -> None:
         ("exposed.capabilities", {"CapAdd": ["CAP_SYS_ADMIN"]}, "note", "SYS_ADMIN (mounts"),
         ("exposed.capabilities", {"CapAdd": ["SYS_MODULE"]}, "problem", "SYS_MODULE"),
         ("exposed.confinement", {"SecurityOpt": ["seccomp=unconfined"]}, "warning", "seccomp=unconfined"),
-        ("exposed.confinement", {"SecurityOpt": ["label=disable"]}, "warning", "label=disable"),
+        ("exposed.confinement", {"SecurityOpt": ["systempaths=unconfined"]}, "warning", "systempaths=unconfined"),
         ("exposed.confinement", {"Devices": [{"PathOnHost": "/dev/sda"}]}, "note", "/dev/sda"),
         ("exposed.limits", {"Memory": 0}, "note", "any amount of memory: box"),
         ("exposed.limits", {"PidsLimit": -1}, "note", "any amount of processes: box"),
@@ -94,6 +94,15 @@ def test_what_a_container_was_given(check: str, host: dict[str, Any], severity: 
     found = [f for f in _find(check, tmp_path, _container("box", host)) if f.severity != "ok"]
     assert [(f.severity, words in f.summary) for f in found] == [(severity, True)], found
     assert found[0].change or check == "exposed.confinement"
+
+
+def test_walls_that_the_kernel_does_not_have_cannot_be_taken_away(tmp_path: Path) -> None:
+    options = ["apparmor=unconfined", "label=disable", "label:disable", "no-new-privileges", "seccomp=/profile.json"]
+    box = _container("box", {"SecurityOpt": options})
+    assert _find("exposed.confinement", tmp_path, box) == []
+    there = {"/sys/module/apparmor/parameters/enabled": "Y", "/sys/fs/selinux/enforce": "0"}
+    (found,) = _find("exposed.confinement", tmp_path, box, files=there)
+    assert found.facts["options"] == ["apparmor=unconfined", "label=disable", "label:disable"]
 
 
 def test_the_id_map_of_the_process_decides_whose_root_it_is(tmp_path: Path) -> None:
