@@ -82,6 +82,8 @@ class NetworkCatalog:
     def put_endpoints(self, endpoints: Iterable[Endpoint], *, durable: bool = False) -> None:
         """Store endpoints, in place of what was recorded of the same container and network."""
         rows = list(endpoints)
+        if not rows:
+            return
         with self._database.transaction(durable=durable):
             for endpoint in rows:
                 self._database.execute(
@@ -94,6 +96,8 @@ class NetworkCatalog:
     def drop_endpoints(self, container_id: str, network_ids: Iterable[str]) -> None:
         """Forget endpoints. Idempotent."""
         gone = list(network_ids)
+        if not gone:
+            return
         with self._database.transaction():
             for network_id in gone:
                 self._database.execute(

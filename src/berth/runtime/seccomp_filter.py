@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from berth.model.oci import Seccomp
 
 _FORMAT = 2
+_REMEMBERED = 8
 
 
 def check(profile: Seccomp) -> None:
@@ -36,17 +37,17 @@ class SeccompCache:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._known: set[str] = set()
+        # The last profiles, by identity: most launches have the same one.
+        self._last: list[tuple[Seccomp, str]] = []
 
     def path(self, profile: Seccomp) -> str:
         """The file with the compiled filter; compiled at the first call (17 ms for the default profile)."""
-        key = blake2b(_text(profile).encode(), digest_size=16).hexdigest()
-        path = f"{self._directory}/{key}.bpf"
-        if key in self._known and os.path.exists(path):
-            return path
+        path = next((path for known, path in self._last if known is profile), "")
+        if not path:
+            path = f"{self._directory}/{blake2b(_text(profile).encode(), digest_size=16).hexdigest()}.bpf"
+            self._last = [(profile, path), *self._last[: _REMEMBERED - 1]]
         if not os.path.exists(path):
             self._write(path, compile_profile(profile))
-        self._known.add(key)
         return path
 
     def _write(self, path: str, program: bytes) -> None:

@@ -7,7 +7,7 @@ resolved here (`default`); what comes out is plain OCI, which `runtime.seccomp_f
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import msgspec
@@ -69,8 +69,12 @@ def parse(document: bytes) -> Profile:
         raise InvalidArgument(f"Decoding seccomp profile failed: {error}") from None
 
 
+@lru_cache(maxsize=8)
 def default(capabilities: frozenset[str], kernel: str | None = None) -> Seccomp:
-    """Docker's default profile for a container with these capabilities (its bounding set), on a kernel ("6.1.0-18", this one)."""
+    """Docker's default profile for a container with these capabilities (its bounding set), on a kernel ("6.1.0-18", this one).
+
+    Not to be changed: whoever asks for the same gets the same object.
+    """
     return resolve(_default_profile(), capabilities, kernel)
 
 

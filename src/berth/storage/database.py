@@ -84,6 +84,8 @@ class Database:
 
     def __init__(self, path: str) -> None:
         self._depth = 0
+        # Whether commits are flushed at present; None: not set yet.
+        self._flushing: bool | None = None
         self._said: list[tuple[str, tuple[Any, ...]]] = []
         self._reserve = f"{path}.reserve"
         self._reserved = os.path.getsize(self._reserve) if os.path.exists(self._reserve) else 0
@@ -185,7 +187,9 @@ class Database:
             finally:
                 self._depth -= 1
             return
-        self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        if durable is not self._flushing:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._flushing = durable
         self._connection.execute("BEGIN IMMEDIATE")
         self._depth = 1
         try:
