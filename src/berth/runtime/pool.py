@@ -57,18 +57,19 @@ class Ranges(Protocol):
 class Slot:
     """A launch that waits. `shim` is a pidfd; `base` belongs to the pool as long as `owns_base`."""
 
-    def __init__(self, id: str, base: int, shape: Shape, link: Link, shim: int) -> None:
+    def __init__(self, id: str, base: int, group: dict[str, Any], shape: Shape, link: Link, shim: int) -> None:
         self.id = id
         self.base = base
+        self.group = group
         self.shape = shape
         self.link = link
         self.shim = shim
         self.owns_base = True
         self.expiry: asyncio.TimerHandle | None = None
 
-    def fits(self, plan: Plan, shape: Shape | None, path: str, descriptors: int) -> bool:
+    def fits(self, plan: Plan, shape: Shape | None, descriptors: int) -> bool:
         """Whether a launch can go on from here."""
-        same = shape == self.shape and plan["base"] == self.base and plan["cgroup"]["path"] == path
+        same = shape == self.shape and plan["base"] == self.base and plan["cgroup"] == self.group
         return same and descriptors <= MOST_DESCRIPTORS and not self.link.closed
 
 
@@ -138,7 +139,7 @@ class Pool:
             return None
         if slot.expiry is not None:
             slot.expiry.cancel()
-        if slot.fits(plan, shape, f"/{self._name}/{slot.id}", descriptors):
+        if slot.fits(plan, shape, descriptors):
             return slot
         await self.end(slot)
         return None
@@ -246,7 +247,7 @@ class Pool:
         except BaseException:
             link.close()
             raise
-        slot = Slot(id, base, shape, link, fds[0])
+        slot = Slot(id, base, group, shape, link, fds[0])
         slots.append(slot)
         if shape != self._shape or self._closed:
             self._end_later(slot)
