@@ -53,6 +53,7 @@ __all__ = [
     "cleanup",
     "enter",
     "fill",
+    "leave_host_mounts",
     "make",
     "make_links",
     "prepare_launcher",
@@ -60,6 +61,7 @@ __all__ = [
     "reap_strays",
     "settle",
     "start",
+    "start_alone",
     "undo",
 ]
 
@@ -82,7 +84,15 @@ class Started:
 
 
 def prepare_launcher(store: str) -> None:
-    """Once in the launcher, before any request: a mount namespace of its own, and what every launch needs of it.
+    """Once in the launcher, before any request: its own mount namespace, and nothing in memory that forks would touch."""
+    leave_host_mounts(store)
+    _habits[:] = [memory.Habit(), memory.Habit()]
+    gc.collect()
+    gc.freeze()
+
+
+def leave_host_mounts(store: str) -> None:
+    """Into a mount namespace of our own, with what every launch needs of it.
 
     <store>/mnt becomes a tmpfs there, and the place for short-lived mount points; on the host it stays an empty folder.
     """
@@ -94,9 +104,23 @@ def prepare_launcher(store: str) -> None:
     mount.mount("scratch", scratch, "tmpfs", mount.MS_NODEV, "mode=700,size=1m")
     # The mounter of an overlay takes another fsuid for a moment and must keep its capabilities meanwhile.
     process.prctl(process.PR_SET_SECUREBITS, process.SECBIT_NO_SETUID_FIXUP)
-    _habits[:] = [memory.Habit(), memory.Habit()]
-    gc.collect()
-    gc.freeze()
+
+
+def start_alone(plan: Plan, stdio: Stdio | None) -> Started:
+    """Make the container without a setter-up: for a command that lives for this launch. Init is our child."""
+    work = SetUp(plan, 0)
+    try:
+        work.found()
+        work.complete(plan, stdio, lambda: None)
+    except BaseException as error:
+        fds = [work.pidfd] if work.pidfd >= 0 else []
+        undo(plan["cgroup"], work.pid, work.joiner, [*fds, *work.console, *work.resolver])
+        failed: Any = record(work.step, error)
+        raise Failure(*failed) from None
+    if work.joiner:
+        os.waitpid(work.joiner, 0)
+    state = {**plan["state"], "pid": work.pid, "start_time": process.start_time(work.pid)}
+    return Started(work.pid, work.pidfd, work.console[0] if work.console else None, work.resolver, state)
 
 
 def start(plan: Plan, stdio: Stdio | None, extra_fds: dict[str, int]) -> Started:
@@ -210,10 +234,11 @@ def cleanup(state: State) -> bool:
 
 
 class SetUp:
-    """The setter-up's view of one launch. `sock` leads to init once it is cloned."""
+    """The setter-up's view of one launch. `sock` leads to init once it is cloned, as our sibling or, `family` 0, our child."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, family: int = process.CLONE_PARENT) -> None:
         self.plan = plan
+        self.family = family
         self.early, self.late = ahead.split(plan)
         self.step = "cgroup"
         self.sock: Socket | None = None
@@ -301,12 +326,12 @@ class SetUp:
     def _clone(self, program: bytes) -> Socket:
         plan = self.plan
         ours, theirs = pair()
-        flags = plan["namespaces"]["new"] | process.CLONE_PARENT
+        flags = plan["namespaces"]["new"]
         directory = cgroup.open_v2(plan["cgroup"])
         if _needs_joiner(plan):
             self._clone_joined(plan, theirs, flags, program, directory)
         else:
-            self.pid, self.pidfd = process.clone3(flags, cgroup_fd=directory)
+            self.pid, self.pidfd = process.clone3(flags | self.family, cgroup_fd=directory)
             if self.pid == 0:
                 ours.close()
                 _first(plan, self.early, theirs, program)
@@ -322,10 +347,10 @@ class SetUp:
         """
         opened = [(os.open(path, os.O_RDONLY | os.O_CLOEXEC), kind) for kind, path in plan["namespaces"]["join"]]
         near, far = pair()
-        self.joiner, joiner_fd = process.clone3(process.CLONE_PARENT, cgroup_fd=directory)
+        self.joiner, joiner_fd = process.clone3(self.family, cgroup_fd=directory)
         if self.joiner == 0:
             near.close()
-            _join(plan, self.early, theirs, far, opened, flags, program)
+            _join(plan, self.early, theirs, far, opened, flags | process.CLONE_PARENT, program)
         far.close()
         close_all([fd for fd, _ in opened])
         os.close(joiner_fd)

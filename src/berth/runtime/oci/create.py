@@ -227,8 +227,8 @@ def _launch(container: Container, bundle: Bundle, wish: Wish, hold: bool) -> Lau
         raise Conflict(f"container's cgroup {path} is not empty: {len(found)} process(es) found, choose another cgroupsPath")
     container.values["run"] = compiled["state"]
     container.save()
-    launch.prepare_launcher(wish.work)
-    started = launch.start(compiled, None if compiled["terminal"] else (0, 1, 2), {})
+    launch.leave_host_mounts(wish.work)
+    started = launch.start_alone(compiled, None if compiled["terminal"] else (0, 1, 2))
     for end in ends:
         end.close()
     os.close(started.pidfd)
