@@ -167,6 +167,10 @@ class Tree(Protocol):
         """The path as a tar whose members start with its base name, as GET archive promises."""
         ...
 
+    def export(self) -> ByteStream:
+        """Everything as a tar, names from the root on: `etc/passwd`, and no member for the root itself."""
+        ...
+
     async def put(
         self, path: str, stream: ByteStream, *, no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False
     ) -> None:

@@ -63,13 +63,13 @@ def pack_tree(
     owner: Owner,
     enter: Callable[[Entry], bool] | None = None,
 ) -> Packed:
-    """The directory `start` of a tree and all below. `name` makes a member's name from a path relative to the root.
-
-    `owner` maps ids on disk to those the tar shall have.
+    """The directory `start` of a tree and all below. `name` makes a member's name from a path relative to the root;
+    what gets none is left out. `owner` maps ids on disk to those the tar shall have.
     """
     packer = _Packer(write, owner)
     for entry in walk(root, start, enter):
-        packer.add(entry, name(entry.path))
+        if member := name(entry.path):
+            packer.add(entry, member)
     packer.finish()
     return packer.packed
 

@@ -110,6 +110,10 @@ class WorkerTree:
         """The path as a tar whose members start with its base name."""
         return self._read("get", {"path": path})
 
+    def export(self) -> ByteStream:
+        """Everything as a tar, names from the root on."""
+        return self._read("export", {})
+
     async def _read(self, operation: str, arguments: dict[str, Any]) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         async with self._turn:

@@ -142,6 +142,12 @@ def get(tree: Entered, fds: list[int], path: str) -> None:
         os.close(fd)
 
 
+def export(tree: Entered, fds: list[int]) -> None:
+    """A tar of everything to the socket, names from the root on; the root itself is no member."""
+    with socket.socket(fileno=os.dup(fds[0])) as sink:
+        pack_tree(tree.root, b"", sink.sendall, lambda name: name, tree.inside, _is_content)
+
+
 def _is_content(entry: Entry) -> bool:
     return not entry.path or _filesystem(entry.fd) not in _PSEUDO
 
@@ -330,6 +336,7 @@ def _account(tree: Entered, path: str, kind: str, name: str) -> int:
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "stat": path_stat,
     "get": get,
+    "export": export,
     "put": put,
     "make_directories": make_directories,
     "read_file": read_file,

@@ -197,7 +197,7 @@ class _WaitError(Struct, kw_only=True):
     message: str = field(name="Message")
 
 
-class _WaitResult(Struct, kw_only=True):
+class _WaitResult(Struct, kw_only=True, omit_defaults=True):
     status_code: int = field(name="StatusCode")
     error: _WaitError | None = field(name="Error", default=None)
 

@@ -114,7 +114,7 @@ class Files:
         overlay = self._parts.snapshots.mounts(container.id)
         upper = (overlay.upper,) if overlay.upper is not None else ()
         view = Overlay(store=overlay.store, layers=(*upper, *overlay.layers))
-        async with self._parts.trees.of_overlay(view) as tree, aclosing(tree.get("/.")) as pieces:  # type: ignore[type-var]
+        async with self._parts.trees.of_overlay(view) as tree, aclosing(tree.export()) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 yield piece
         self._parts.emit(container, "export")
