@@ -23,13 +23,13 @@ BIN = Path(sys.executable).parent
 
 @dataclass
 class Peer:
-    """A running engine. `marks` are found in the command lines of all its processes, and of no container's."""
+    """A running engine. Its `directories` stand in the command lines of all its processes, and of no container's."""
 
     name: str
     directory: str
     process: subprocess.Popen[bytes]
     socket: str
-    marks: tuple[str, ...]
+    directories: tuple[str, ...]
     is_berth: bool = False
 
     def client(self) -> Engine:
@@ -45,7 +45,7 @@ class Peer:
                     command = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace")
                 except OSError:
                     continue
-                if any(mark in command for mark in self.marks):
+                if any(directory in command for directory in self.directories):
                     found.append(int(entry))
         return found
 
@@ -72,7 +72,8 @@ class Peer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        for directory in self.directories:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _wait(peer: Peer) -> Peer:
@@ -91,10 +92,10 @@ def _wait(peer: Peer) -> Peer:
     raise SystemExit(f"bench: {peer.name} did not start; it said:\n{said}")
 
 
-def _spawn(name: str, command: list[str], directory: str, marks: tuple[str, ...], *, is_berth: bool = False) -> Peer:
+def _spawn(name: str, command: list[str], directory: str, directories: tuple[str, ...], *, is_berth: bool = False) -> Peer:
     with open(f"{directory}/log", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    return _wait(Peer(name, directory, process, f"{directory}/sock", marks, is_berth))
+    return _wait(Peer(name, directory, process, f"{directory}/sock", directories, is_berth))
 
 
 def berth(name: str = "berth", *options: str, trace: bool = False) -> Peer:
