@@ -195,6 +195,9 @@ def test_labels_where_the_host_has_no_such_module(runtime: Runtime, bundle: Bund
     bundle.config["process"]["selinuxLabel"] = "system_u:system_r:svirt_lxc_net_t:s0"
     bundle.write("true")
     assert "SELinux is not enabled on this host" in runtime.run().stderr
+    del bundle.config["process"]["selinuxLabel"]
+    bundle.write("true", mountLabel="system_u:object_r:svirt_sandbox_file_t:s0")
+    assert "linux.mountLabel is system_u" in runtime.run().stderr
 
 
 def test_exec(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from berth.model.oci import Process
 
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
+_LABELLED = ("tmpfs", "devpts", "mqueue")
 _SELINUX = "/sys/fs/selinux/enforce"
 
 
@@ -28,6 +29,18 @@ def apparmor_enabled() -> bool:
 def selinux_enabled() -> bool:
     """Whether labels can be asked for."""
     return os.path.exists(_SELINUX)
+
+
+def mark(plan: dict[str, Any], text: str) -> None:
+    """SELinux's label for the filesystems that a container gets of its own. NotImplementedKind as `steps`."""
+    if not selinux_enabled():
+        raise NotImplementedKind(f"linux.mountLabel is {text}, but SELinux is not enabled on this host")
+    for name, arguments in plan["steps"]:
+        if name in ("mount", "mount-copy") and arguments["kind"] in _LABELLED:
+            arguments["options"].append(["context", text])
+    for source in plan["sources"]:
+        if source["kind"] == "dev":
+            source["options"].append(["context", text])
 
 
 def steps(process: Process) -> list[Any]:

@@ -173,6 +173,8 @@ def compile_launch(bundle: Bundle, wish: Wish) -> plan.Plan:
     compiled["state"]["namespaces"] |= compiled["namespaces"]["new"]
     _show_own_groups(compiled, spec)
     _adapt_sources(compiled)
+    if spec.linux.mount_label:
+        label.mark(compiled, spec.linux.mount_label)
     _adapt_steps(compiled, bundle, wish)
     return compiled
 
@@ -284,8 +286,7 @@ def compile_exec(process: Process, wish: Wish) -> plan.Plan:
     request: Any = _ExecRequest(wish.id, process)
     compiled = compiler.exec(request)
     steps = compiled["steps"]
-    if process.apparmor_profile or process.selinux_label:
-        raise NotImplementedKind("a label for a further process is not supported: the container's own holds")
+    steps[:0] = label.steps(process)
     _clip_ambient(steps)
     steps[-1:] = _leave(steps[-1], process, wish)
     return compiled

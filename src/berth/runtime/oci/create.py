@@ -19,7 +19,7 @@ from berth.runtime import bundle_steps, cgroup, guard, hook, label, launch, plan
 from berth.runtime.failure import Failure
 from berth.runtime.message import pair, receive, receive_errno, send
 from berth.runtime.oci import bundle as bundles
-from berth.runtime.oci import console, state
+from berth.runtime.oci import console, jsontext, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,7 +150,6 @@ def _make(root: str, options: Options, journal: Journal, *, hold: bool, detached
     protect(bundle.spec.process)
     wish = _wish(root, options.arguments[0], options)
     container = state.make(root, wish.id, _values(bundle, wish.id))
-    made = None
     try:
         made = _launch(container, bundle, wish, hold)
         if made.console is not None and socket:
@@ -158,12 +157,11 @@ def _make(root: str, options: Options, journal: Journal, *, hold: bool, detached
         if "pid-file" in options:
             write_pid(options.text("pid-file"), made.pid)
         return made
-    except BaseException as error:
-        if made is not None or not isinstance(error, InvalidArgument):
-            journal.debug(f"undoing {wish.id}")
+    except Failure as failure:
         destroy(container, journal)
-        if isinstance(error, Failure):
-            raise Conflict(words(error)) from None
+        raise Conflict(words(failure)) from None
+    except BaseException:
+        destroy(container, journal)
         raise
 
 
@@ -285,12 +283,12 @@ def _run_hooks(sock: Socket, bundle: Bundle, wish: Wish) -> NoReturn:
 
 def _poststart(container: Container) -> None:
     if hooks := container.values["hooks"].get("poststart"):
-        hook.run("poststart", hooks, hook_state(container))
+        hook.run("poststart", hooks, _hook_state(container))
 
 
 def _hooks_after(container: Container, stage: str, journal: Journal) -> None:
     """Each of them, whatever became of the one before: nobody could undo the end of a container."""
-    text = hook_state(container)
+    text = _hook_state(container)
     for entry in container.values["hooks"].get(stage, ()):
         try:
             hook.run(stage, [entry], text)
@@ -298,10 +296,8 @@ def _hooks_after(container: Container, stage: str, journal: Journal) -> None:
             journal.warning(failure.path)
 
 
-def hook_state(container: Container) -> str:
+def _hook_state(container: Container) -> str:
     """The state for hooks of a container that exists."""
-    from berth.runtime.oci import jsontext
-
     return jsontext.encode(
         {key: value for key, value in container.document().items() if key not in ("rootfs", "owner", "created")}
     )

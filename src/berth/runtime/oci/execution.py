@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from berth.errors import Conflict, InvalidArgument, NotImplementedKind
 from berth.kernel.file import read_text
-from berth.runtime import bundle_steps, launch, trampoline
+from berth.runtime import bundle_steps, label, launch, trampoline
 from berth.runtime.oci import bundle as bundles
 from berth.runtime.oci import console, document, jsontext, state
 from berth.runtime.oci.create import preserved, protect, write_pid
@@ -31,7 +31,7 @@ def exec(root: str, options: Options, journal: Journal) -> int:
     protect(process)
     wish = bundles.Wish(root, container.id)
     wish.preserve = preserved(options)
-    if trampoline.available():
+    if trampoline.available() and not label.steps(process):
         wish.program = trampoline.prepare(3 + wish.preserve)
     bundle_steps.install()
     if not detached:

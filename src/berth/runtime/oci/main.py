@@ -54,6 +54,7 @@ def run(words: list[str]) -> int:
             return 0
         journal = _journal(options)
         command, *rest = options.arguments
+        journal.debug(f"command {' '.join(options.arguments)}")
         _check(options)
         if command not in usage.COMMANDS:
             journal.error(f"No help topic for '{command}'")
