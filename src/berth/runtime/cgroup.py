@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Group = dict[str, Any]
 
 _PATIENCE = 5.0
+# What the owner of a subtree writes to (cgroup-v2.rst, "Model of Delegation").
+_DELEGATED = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
 
 
 def directory(group: Group, controller: str) -> str:
@@ -90,6 +92,23 @@ def _delegate(path: str, wanted: list[str]) -> None:
                 # A process of that level is in the way, or the level was not given it: a limit that needs it fails then.
                 if error.errno not in (errno.EBUSY, errno.ENOENT, errno.EOPNOTSUPP):
                     raise
+
+
+def hand_over(group: Group, owner: int) -> None:
+    """Let the container's root make groups below its own on cgroup2, and move its processes there; its limits stay the host's.
+
+    cgroup v1 is not made for that.
+    """
+    if not group["v2"]:
+        return
+    top = group["v2"] + group["path"]
+    os.chown(top, owner, owner)
+    for name in _DELEGATED:
+        try:
+            os.chown(f"{top}/{name}", owner, owner)
+        except FileNotFoundError:
+            # A group that was made threaded, or an older kernel, has fewer of them.
+            pass
 
 
 def open_v2(group: Group) -> int:

@@ -297,6 +297,8 @@ class SetUp:
         group = plan["cgroup"]
         for controller, name, value, optional in plan["limits"]:
             self._limit(group, controller, name, value, optional)
+        if plan["delegated"]:
+            cgroup.hand_over(group, plan["base"])
         failpoint.hit("launch.setup.after-limits")
         trace.mark("limits")
         self._adjust_oom(plan["oom_score_adj"])

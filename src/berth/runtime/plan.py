@@ -6,6 +6,7 @@ A plan is JSON. `describe` prints it as text, one line per action, which tests c
     namespaces            {"new": clone flags, "join": [[flag, path], ...]}
     time                  text for timens_offsets of a new time namespace, or None without one
     maps                  {"uid", "gid"} texts for uid_map and gid_map, or None
+    delegated             whether the container's root may make control groups below its own
     cgroup, limits        the group (see runtime.cgroup), [controller, file, value, whether the file may be missing] to write
     devices               device program for cgroup v2, base64, or ""
     oom_score_adj, links  number or None; network interfaces made from outside
@@ -84,6 +85,7 @@ class Compiler:
             "maps": _maps(spec),
             "cgroup": group,
             "limits": limits,
+            "delegated": _delegated(spec),
             "devices": devices,
             "oom_score_adj": spec.process.oom_score_adj,
             "links": _links(request.network),
@@ -213,6 +215,12 @@ def _identity(spec: Spec) -> dict[str, Any]:
     kinds = _kinds(spec)
     later = sum(namespace.FLAGS[kind] for kind in ("cgroup", "ipc") if kind in kinds and not kinds[kind].path)
     return {"user": "user" in kinds, "unshare": later}
+
+
+def _delegated(spec: Spec) -> bool:
+    """Who sees his own control groups writable may use them; without a user namespace root can anyway."""
+    writable = any(entry.type in ("cgroup", "cgroup2") and "ro" not in entry.options for entry in spec.mounts)
+    return writable and bool(_base(spec)) and "cgroup" in _kinds(spec)
 
 
 def _base(spec: Spec) -> int:
