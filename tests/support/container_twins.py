@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from berth.contract.image import Image
 from berth.contract.network import Attachment, ContainerFacts
@@ -90,6 +92,10 @@ class TwinTask:
         self.streams = []
         if not self._end.done():
             self._end.set_result(Exit(code=code, at=at or time.time(), oom_killed=oom))
+
+    @property
+    def exit(self) -> Exit | None:
+        return self._end.result() if self._end.done() else None
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._end)
@@ -246,11 +252,16 @@ class TwinVolumes:
         driver: str = "local",
         options: dict[str, str] | None = None,
         labels: dict[str, str] | None = None,
+        owner: str = "",
     ) -> Volume:
         key = name or f"{len(self.volumes):064x}"
         if key not in self.volumes:
-            self.volumes[key] = Volume(name=key, mountpoint=f"/volumes/{key}/_data", created=0, anonymous=not name)
+            self.volumes[key] = Volume(name=key, mountpoint=f"/volumes/{key}/_data", created=0, anonymous=not name, owner=owner)
         return self.volumes[key]
+
+    def keep(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.volumes[name] = structs.replace(self.volumes[name], kept=True)
 
     def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "") -> Mount:
         options = ["rbind", "rprivate", *(["ro"] if read_only else [])]

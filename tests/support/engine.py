@@ -18,6 +18,7 @@ from berth.client.engine import Engine
 from berth.engine.config import EngineConfig
 from berth.errors import BerthError
 from support import leak
+from support.zygote import ForkedProcess, Zygote
 
 BIN = Path(sys.executable).parent
 # Software emulation is many times slower: what waits for something there waits longer.
@@ -60,8 +61,9 @@ class EngineProcess:
         root: str | None = None,
         environment: dict[str, str] | None = None,
         prefix: tuple[str, ...] = (),
+        zygote: Zygote | None = None,
     ) -> None:
-        """`prefix` is a command that runs the rest of its arguments in another surrounding."""
+        """`prefix` is a command that runs the rest of its arguments in another surrounding. A `zygote` forks the engine."""
         self.directory = tempfile.mkdtemp(prefix="berth-test-")
         self.root = root or f"{self.directory}/root"
         self.socket = f"{self.directory}/berth.sock"
@@ -70,7 +72,8 @@ class EngineProcess:
         self._options = options
         self._prefix = prefix
         self._environment = environment or {}
-        self.process: subprocess.Popen[bytes] | None = None
+        self._zygote = zygote
+        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     @property
     def host(self) -> str:
@@ -82,13 +85,23 @@ class EngineProcess:
         """A client of its own connection."""
         return Engine(Address(path=self.socket))
 
-    def start(self) -> None:
-        """Start and wait until it answers."""
+    def spawn(self) -> None:
+        """Start it and do not wait."""
+        arguments = ["--root", self.root, "--socket", self.socket, *self._options]
+        environment = os.environ | self._environment
+        if self._zygote is not None:
+            self.process = self._zygote.start(arguments, environment, self.log)
+            return
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*self._prefix, str(BIN / "berthd"), "--root", self.root, "--socket", self.socket, *self._options],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | self._environment, start_new_session=True,
+                [*self._prefix, str(BIN / "berthd"), *arguments],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
             )  # fmt: skip
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        self.spawn()
+        assert self.process is not None
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -98,7 +111,7 @@ class EngineProcess:
             except BerthError:
                 if self.process.poll() is not None:
                     break
-                time.sleep(0.02)
+                time.sleep(0.01)
         self.process.kill()
         self.process.wait()
         raise AssertionError(f"berthd did not become ready:\n{self.log_text()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import berth
@@ -73,12 +73,17 @@ class Failpoints:
         lines = Path(self.directory, HITS).read_text().splitlines()
         return [(name, int(pid)) for name, pid in (line.split(" ") for line in lines)]
 
-    def await_hit(self, name: str, seconds: float, number: int = 1) -> int:
-        """Wait until somebody has come there for the `number`-th time; the process id."""
+    def await_hit(self, name: str, seconds: float, number: int = 1, waiting: Callable[[], bool] = lambda: True) -> int:
+        """Wait until somebody has come there for the `number`-th time, as long as there is something to wait for, and a little
+        longer for what goes on behind it; the process id."""
         deadline = time.monotonic() + seconds
         while True:
+            if not waiting():
+                deadline = min(deadline, time.monotonic() + 2)
+                waiting = lambda: True  # noqa: E731
+            going_on = time.monotonic() < deadline
             pids = [pid for hit, pid in self.hits() if hit == name]
             if len(pids) >= number:
                 return pids[number - 1]
-            assert time.monotonic() < deadline, f"nobody came to {name}; visited: {[hit for hit, _ in self.hits()]}"
+            assert going_on, f"nobody came to {name}; visited: {[hit for hit, _ in self.hits()]}"
             time.sleep(0.003)

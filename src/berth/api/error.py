@@ -13,6 +13,8 @@ from berth.api.route import Handler, json_response
 from berth.storage.space import translate
 
 log = logging.getLogger("berth.api")
+# What the host may refuse at any place, and is no bug: no room, no descriptors, a disk that failed or can only be read.
+_HOST = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS)
 
 STATUS: tuple[tuple[type[errors.BerthError], int], ...] = (
     (errors.InvalidArgument, 400),
@@ -59,7 +61,7 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
         # Nobody is left to answer; the server notices when it tries.
         return web.Response(status=499)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _HOST:
             return _internal(request)
         return error_response(translate(error, f"serving {request.method} {request.path}"))
     except Exception:  # the request handler's loop: one bad request must not end the engine

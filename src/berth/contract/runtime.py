@@ -222,6 +222,11 @@ class Task(Protocol):
         """Seconds since the epoch."""
         ...
 
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended; None while it runs. A task that `load` has found and that has ended says so at once."""
+        ...
+
     async def wait(self) -> Exit:
         """The end of init, with all of its output written to the log. May be called by many, at any time."""
         ...

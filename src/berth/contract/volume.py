@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -10,7 +11,11 @@ from berth.model.oci import Mount
 
 
 class Volume(Struct, frozen=True, kw_only=True):
-    """A volume. `created` in seconds since the epoch; `mountpoint` is the data directory on the host."""
+    """A volume. `created` in seconds since the epoch; `mountpoint` is the data directory on the host.
+
+    An anonymous one belongs to the container `owner` that it was made for and goes with it, until that container is removed
+    without its volumes: then it is `kept`.
+    """
 
     name: str
     mountpoint: str
@@ -19,6 +24,8 @@ class Volume(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
     anonymous: bool = False
+    owner: str = ""
+    kept: bool = False
 
 
 class Volumes(Protocol):
@@ -35,8 +42,14 @@ class Volumes(Protocol):
         driver: str = "local",
         options: dict[str, str] | None = None,
         labels: dict[str, str] | None = None,
+        owner: str = "",
     ) -> Volume:
-        """Idempotent for the same driver and options. Without a name an anonymous volume with 64 random hex digits. Durable."""
+        """Idempotent for the same driver and options. Without a name an anonymous volume with 64 random hex digits, which
+        belongs to the container `owner`. Durable."""
+        ...
+
+    def keep(self, names: Iterable[str]) -> None:
+        """These anonymous volumes outlive their container. Idempotent; what is missing is passed over."""
         ...
 
     def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "") -> Mount:

@@ -50,6 +50,11 @@ def drop_live(catalog: NetworkCatalog, rows: Iterable[Endpoint]) -> None:
         catalog.drop_endpoints(row.container_id, [row.network_id])
 
 
+def parted(row: Endpoint) -> Endpoint:
+    """What remains on record of an endpoint that was disconnected: that a later start shall not make it again."""
+    return Endpoint(id="", container_id=row.container_id, network_id=row.network_id, removed=True)
+
+
 def _give(catalog: NetworkCatalog, record: NetworkRecord, entry: Live) -> None:
     for pool in catalog.addresses(record):
         for address in (entry.ipv4, entry.ipv6):
@@ -273,6 +278,9 @@ class Attacher:
             row = msgspec.structs.replace(row, id=new_id(), live=msgspec.structs.replace(entry, handed=dns and handed))
             networks = self._with(facts, row)
             plan = self._endpoint_plan(network, row.wish, entry, ())
+            undo.callback(self._put_back, facts.id, network.id, self._catalog.of_container(facts.id).get(network.id))
+            self._catalog.put_endpoints([msgspec.structs.replace(row, changing=True)])
+            failpoint.hit("network.connect.after-intent")
             await asyncio.to_thread(live.add_endpoint, pid, plan, self._default_routes(networks, [*others, row]))
             failpoint.hit("network.connect.after-interface")
             undo.pop_all()
@@ -281,6 +289,12 @@ class Attacher:
         if dns and handed:
             await self._serve(facts.id, pid)
         self._files.rewrite(facts, networks, [*others, row], embedded=dns)
+
+    def _put_back(self, container_id: str, network_id: str, row: Endpoint | None) -> None:
+        if row is None:
+            self._catalog.drop_endpoints(container_id, [network_id])
+        else:
+            self._catalog.put_endpoints([row])
 
     def _with(self, facts: ContainerFacts, row: Endpoint) -> list[Wish]:
         have = wanted(self._catalog, facts)
@@ -303,14 +317,18 @@ class Attacher:
         assert entry is not None
         others = [r for r in self._catalog.of_container(facts.id).values() if r.live and r.network_id != network.id]
         networks = [w for w in wanted(self._catalog, facts) if w[0].id != network.id]
+        self._catalog.put_endpoints([msgspec.structs.replace(row, changing=True)])
+        failpoint.hit("network.disconnect.after-intent")
         try:
             await asyncio.to_thread(live.remove_endpoint, pid, entry.interface, self._default_routes(networks, others))
         except NotFound:
             pass
+        failpoint.hit("network.disconnect.after-interface")
         ports = [p for p in self._catalog.ports.get(facts.id, []) if p.network_id == network.id]
         if ports:
             self._fabric.unpublish(self._catalog.drop_ports(facts.id))
-        drop_live(self._catalog, [row])
+        _give(self._catalog, network, entry)
+        self._catalog.put_endpoints([parted(row)], durable=True)
         self.tell_resolver(facts.id)
         embedded = entry.resolver or any(r.live and r.live.resolver for r in others)
         self._files.rewrite(facts, networks, others, embedded=embedded)
@@ -319,11 +337,20 @@ class Attacher:
         """Take over running containers: their names go to the resolver, which is started if one of them needs it."""
         self._facts = {facts.id: facts for facts, _ in running}
         self._pids = {facts.id: pid for facts, pid in running}
+        for facts, pid in running:
+            await self._finish_changes(facts, pid)
         records = {facts.id: self._resolver_record(facts.id) for facts, _ in running}
         self._resolver.replace_all({key: record for key, record in records.items() if record})
         if any(row.live and row.live.resolver for key in self._facts for row in self._catalog.of_container(key).values()):
             await self._resolver.ensure()
             await self._serve_again()
+
+    async def _finish_changes(self, facts: ContainerFacts, pid: int) -> None:
+        """Take out of a container what an earlier engine was putting into it or taking out of it when it was killed."""
+        for row in [row for row in self._catalog.of_container(facts.id).values() if row.changing]:
+            network = self._catalog.networks.get(row.network_id)
+            if network is not None and row.live is not None:
+                await self.disconnect(facts, network, row, pid)
 
     async def _serve_again(self) -> None:
         """Sockets that the engine had made are not known to a resolver that was started anew; shims see to theirs."""

@@ -37,17 +37,24 @@ class NetworkCatalog:
         for container_id, document in database.rows("SELECT container_id, document FROM ports"):
             self.ports.setdefault(container_id, []).append(msgspec.json.decode(document, type=Published))
 
-    def add(self, record: NetworkRecord) -> None:
-        """Store a new network, flushed."""
+    def store(self, record: NetworkRecord) -> None:
+        """Write down a new network, flushed, before there is anything of it; `admit` lets it be used."""
         with self._database.transaction(durable=True):
             self._database.execute(
                 "INSERT INTO networks (id, name, created, document) VALUES (?, ?, ?, ?)",
                 (record.id, record.name, record.created, _encode(record)),
             )
+
+    def admit(self, record: NetworkRecord) -> None:
+        """From now on it can be found."""
         self.networks[record.id] = record
 
-    def remove(self, record: NetworkRecord) -> None:
-        """Forget a network and what is recorded of its endpoints, flushed."""
+    def withdraw(self, record: NetworkRecord) -> None:
+        """From now on nobody finds it; what is written down stays until `erase`."""
+        self.networks.pop(record.id, None)
+
+    def erase(self, record: NetworkRecord) -> None:
+        """Forget a network and what is recorded of its endpoints, flushed, when there is nothing of it any more."""
         with self._database.transaction(durable=True):
             self._database.execute("DELETE FROM endpoints WHERE network_id = ?", (record.id,))
             self._database.execute("DELETE FROM networks WHERE id = ?", (record.id,))

@@ -21,7 +21,7 @@ from berth.contract.network import Attachment, ContainerFacts
 from berth.contract.usage import Usage
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
-from berth.engine.network_attachment import Attacher, drop_live
+from berth.engine.network_attachment import Attacher, drop_live, parted
 from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_definition import Definitions, host_lock, inspection, predefined, summary
 from berth.engine.network_view import network_settings
@@ -69,7 +69,8 @@ class NetworkService:
             await self._fabric.clear_abandoned()
             if self._catalog.by_name(BRIDGE) is None:
                 for record in predefined(self._config, host.subnets_in_use()):
-                    self._catalog.add(record)
+                    self._catalog.store(record)
+                    self._catalog.admit(record)
             try:
                 await self._fabric.start(self._catalog.networks.values(), self._all_ports())
                 self._broken = ""
@@ -134,16 +135,19 @@ class NetworkService:
     async def _create(self, request: NetworkCreateRequest) -> tuple[str, str]:
         async with host_lock(self._defining):
             record = self._definitions.record(request)
-            failpoint.hit("network.create.before-bridge")
-            if not record.config_only:
-                await self._make(record)
-            failpoint.hit("network.create.after-bridge")
+            failpoint.hit("network.create.before-row")
+            # The row comes first and goes last: an engine that is killed in between leaves no bridge that nobody knows. The
+            # next one makes what the row asks for.
+            self._catalog.store(record)
+            failpoint.hit("network.create.after-row")
             try:
-                self._catalog.add(record)
+                if not record.config_only:
+                    await self._make(record)
             except BaseException:
-                await self._unmake(record)
+                self._catalog.erase(record)
                 raise
-        failpoint.hit("network.create.after-row")
+            failpoint.hit("network.create.after-bridge")
+            self._catalog.admit(record)
         self._event("create", record)
         return record.id, ""
 
@@ -166,6 +170,11 @@ class NetworkService:
 
     async def remove(self, reference: str) -> None:
         """Remove a network that no running container is in."""
+        # A network that is made at the same time may have the same name.
+        async with self._making:
+            await self._remove(reference)
+
+    async def _remove(self, reference: str) -> None:
         record = self._catalog.find(reference)
         if record.is_predefined:
             raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
@@ -179,12 +188,17 @@ class NetworkService:
         for other in self._catalog.networks.values():
             if other.config_from in (record.name, record.id) and other.config_from:
                 raise Forbidden(f"configuration network {record.name!r} is in use by network {other.name}")
-        failpoint.hit("network.remove.before-row")
-        self._catalog.remove(record)
+        failpoint.hit("network.remove.before-bridge")
+        self._catalog.withdraw(record)
+        try:
+            if not record.config_only:
+                await self._unmake(record)
+            failpoint.hit("network.remove.after-bridge")
+            self._catalog.erase(record)
+        except BaseException:
+            self._catalog.admit(record)
+            raise
         failpoint.hit("network.remove.after-row")
-        if not record.config_only:
-            await self._unmake(record)
-        failpoint.hit("network.remove.after-bridge")
         self._event("destroy", record)
 
     async def prune(self, filters: Filters) -> Sequence[str]:
@@ -275,11 +289,11 @@ class NetworkService:
             raise Forbidden(f"container {facts.id} is not connected to network {record.name}")
         if row and row.live and pid:
             await self._attacher.disconnect(facts, record, row, pid)
-            failpoint.hit("network.disconnect.after-interface")
-        elif row and row.live:
-            drop_live(self._catalog, [row])
-        gone = Endpoint(id="", container_id=facts.id, network_id=record.id, removed=True)
-        self._catalog.put_endpoints([gone], durable=True)
+        else:
+            if row and row.live:
+                drop_live(self._catalog, [row])
+            gone = parted(Endpoint(id="", container_id=facts.id, network_id=record.id))
+            self._catalog.put_endpoints([gone], durable=True)
         failpoint.hit("network.disconnect.after-row")
         self._event("disconnect", record, facts.id)
 
@@ -320,6 +334,10 @@ class NetworkService:
         for container_id in (attached | set(self._catalog.ports)) - alive:
             self._release(container_id)
         await self._attacher.restore(running)
+        for facts, _ in running:
+            if any(row.live and row.live.name != facts.name for row in self._catalog.of_container(facts.id).values()):
+                # Killed between a rename and what follows from it.
+                await self.renamed(facts.id, facts.name)
 
     def _event(self, action: str, record: NetworkRecord, container_id: str = "") -> None:
         attributes = {"name": record.name, "type": record.driver}

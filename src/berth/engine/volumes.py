@@ -113,8 +113,9 @@ class VolumeService:
         driver: str = "local",
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        owner: str = "",
     ) -> Volume:
-        """Idempotent for the same driver and options. Durable when this returns."""
+        """Idempotent for the same driver and options. Durable when this returns. `owner`: whose an anonymous one is."""
         anonymous = not name
         if anonymous:
             name = new_id()
@@ -133,6 +134,7 @@ class VolumeService:
             labels={**(labels or {}), **({ANONYMOUS: ""} if anonymous else {})},
             options=wanted,
             anonymous=anonymous,
+            owner=owner if anonymous else "",
         )
         failpoint.hit("volume.create.before-directory")
         self._make_directory(name)
@@ -145,6 +147,17 @@ class VolumeService:
         failpoint.hit("volume.create.after-row")
         self._events.publish("volume", "create", name, {"driver": "local"})
         return volume
+
+    def keep(self, names: Iterable[str]) -> None:
+        """These anonymous volumes outlive their container. Idempotent; what is missing is passed over."""
+        for name in names:
+            try:
+                volume = self.get(name)
+            except NotFound:
+                continue
+            if volume.owner and not volume.kept:
+                document = msgspec.json.encode(msgspec.structs.replace(volume, kept=True))
+                self._database.execute("UPDATE volumes SET document = ? WHERE name = ?", (document, name))
 
     def _existing(self, name: str, options: dict[str, str]) -> Volume | None:
         try:
@@ -223,7 +236,15 @@ class VolumeService:
         return tuple(names), freed
 
     async def sweep(self) -> int:
-        """At engine start: remove directories that no row speaks for. Returns how many."""
+        """At engine start, when the containers are known: remove anonymous volumes whose container was never recorded, or was
+        removed with them by an engine that did not come to it; and directories that no row speaks for. Returns how many."""
+        for volume in self.list(Filters()):
+            if volume.owner and not volume.kept:
+                users = {user.id for user in self.usage.of_volume(volume.name)}
+                if not users:
+                    await self._remove(volume.name)
+                elif volume.owner not in users:
+                    self.keep([volume.name])
         known = {name for (name,) in self._database.rows("SELECT name FROM volumes")}
         found = [name for name in os.listdir(self._volumes) if name not in known]
         for name in found:

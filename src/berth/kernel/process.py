@@ -63,6 +63,11 @@ def prctl(option: int, *arguments: int) -> int:
     return check(libc.prctl(option, *values), f"prctl {option}")
 
 
+def die_with_parent() -> None:
+    """SIGKILL when the parent ends. A change of ids, also of those for the filesystem, makes the kernel forget it."""
+    prctl(PR_SET_PDEATHSIG, 9)
+
+
 def set_filesystem_ids(uid: int) -> None:
     """The ids that new files get and permission checks use, of this thread; user and group alike."""
     libc.setfsgid(ctypes.c_uint(uid))

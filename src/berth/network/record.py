@@ -101,7 +101,11 @@ class Live(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One container in one network."""
+    """One container in one network.
+
+    `changing`: an interface is being put into the running container, or taken out of it. An engine that finds this when it
+    starts takes it out.
+    """
 
     id: str
     container_id: str
@@ -109,6 +113,7 @@ class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     wish: EndpointSettings = field(default_factory=EndpointSettings)
     asked: bool = False
     removed: bool = False
+    changing: bool = False
     live: Live | None = None
 
 

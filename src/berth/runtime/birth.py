@@ -17,6 +17,7 @@ or its init does. Lean code.
 from __future__ import annotations
 
 import _socket
+import errno
 import json
 import os
 import select
@@ -26,7 +27,7 @@ from _struct import calcsize, pack
 from marshal import dumps
 
 from berth import failpoint, trace
-from berth.kernel.process import start_time
+from berth.kernel.process import die_with_parent, start_time
 from berth.runtime import channel, record
 from berth.runtime.keeper import PROTECTED, set_oom_score
 from berth.runtime.logfile import LogFile
@@ -80,20 +81,35 @@ def run(launch: ModuleType, fds: list[int], shim: _socket.socket, slot: bool) ->
     try:
         _signal.alarm(SECONDS)
         os.setsid()
-        head, plan = read_request(fds[1])
-        if head.get("trace"):
-            trace.enable()
-            trace.mark("birth")
-        birth = Birth(launch, head, shim)
-        if slot:
-            birth.wait(plan, fds)
-        else:
-            birth.run(plan, fds)
+        # A launch whose shim was killed must not go on beside the one that the engine tries next.
+        die_with_parent()
+        if not left_alone(shim):
+            _make(launch, fds, shim, slot)
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
+
+
+def _make(launch: ModuleType, fds: list[int], shim: _socket.socket, slot: bool) -> None:
+    head, plan = read_request(fds[1])
+    if head.get("trace"):
+        trace.enable()
+        trace.mark("birth")
+    birth = Birth(launch, head, shim)
+    if slot:
+        birth.wait(plan, fds)
+    else:
+        birth.run(plan, fds)
+
+
+def left_alone(shim: _socket.socket) -> bool:
+    """Whether the shim at the other end has gone."""
+    try:
+        return not shim.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
 
 
 class Birth:
@@ -204,6 +220,8 @@ class Birth:
             "resolver": head["resolver"] if work.resolver else None,
         }
         failpoint.hit("launch.birth.before-run-file")
+        if left_alone(self._shim):
+            raise OSError(errno.ECHILD, "the shim was killed")
         self._write_run_file(born, shim)
         failpoint.hit("launch.birth.after-run-file")
         trace.mark("run-file")
@@ -259,12 +277,12 @@ class Birth:
 
     def _fail(self, failed: list[Any] | None, group: Message | None, work: Any) -> None:
         """Have the shim take everything back and answer; a slot that nobody has asked for anything has nothing to answer."""
-        record.remove(record.socket_path(self._run, self._id))
         pid, joiner = (work.pid, work.joiner) if work is not None else (0, 0)
         streams = len(self._head["streams"])
         document = {"failed": failed, "answer": self._asked, "cgroup": group, "pid": pid, "joiner": joiner, "streams": streams}
         try:
             self._send((0, 0, 0, 0), document, [])
+            record.remove(record.socket_path(self._run, self._id))
         except OSError:
             # The shim was killed. The engine removes what is left; what already runs is ended here.
             if work is not None and work.pidfd >= 0:

@@ -212,6 +212,7 @@ class Keeper:
         except BaseException:
             stdio.close()
             self._watch_strays()
+            self._end_strays()
             raise
         finally:
             stdio.close_child()
@@ -247,6 +248,17 @@ class Keeper:
 
         return reap
 
+    def _end_strays(self) -> None:
+        """An entrant of ours that was killed may have cloned a process that nobody knows."""
+        if "command" in self._state:
+            return
+        known = {self._pid, *(exec.pid for exec in self._execs.values() if exec.exit is None)}
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            strays = [int(pid) for pid in file.read().split() if int(pid) not in known]
+        for pid in strays:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+
     def _op_resize(self, message: Message, _fds: list[int]) -> tuple[Message, list[int]]:
         session = self._session
         if message.get("exec"):
@@ -274,35 +286,40 @@ class Keeper:
         self._loop.forget(self._pidfd)
         status = os.waitpid(self._pid, 0)[1]
         ended_at = time.time()
-        failpoint.hit("shim.end.after-reap")
+        failpoint.hit("shim.end.before-record")
         trace.take()
         trace.mark("reaped")
+        # Nobody else can learn how it ended: this is written down before anything else is done.
+        exit = {**exit_of(status, ended_at), "oom_killed": False}
+        self._record(exit)
+        failpoint.hit("shim.end.after-record")
+        trace.mark("recorded")
         if self._resolver is not None:
             self._resolver.close()
-        oom = False
         try:
-            oom = bool(self._launch.cleanup(self._state))
+            exit["oom_killed"] = bool(self._launch.cleanup(self._state))
         except OSError:
             sys.excepthook(*sys.exc_info())
+        if exit["oom_killed"]:
+            self._record(exit)
         failpoint.hit("shim.end.after-cgroup")
         trace.mark("group-removed")
-        exit = {**exit_of(status, ended_at), "oom_killed": oom}
         self._session.exited(GRACE, lambda: self._report(exit))
+
+    def _record(self, exit: Message) -> None:
+        try:
+            document = {"v": 1, **exit, "pid": self._pid, "started_at": self._started_at}
+            record.write_exit(self._run, self._id, self._directory, document)
+        except OSError:
+            sys.excepthook(*sys.exc_info())
 
     def _report(self, exit: Message) -> None:
         self._session.close_outputs()
         if self._log is not None:
             self._log.close()
         os.close(self._pidfd)
-        failpoint.hit("shim.end.before-record")
         self._exit = exit
-        try:
-            document = {"v": 1, **exit, "pid": self._pid, "started_at": self._started_at}
-            record.write_exit(self._run, self._id, self._directory, document)
-        except OSError:
-            sys.excepthook(*sys.exc_info())
-        failpoint.hit("shim.end.after-record")
-        trace.mark("recorded")
+        failpoint.hit("shim.end.after-output")
         self._event("exit", exit=exit, marks=trace.take())
         failpoint.hit("shim.end.after-event")
         self._leave_if_done()

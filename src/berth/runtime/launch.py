@@ -331,7 +331,7 @@ class SetUp:
         flags = plan["namespaces"]["new"]
         directory = cgroup.open_v2(plan["cgroup"])
         if _needs_joiner(plan):
-            self._clone_joined(plan, theirs, flags, program, directory)
+            self._clone_joined(plan, ours, theirs, flags, program, directory)
         else:
             self.pid, self.pidfd = process.clone3(flags | self.family, cgroup_fd=directory)
             if self.pid == 0:
@@ -342,7 +342,7 @@ class SetUp:
             os.close(directory)
         return ours
 
-    def _clone_joined(self, plan: Plan, theirs: Socket, flags: int, program: bytes, directory: int) -> None:
+    def _clone_joined(self, plan: Plan, ours: Socket, theirs: Socket, flags: int, program: bytes, directory: int) -> None:
         """Namespaces of another container: a joiner enters them, then clones init. Both are the shim's children.
 
         The other's user namespace comes first: entering its network, pid or ipc namespace needs power over it.
@@ -352,6 +352,8 @@ class SetUp:
         self.joiner, joiner_fd = process.clone3(self.family, cgroup_fd=directory)
         if self.joiner == 0:
             near.close()
+            # Init is to notice when the setter-up has gone.
+            ours.close()
             _join(plan, self.early, theirs, far, opened, flags | process.CLONE_PARENT, program)
         far.close()
         close_all([fd for fd, _ in opened])
@@ -400,6 +402,8 @@ class SetUp:
                 raise Failure(entry["step"], error.errno or 0, str(error.filename or entry.get("path", ""))) from None
             shape[index] = [(below, is_directory) for below, _, is_directory in parts]
             fds += [fd for _, fd, _ in parts]
+        # The sources were made with other ids for the filesystem, which has made the kernel forget it.
+        process.die_with_parent()
         self._send({message: shape, **values}, [*before, *fds])
         close_all(fds)
         if userns >= 0:
@@ -485,6 +489,7 @@ def _join(
             namespace.unshare(namespace.CLONE_NEWTIME)
             if plan["time"]:
                 write_text("/proc/self/timens_offsets", plan["time"])
+        process.die_with_parent()
         failpoint.hit("launch.join.before-clone")
         pid, pidfd = process.clone3(flags)
         if pid == 0:

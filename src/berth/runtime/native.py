@@ -273,8 +273,7 @@ class NativeRuntime:
             raise
         failpoint.hit("launch.request.after-answer")
         trace.mark("answered", task.id)
-        task.link_over(link)
-        task.adopt(summary, passed)
+        _take_over(task, link, summary, passed)
         self._tasks[task.id] = task
         return task
 
@@ -326,8 +325,7 @@ class NativeRuntime:
             # It has just left, or it hangs: what it wrote decides.
             link.close()
             return None
-        task.link_over(link)
-        task.adopt(summary, fds)
+        _take_over(task, link, summary, fds)
         return task
 
     def _dial(self, id: str) -> socket.socket | None:
@@ -365,6 +363,14 @@ class NativeRuntime:
             pass
         finally:
             link.close()
+
+
+def _take_over(task: NativeTask, link: Link, summary: Message, fds: list[int]) -> None:
+    task.link_over(link)
+    task.adopt(summary, fds)
+    if link.closed:
+        # Its shim was killed right after the answer: that was heard of when there was no task yet.
+        task.lost()
 
 
 def _discard(answer: asyncio.Future[tuple[Message, list[int]]]) -> None:

@@ -64,7 +64,9 @@ def run(launch: ModuleType, fds: list[int], slot: bool = False) -> None:
         data, ancillary, _, _ = near.recvmsg(_ROOM, _DESCRIPTORS, _socket.MSG_CMSG_CLOEXEC)
         _signal.alarm(0)
         near.close()
-        os.waitpid(child, 0)
+        if os.waitpid(child, 0)[1] and data[:4] != b"\0\0\0\0":
+            # It has told us, but perhaps not the engine: what it made ends with us, and the engine tries again.
+            data = b""
         if data:
             ok, joiner, watched, awake, passed = unpack_from(birth.HEAD, data)
             own = unpack_from("i" * (len(ancillary[0][2]) >> 2), ancillary[0][2]) if ancillary else ()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from berth.errors import DataLoss, ResourceExhausted
+from berth.errors import BerthError, DataLoss, ResourceExhausted, Unavailable
 
 T = TypeVar("T")
 _RESERVE = 1 << 20
@@ -72,6 +72,18 @@ def _opening(path: str) -> Iterator[None]:
         raise _damaged(path, str(error)) from error
 
 
+def _refused(path: str, error: sqlite3.OperationalError) -> BerthError:
+    """What SQLite says when it cannot write any more, and not for want of room."""
+    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+        return ResourceExhausted(
+            f"no space left on device while writing the database ({error}): make room (docker system prune) and try again"
+        )
+    return Unavailable(
+        f"the database {path} cannot be written ({error}): see whether its disk has failed or is read-only (dmesg), "
+        "and restart the engine when it is back"
+    )
+
+
 def _damaged(path: str, why: str) -> DataLoss:
     return DataLoss(
         f"the database {path} is damaged ({why}); it was left as it is: put back a copy of it, or move the whole directory "
@@ -87,6 +99,7 @@ class Database:
         # Whether commits are flushed at present; None: not set yet.
         self._flushing: bool | None = None
         self._said: list[tuple[str, tuple[Any, ...]]] = []
+        self._path = path
         self._reserve = f"{path}.reserve"
         self._reserved = os.path.getsize(self._reserve) if os.path.exists(self._reserve) else 0
         with _opening(path):
@@ -166,13 +179,8 @@ class Database:
                 found = statement()
                 break
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-                    raise
-                if not self._reserved:
-                    raise ResourceExhausted(
-                        f"no space left on device while writing the database ({error}): "
-                        "make room (docker system prune) and try again"
-                    ) from error
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._reserved:
+                    raise _refused(self._path, error) from error
             self._give_reserve()
         self._take_reserve()
         return found
@@ -187,21 +195,31 @@ class Database:
             finally:
                 self._depth -= 1
             return
-        if durable is not self._flushing:
-            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._flushing = durable
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._depth = 1
         try:
+            if durable is not self._flushing:
+                self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                self._flushing = durable
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._depth = 1
             yield
             self._with_reserve(self._commit)
+        except sqlite3.OperationalError as error:
+            self._roll_back()
+            raise _refused(self._path, error) from error
         except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._roll_back()
             raise
         finally:
             self._depth = 0
             self._said.clear()
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                # SQLite has done so by itself: what failed was telling the disk.
+                pass
 
     def _commit(self) -> None:
         if not self._connection.in_transaction:
@@ -215,7 +233,7 @@ class Database:
         """DataLoss when the file is damaged."""
         (answer,) = self._connection.execute("PRAGMA quick_check").fetchone()
         if answer != "ok":
-            raise _damaged(self._reserve.removesuffix(".reserve"), str(answer).splitlines()[-1])
+            raise _damaged(self._path, str(answer).splitlines()[-1])
 
     def close(self) -> None:
         """Fold the log into the database and close it."""

@@ -26,6 +26,8 @@ from berth.storage.layer import LayerStore
 from berth.storage.snapshot import SnapshotStore
 
 GRACE = 24 * 3600.0
+# What is as small as a document is fetched again more quickly than it is worth keeping.
+SMALL = 64 << 10
 _DOCUMENT_LIMIT = 4 << 20
 
 # Manifests and indexes are named by repository digests, and by leases while they are fetched.
@@ -104,18 +106,24 @@ class Collector:
 
     async def start(self, running: frozenset[str] = frozenset(), now: float | None = None) -> int:
         """At engine start, once recovery knows what runs: take what a crash left half done, then what nothing leads to and is
-        older than a day (a pull that is tried again is quicker with it). `running` are keys of snapshots that are mounted.
-        Returns how many things went."""
+        older than a day, or small, or of our own making (a pull that is tried again is quicker with the rest). `running` are
+        keys of snapshots that are mounted. Returns how many things went."""
         moment = time.time() if now is None else now
         swept = self._blobs.sweep(parts_before=moment - GRACE) + self._snapshots.sweep(running) + self._layers.sweep()
-        return swept + await self.collect(moment - GRACE)
+        return swept + await self.collect(moment - GRACE, SMALL)
 
-    async def collect(self, before: float = float("inf")) -> int:
-        """Remove what nothing leads to and was written before that time (seconds since the epoch). Returns how many."""
-        garbage = unreachable(self.inventory())
+    async def collect(self, before: float = float("inf"), small: int = -1) -> int:
+        """Remove what nothing leads to and was written before that time (seconds since the epoch); with `small` also blobs
+        of up to so many bytes, and layers that were made here. Returns how many."""
+        inventory = self.inventory()
+        garbage = unreachable(inventory)
         removed = 0
         for chain in garbage.layers:
-            if self._age(f"{self._layers.root}/{self._layers.directory(chain)}") >= before or self._leased(chain):
+            # A layer of our own making (no blob) is no use to whoever makes it again: its times would be others.
+            goes = (small >= 0 and inventory.layers[chain][1] is None) or _goes(
+                f"{self._layers.root}/{self._layers.directory(chain)}", before
+            )
+            if not goes or self._leased(chain):
                 continue
             try:
                 await self._layers.remove(chain)
@@ -125,19 +133,12 @@ class Collector:
             removed += 1
         for digest in garbage.blobs:
             # One scan of the tables for each: what became wanted since the inventory was taken stays.
-            old = self._age(self._blobs.location(digest)) < before
-            if old and digest not in self._digests(f"{_WANTED} UNION {_LAYER_BLOBS}"):
+            goes = _goes(self._blobs.location(digest), before, small)
+            if goes and digest not in self._digests(f"{_WANTED} UNION {_LAYER_BLOBS}"):
                 self._blobs.delete(digest)
                 removed += 1
             await asyncio.sleep(0)
         return removed
-
-    @staticmethod
-    def _age(path: str) -> float:
-        try:
-            return os.stat(path).st_ctime
-        except FileNotFoundError:
-            return 0.0
 
     def _leased(self, digest: Digest) -> bool:
         return self._database.row("SELECT 1 FROM leases WHERE resource = ?", (digest,)) is not None
@@ -174,3 +175,12 @@ class Collector:
             return ()
         named = [*document.manifests, *document.layers, *([document.config] if document.config is not None else [])]
         return tuple(Digest(entry.digest) for entry in named)
+
+
+def _goes(path: str, before: float, small: int = -1) -> bool:
+    """Whether it is older, or of that size at most, or gone already."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return True
+    return status.st_ctime < before or status.st_size <= small

@@ -51,12 +51,14 @@ async def test_the_start_takes_what_a_crash_left(stores: Stores) -> None:
     (stores.root / "ingest/x.tmp").touch()
     (stores.root / "ingest" / ("a" * 64 + ".part")).touch()
     (stores.root / "layers/.staging-x/fs").mkdir(parents=True)
+    document, large = stores.blobs.write(b'{"architecture": "amd64"}'), stores.blobs.write(b"x" * 100_000)
     await stores.snapshots.prepare("build-x", None)
     await stores.snapshots.prepare("build-running", None)
     collector = Collector(stores.database, stores.blobs, stores.layers, stores.snapshots)
     assert await collector.start(frozenset(["build-running"])) >= 3
     assert stores.layers.get(chain) is not None
     assert os.listdir(stores.root / "ingest") == ["a" * 64 + ".part"]
+    assert stores.blobs.has(large) and not stores.blobs.has(document)
     assert stores.snapshots.keys() == ["build-running"]
     assert await collector.start(frozenset(["build-running"]), now=time.time() + 2 * 24 * 3600) >= 3
     assert stores.layers.all() == [] and os.listdir(stores.root / "ingest") == []

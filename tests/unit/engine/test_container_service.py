@@ -487,7 +487,8 @@ def test_an_engine_that_was_killed_takes_over(tmp_path: Path) -> None:
         os.makedirs(f"{world.root}/containers/{'e' * 64}/upper")
         new = world.reopen()
         await new.restore()
-        assert world.runtime.removed == ["f" * 64]
+        # Of the one that was lost there may be anything, but for a task.
+        assert world.runtime.removed == ["f" * 64, lost.id]
         assert not os.path.exists(f"{world.root}/containers/{'e' * 64}")
         assert world.networks.restored == [alive.id]
         assert new.get("alive").status is Status.RUNNING

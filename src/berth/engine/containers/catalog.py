@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import msgspec
 
 from berth.engine.containers import names
 from berth.engine.containers.record import Container, ContainerRecord
-from berth.errors import Conflict, InvalidArgument, NotFound, ResourceExhausted
+from berth.errors import BerthError, Conflict, InvalidArgument, NotFound
 from berth.model.identifier import check_name, is_id_prefix, short_id
 from berth.storage.database import Database
 
+log = logging.getLogger("berth.containers")
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(ContainerRecord)
-
-
-@contextmanager
-def _storing(identifier: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise ResourceExhausted(
-            f"cannot record container {short_id(identifier)}: {error}: free some space on the data root"
-        ) from error
 
 
 class Catalog:
@@ -90,7 +80,7 @@ class Catalog:
     def add(self, container: Container, *, durable: bool) -> None:
         """Record a new container whose name is claimed."""
         record = container.record
-        with _storing(record.id), self._database.transaction(durable=durable):
+        with self._database.transaction(durable=durable):
             self._database.execute(
                 "INSERT INTO containers (id, name, created, document) VALUES (?, ?, ?, ?)",
                 (record.id, record.name, record.created, _ENCODER.encode(record)),
@@ -100,19 +90,32 @@ class Catalog:
     def save(self, container: Container, *, durable: bool = False) -> None:
         """Store the record as it is now. ResourceExhausted when the disk is full."""
         record = container.record
-        with _storing(record.id), self._database.transaction(durable=durable):
+        with self._database.transaction(durable=durable):
             self._database.execute(
                 "UPDATE containers SET name = ?, document = ? WHERE id = ?", (record.name, _ENCODER.encode(record), record.id)
             )
+
+    def note(self, container: Container) -> None:
+        """Like save, for what must happen whether it can be recorded or not: a disk that takes nothing keeps no container from
+        being stopped, and nobody from learning of its end. The next engine finds out by itself."""
+        try:
+            self.save(container)
+        except BerthError as error:
+            log.error("container %s is %s, which is not recorded: %s", short_id(container.id), container.status, error.message)
 
     def rename(self, container: Container, name: str) -> None:
         """Conflict when the name is taken."""
         old = container.name
         if name.removeprefix("/") == old:
             raise InvalidArgument("Renaming a container with the same name as its current name")
-        container.record.name = self.claim_name(name, container.id)
+        container.record.name = new = self.claim_name(name, container.id)
+        try:
+            self.save(container, durable=not container.auto_remove)
+        except BerthError:
+            container.record.name = old
+            self.release_name(new)
+            raise
         self.release_name(old)
-        self.save(container, durable=not container.auto_remove)
 
     def remove(self, container: Container) -> None:
         """Forget it."""

@@ -126,7 +126,7 @@ class Creation:
         try:
             record.endpoints = self._check_networks(container)
             failpoint.hit("container.create.before-volumes")
-            anonymous = mounting.make_volumes(record.mounts, record.host_config, parts.volumes)
+            anonymous = mounting.make_volumes(record.id, record.mounts, record.host_config, parts.volumes)
             failpoint.hit("container.create.after-volumes")
             await parts.snapshots.prepare(record.id, image.chain_id)
             failpoint.hit("container.create.after-snapshot")

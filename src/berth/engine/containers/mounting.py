@@ -179,9 +179,9 @@ def wanted_mounts(config: ContainerConfig, host: HostConfig, mounts_of: MountsOf
     return sorted(found.values(), key=lambda m: (m.destination.count("/"), m.destination))
 
 
-def make_volumes(mounts: list[MountRecord], host: HostConfig, volumes: Volumes) -> list[str]:
-    """Make the volumes that the mounts name, or that are anonymous, and fill in name and source. Returns the names of new
-    anonymous ones, for the case that the create fails later."""
+def make_volumes(owner: str, mounts: list[MountRecord], host: HostConfig, volumes: Volumes) -> list[str]:
+    """Make the volumes that the mounts of the container `owner` name, or that are anonymous, and fill in name and source.
+    Returns the names of new anonymous ones, for the case that the create fails later."""
     by_destination = {posixpath.normpath(m.target): m for m in host.mounts or [] if m.target}
     made: list[str] = []
     for record in mounts:
@@ -194,6 +194,7 @@ def make_volumes(mounts: list[MountRecord], host: HostConfig, volumes: Volumes) 
             driver=(driver.name if driver else None) or host.volume_driver or "local",
             options=(driver.options if driver else None) or {},
             labels=(options.labels if options else None) or {},
+            owner=owner,
         )
         if record.anonymous:
             made.append(volume.name)

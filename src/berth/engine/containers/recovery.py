@@ -4,6 +4,7 @@ row says running, shim lives          the task is taken over, its watcher starts
 row says running, exit record         the end is recorded with its own code and time; restart policy; --rm removes it
 row says created, shim lives          killed right after the launch: taken over
 row says running, neither             the host went down: code 255
+row says running/paused, shim lives   frozen or not: as the row says
 row says restarting                   the back-off starts anew
 row says removing                     the removal is finished
 directory or shim without a row       removed
@@ -11,7 +12,6 @@ directory or shim without a row       removed
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import time
@@ -31,8 +31,6 @@ from berth.model.identifier import short_id
 
 log = logging.getLogger("berth.containers")
 _LOST = 255
-# A task that has ended answers at once; this bounds the wait for all of them together.
-_SETTLE = 0.2
 
 
 class Recovery:
@@ -52,12 +50,13 @@ class Recovery:
         tasks = await self._load_tasks([c for c in containers if c.status in HAS_TASK or c.id in present])
         for container in containers:
             self._note_start(container, tasks.get(container.id))
-        ended = await self._ended(tasks)
+        ended = {identifier: task.exit for identifier, task in tasks.items() if task.exit is not None}
         alive = [c for c in containers if c.id in tasks and c.id not in ended]
         for container in alive:
             container.task = tasks[container.id]
             if container.uid_base:
                 self._parts.ranges.adopt(container.uid_base)
+            await self._thaw_or_freeze(container, tasks[container.id])
         await self._parts.networks.restore([(c.facts(), tasks[c.id].pid) for c in alive])
         failpoint.hit("engine.recover.after-networks")
         for container in alive:
@@ -66,12 +65,23 @@ class Recovery:
             if container not in alive:
                 await self._settle(container, tasks.get(container.id), ended.get(container.id))
 
-    @staticmethod
-    def _note_start(container: Container, task: Task | None) -> None:
+    def _note_start(self, container: Container, task: Task | None) -> None:
         """The engine was killed between a launch and its record: the container has a task all the same."""
         state = container.state
         if task is not None and state.status in (Status.CREATED, Status.EXITED, Status.RESTARTING):
             state.status, state.started_at, state.pid = Status.RUNNING, task.started_at, task.pid
+            self._parts.catalog.note(container)
+
+    @staticmethod
+    async def _thaw_or_freeze(container: Container, task: Task) -> None:
+        """The engine was killed between a (un)pause or a commit's pause and its record: the record counts."""
+        try:
+            if container.status is Status.PAUSED:
+                await task.pause()
+            else:
+                await task.resume()
+        except BerthError as error:
+            log.warning("container %s: %s", short_id(container.id), error.message)
 
     async def _load_tasks(self, containers: list[Container]) -> dict[str, Task]:
         found: dict[str, Task] = {}
@@ -83,20 +93,10 @@ class Recovery:
                 continue
             if task is not None:
                 found[container.id] = task
+            else:
+                # A launch that did not get as far as a run file, and ended with its shim.
+                await self._parts.runtime.remove_leftovers(container.id)
         return found
-
-    async def _ended(self, tasks: dict[str, Task]) -> dict[str, Exit]:
-        waits = {asyncio.ensure_future(task.wait()): identifier for identifier, task in tasks.items()}
-        if not waits:
-            return {}
-        done, pending = await asyncio.wait(waits, timeout=_SETTLE)
-        for waiting in pending:
-            waiting.cancel()
-        ended: dict[str, Exit] = {}
-        for waiting in done:
-            error = waiting.exception()
-            ended[waits[waiting]] = Exit(code=_LOST, at=time.time()) if error else waiting.result()
-        return ended
 
     async def _settle(self, container: Container, task: Task | None, ended: Exit | None) -> None:
         try:
@@ -111,7 +111,8 @@ class Recovery:
                 was_running = container.status is Status.RESTARTING
             if container.status is Status.REMOVING:
                 container.state.status = Status.DEAD
-                await self._removal.remove(container, volumes=container.auto_remove)
+                # Volumes that were to go with it are found without a container afterwards (VolumeService.sweep).
+                await self._removal.finish(container, volumes=container.auto_remove)
             elif container.auto_remove and container.status is Status.EXITED:
                 await self._removal.remove(container, volumes=True)
             elif container.status is Status.RESTARTING and container.restarter is None:

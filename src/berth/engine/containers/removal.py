@@ -44,10 +44,17 @@ class Removal:
             )
 
     async def remove(self, container: Container, *, volumes: bool) -> None:
-        """The container has ended. With `volumes`, its anonymous volumes go too. A second caller waits for the first."""
+        """The container has ended. With `volumes`, its anonymous volumes go too, else they are kept. A second caller waits for
+        the first."""
         if container.deleting:
             await container.removal()
             return
+        if not volumes:
+            self._parts.volumes.keep(mount.name for mount in container.record.mounts if mount.anonymous)
+        await self.finish(container, volumes=volumes)
+
+    async def finish(self, container: Container, *, volumes: bool) -> None:
+        """Remove it, or what an earlier engine has left of a container that it was removing."""
         container.deleting = True
         try:
             async with container.lock:
@@ -79,7 +86,7 @@ class Removal:
         except (BerthError, OSError) as error:
             container.move(Status.DEAD)
             container.state.error = str(error)
-            parts.catalog.save(container)
+            parts.catalog.note(container)
             raise
         parts.catalog.remove(container)
         failpoint.hit("container.remove.after-row")
@@ -94,8 +101,11 @@ class Removal:
             if mount.type == "volume" and mount.anonymous:
                 try:
                     await self._parts.volumes.remove(mount.name)
-                except (NotFound, Conflict):
+                except NotFound:
                     continue
+                except Conflict:
+                    # Another container has it, too.
+                    self._parts.volumes.keep([mount.name])
                 except BerthError as error:
                     log.warning("cannot remove volume %s of container %s: %s", mount.name, short_id(container.id), error)
 

@@ -79,10 +79,7 @@ class Running:
             return
         if not container.state.oom_killed:
             container.state.oom_killed = True
-            try:
-                self._parts.catalog.save(container)
-            except BerthError as error:
-                log.error("that container %s ran out of memory is not recorded: %s", short_id(container.id), error.message)
+            self._parts.catalog.note(container)
         self._parts.emit(container, "oom")
 
     def _detached(self, container: Container, exec: str) -> None:
@@ -118,11 +115,7 @@ class Running:
             container.record.host_config.restart_policy, ended.code, state.restart_count, manual_stop=state.manual_stop
         )
         container.move(Status.RESTARTING if again else Status.EXITED)
-        try:
-            parts.catalog.save(container)
-        except BerthError as error:
-            # A full disk must not keep anybody from learning of the end; the shim's exit record has it too.
-            log.error("the end of container %s is not recorded: %s", short_id(container.id), error.message)
+        parts.catalog.note(container)
         failpoint.hit("container.end.after-row")
         if ended.oom_killed and not told:
             parts.emit(container, "oom")
@@ -175,7 +168,7 @@ class Running:
             self.schedule(container, 0.0)
         else:
             container.move(Status.EXITED)
-        self._parts.catalog.save(container)
+        self._parts.catalog.note(container)
         container.tell_exit()
 
     def cancel_restart(self, container: Container) -> None:
@@ -185,7 +178,7 @@ class Running:
             container.restarter = None
         if container.status is Status.RESTARTING:
             container.move(Status.EXITED)
-            self._parts.catalog.save(container)
+            self._parts.catalog.note(container)
             container.tell_exit()
 
     def _emit_volumes(self, container: Container, action: str) -> None:
@@ -208,4 +201,4 @@ class Running:
                 background.cancel()
         container.close_pending()
         if container.status in HAS_TASK:
-            self._parts.catalog.save(container)
+            self._parts.catalog.note(container)

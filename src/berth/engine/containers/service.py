@@ -131,7 +131,7 @@ class ContainerService:
             return
         if not container.deleting:
             container.state.manual_stop = stopped_by_hand
-            self.parts.catalog.save(container)
+            self.parts.catalog.note(container)
 
     async def _remove_ended(self, container: Container) -> None:
         await self._removal.remove(container, volumes=True)

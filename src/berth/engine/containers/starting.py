@@ -67,7 +67,7 @@ class Launching:
             container.state.error = error.message
             container.state.exit_code = error.code if isinstance(error, CommandFailed | StartFailed) else 128
             container.state.id_map = []
-            self._parts.catalog.save(container)
+            self._parts.catalog.note(container)
             raise
         failpoint.hit("container.start.after-launch")
         container.task = task
@@ -76,7 +76,7 @@ class Launching:
             container.move(Status.RUNNING)
         state.started_at, state.pid, state.exit_code = task.started_at, task.pid, 0
         state.error, state.oom_killed, state.cause = "", False, None
-        self._parts.catalog.save(container)
+        self._parts.catalog.note(container)
         self._parts.trace.launched(container.id)
         failpoint.hit("container.start.after-row")
         return task

@@ -46,7 +46,7 @@ class Stopping:
             failpoint.hit("container.stop.before-row")
             container.state.manual_stop = True
             container.state.cause = asked(kind, by, number)
-            self._parts.catalog.save(container)
+            self._parts.catalog.note(container)
             failpoint.hit("container.stop.after-row")
             ended = container.next_exit()
             await self._signal(container, number)
@@ -103,7 +103,7 @@ class Stopping:
             container.state.cause = asked(Kind.KILL, by, number)
             if fatal:
                 container.state.manual_stop = True
-                self._parts.catalog.save(container)
+                self._parts.catalog.note(container)
             ended = container.next_exit()
             await self._signal(container, number)
         if number == SIGKILL:
@@ -146,7 +146,7 @@ class Stopping:
             await _task(container).pause()
             failpoint.hit("container.pause.after-freeze")
             container.move(Status.PAUSED)
-            self._parts.catalog.save(container)
+            self._parts.catalog.note(container)
             failpoint.hit("container.pause.after-row")
         self._parts.emit(container, "pause")
 
@@ -158,7 +158,7 @@ class Stopping:
             await _task(container).resume()
             failpoint.hit("container.unpause.after-thaw")
             container.move(Status.RUNNING)
-            self._parts.catalog.save(container)
+            self._parts.catalog.note(container)
         self._parts.emit(container, "unpause")
 
 

@@ -64,7 +64,11 @@ class Updating:
             validation.check_restart_policy(merged.restart_policy, auto_remove=container.auto_remove)
             await _apply(container, old, merged)
             container.record.host_config = merged
-            self._parts.catalog.save(container, durable=not container.auto_remove)
+            try:
+                self._parts.catalog.save(container, durable=not container.auto_remove)
+            except BerthError:
+                container.record.host_config = old
+                raise
         self._parts.emit(container, "update")
         return warnings
 
