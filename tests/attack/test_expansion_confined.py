@@ -359,7 +359,9 @@ def test_row_22_nothing_else_decompresses() -> None:
     package = Path(berth.__file__).parent
     found = set()
     for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        # Most modules need not be parsed to see that they have nothing to do with it.
+        for node in ast.walk(ast.parse(text)) if any(name in text for name in DECOMPRESSORS) else ():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             module = node.module if isinstance(node, ast.ImportFrom) else ""
             where = str(path.relative_to(package))
