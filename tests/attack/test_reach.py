@@ -1,6 +1,6 @@
 """What of the engine can be reached: its sockets, processes and descriptors, from a container and from other users.
 
-SECURITY rows 9, 43 and 49.
+SECURITY rows 1, 2, 9, 43, 49 and 61.
 """
 
 from __future__ import annotations
@@ -182,3 +182,28 @@ def test_row_61_who_connects_to_a_published_port_is_never_the_loopback(engine: E
         socket.create_connection((address, port), 10).close()
     said = until(lambda: len(lines := engine.ok("logs", "box").split()) == 3 and lines)
     assert said[0] == "ready" and not any(line.startswith("127.") for line in said[1:]), said
+
+
+PEEK = (
+    "while :; do for p in /proc/[0-9]*; do test $p = /proc/1 || (ls -l $p/fd; readlink $p/exe) 2>/dev/null |"
+    " grep -E 'python|socket|memfd|/run/|/var/' >> /dev/shm/seen; done; done"
+)
+
+
+def test_row_1_an_init_that_joins_cannot_be_looked_into(engine: EngineProcess) -> None:
+    """While another container joins its process namespace, one that may trace sees nothing of the joining init before execve."""
+    engine.ok("run", "-d", "--name", "box", "--cap-add", "SYS_PTRACE", "--ipc", "shareable", "busybox", "sh", "-c", PEEK)
+    for _ in range(15):
+        engine.ok("run", "--rm", "--network=none", "--pid", "container:box", "busybox", "true")
+        engine.ok("exec", "box", "true")
+    assert engine.ok("exec", "box", "sh", "-c", "cat /dev/shm/seen 2>/dev/null; true") == ""
+
+
+def test_row_2_what_enters_containers_runs_from_a_read_only_mount(engine: EngineProcess) -> None:
+    """Launcher, shims and workers: the file of the interpreter cannot be opened for writing by way of their /proc/PID/exe."""
+    engine.ok("run", "-d", "busybox", "sleep", "1000")
+    assert engine.process is not None
+    entering = [pid for pid in processes(engine) if pid != engine.process.pid]
+    assert len(entering) >= 2, "launcher and shim"
+    for pid in entering:
+        assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY, pid
