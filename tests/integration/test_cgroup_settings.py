@@ -141,7 +141,9 @@ def test_an_engine_stays_in_the_subtree_that_was_delegated_to_it(unified: Callab
 def test_an_engine_in_a_cgroup_namespace_of_its_own(unified: Callable[[str], str]) -> None:
     """As in a container: the top of what it sees holds processes, and is not the root."""
     path = unified("berth-test-outer")
-    script = f"echo $$ > {path}/cgroup.procs; exec unshare -m -C sh -c 'mount -t cgroup2 c /sys/fs/cgroup; exec \"$@\"' sh \"$@\""
+    # The host's mount shows all of it, and forbids a second one in its place.
+    inner = "umount /sys/fs/cgroup && mount -t cgroup2 c /sys/fs/cgroup && exec \"$@\""
+    script = f"echo $$ > {path}/cgroup.procs; exec unshare -m -C sh -c '{inner}' sh \"$@\""
     with running(prefix=("sh", "-c", script, "sh")) as engine:
         identifier = engine.ok("run", "-d", "--name", "one", "--pids-limit", "9", "busybox", "sleep", "1000")
         pid = Groups(engine, "one").pid
