@@ -34,10 +34,10 @@ from unit.registry.fake import FakeRegistry
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="runs containers: needs root"),
     pytest.mark.slow,
-    pytest.mark.timeout(int(60 * SLOW)),
+    pytest.mark.timeout(int(120 * SLOW)),
 ]
 FULL = bool(os.environ.get("BERTH_FAULT_FULL"))
-PATIENCE = 20.0 * SLOW
+PATIENCE = 30.0 * SLOW
 # How many of init's steps the container of the scenario has.
 INIT_STEPS = 12
 
@@ -161,7 +161,7 @@ class Bench:
         audit.await_consistency(self.engine)
         scenario.clean(world)
         self._check_bystander()
-        deadline = time.monotonic() + 5 * SLOW
+        deadline = time.monotonic() + 15 * SLOW
         while (left := before ^ self.everything()) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not left, "not as before:\n" + "\n".join(sorted(left))

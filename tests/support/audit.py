@@ -87,7 +87,7 @@ def inconsistencies(engine: EngineProcess) -> set[str]:
     return found
 
 
-def await_consistency(engine: EngineProcess, seconds: float = 5.0) -> None:
+def await_consistency(engine: EngineProcess, seconds: float = 15.0) -> None:
     """What an engine sweeps beside its work gets a few seconds."""
     deadline = time.monotonic() + seconds * SLOW
     while (found := inconsistencies(engine)) and time.monotonic() < deadline:

@@ -31,7 +31,7 @@ from unit.images.twins import tar_of
 SUBJECT = "subject"
 CODE = 5
 PROGRAM = f"trap 'echo bye; exit {CODE}' TERM; echo begun; sleep 1000 & wait"
-PATIENCE = 10.0 * SLOW
+PATIENCE = 25.0 * SLOW
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
