@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import pty
 import select
@@ -15,11 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from berth.runtime import cgroup_layout
 from support.bundle import Bundle, wait_for
 
 pytest_plugins = ["support.bundle_fixture"]
 
 SECONDS = 60
+# What the engines make for control groups of theirs, and leave.
+PARENTS = ("libpod_parent", "berth-oci-engines", "docker")
 LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"]
 
 Ask = Callable[..., subprocess.CompletedProcess[str]]
@@ -46,6 +50,15 @@ def place() -> Iterator[Path]:
         if where.startswith(f"{made}/"):
             subprocess.run(["umount", "-l", where], check=True)
     shutil.rmtree(made)
+    roots, v2, _ = cgroup_layout.layout().parts()
+    hierarchies = {*roots.values(), *([v2] if v2 else []), *glob.glob("/sys/fs/cgroup/systemd")}
+    for top in (f"{hierarchy}/{name}" for hierarchy in hierarchies for name in PARENTS):
+        for folder, _, _ in os.walk(top, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                # somebody else's containers are there
+                break
 
 
 def asker(*command: str) -> Ask:
@@ -156,7 +169,7 @@ def ctr(place: Path) -> Iterator[Ask]:
     address = f"{place}/sock"
     dirs = ["--root", f"{place}/root", "--state", f"{place}/state", "--address", address]
     with daemon(place, "containerd", "--config", f"{place}/config.toml", *dirs):
-        ask = asker("ctr", "--address", address)
+        ask = asker("ctr", "--address", address, "--namespace", "berth-oci-engines")
         wait_for(lambda: ask("version").returncode == 0)
         yield ask
         for name in ask("container", "list", "--quiet").stdout.split():
