@@ -31,5 +31,7 @@ async def download(url: str) -> AsyncIterator[bytes]:
                     raise Unavailable(f"{url} cannot be fetched: the server answered {response.status}")
                 async for piece in response.content.iter_chunked(_CHUNK):
                     yield piece
+        except UnicodeError as error:
+            raise InvalidArgument(f"invalid source {url!r}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise unreachable("GET", url, error) from error

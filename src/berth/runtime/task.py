@@ -431,6 +431,8 @@ _REFUSALS: dict[int, type[BerthError]] = {
     errno.ERANGE: InvalidArgument,
     errno.ENODEV: InvalidArgument,
     errno.EBUSY: Conflict,
+    # The group has just gone with the container.
+    errno.ENOENT: Conflict,
 }
 
 

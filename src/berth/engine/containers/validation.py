@@ -12,6 +12,7 @@ from berth.model.identifier import NAME
 from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
 
 _PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/(tcp|udp|sctp))?\Z")
+_DOMAIN_BYTES = 64
 _POLICIES = ("no", "always", "on-failure", "unless-stopped")
 
 
@@ -19,6 +20,8 @@ def check_config(config: ContainerConfig) -> None:
     """The portable half."""
     if config.working_dir and not config.working_dir.startswith("/"):
         raise InvalidArgument(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path")
+    if len((config.domainname or "").encode()) > _DOMAIN_BYTES:
+        raise InvalidArgument(f"invalid domain name {config.domainname!r}: the kernel takes at most {_DOMAIN_BYTES} bytes")
     for entry in config.env or []:
         if not entry or entry.startswith("="):
             raise InvalidArgument(f"invalid environment variable: {entry}")
