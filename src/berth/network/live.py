@@ -88,7 +88,9 @@ def remove_endpoint(pid: int, interface: str, default_routes: Iterable[tuple[str
     """Remove an interface from the namespace of `pid` and set the default routes anew. Idempotent."""
     netns = open_namespace(pid)
     try:
-        _remove_interface(netns, interface)
+        if interface:
+            # Network none has no interface.
+            _remove_interface(netns, interface)
         run_inside(netns, lambda: _set_default_routes(default_routes))
     finally:
         os.close(netns)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import json, to_builtins
 
 from berth import failpoint, trace
-from berth.contract.runtime import Abilities, AttachStream, LaunchRequest
+from berth.contract.runtime import Abilities, AttachStream, LaunchFailed, LaunchRequest
 from berth.errors import AlreadyExists, BerthError, Internal
 from berth.runtime import cgroup_host, channel, record, remains
 from berth.runtime.foreign_plan import BUNDLE
@@ -38,6 +38,8 @@ _STATE_SECONDS = 60.0
 _QUIT_SECONDS = 10.0
 # What makes containers in place of the launch module where another runtime's binary is asked for.
 _FOREIGN = "berth.runtime.foreign"
+# Steps of a launch that fail for what is in the image, or is asked for: no second try mends them.
+_OF_THE_CONTAINER = ("user", "chdir", "execve")
 
 
 class NativeRuntime:
@@ -99,6 +101,13 @@ class NativeRuntime:
             task = await self._launch(self._task(request.id, request.directory), document, fds, slot)
         except Disconnected:
             # It was killed while it waited, or half-way.
+            await self._pool.end(slot)
+            return None
+        except LaunchFailed as failure:
+            if failure.step in _OF_THE_CONTAINER:
+                self._pool.release(slot)
+                raise
+            # Its init was killed, or what was prepared has got lost: a launch from the beginning works, or says why not.
             await self._pool.end(slot)
             return None
         except BaseException:
