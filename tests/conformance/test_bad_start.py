@@ -191,9 +191,8 @@ def test_without_control_groups_everything_but_limits_works(tmp_path: Path) -> N
         engine.add_busybox()
         assert engine.ok("run", "--rm", "busybox", "echo", "works") == "works"
         limited = engine.docker("run", "--rm", "-m", "64m", "busybox", "true")
-        assert limited.returncode == 125
-        assert "this host has no memory control group" in limited.stderr
-        assert "run without the limit" in limited.stderr
+        assert limited.returncode == 0, "as with Docker, it runs without the limit, and is told so"
+        assert "Your kernel does not support memory limit capabilities or the cgroup is not mounted" in limited.stderr
         engine.ok("run", "-d", "--name", "one", "busybox", "sleep", "1000")
         assert engine.ok("exec", "one", "echo", "inside") == "inside"
         assert engine.docker("stats", "--no-stream", "one").returncode == 0

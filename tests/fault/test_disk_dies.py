@@ -64,7 +64,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def test_a_disk_that_can_only_be_read_any_more(disk: Disk, tmp_path: Path) -> None:
-    engine = EngineProcess(root=f"{disk.place}/root")
+    engine = EngineProcess("--pool-size", "0", root=f"{disk.place}/root")
     engine.start()
     try:
         engine.add_busybox()
