@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import settings
@@ -22,9 +23,9 @@ settings.load_profile("berth")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def shared_engine() -> Iterator[EngineProcess]:
-    """An engine with a busybox image."""
+@contextmanager
+def _engine() -> Iterator[EngineProcess]:
+    """An engine with a busybox image, of which nothing stays."""
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces, mounts and network devices are made")
     engine = EngineProcess()
@@ -35,6 +36,20 @@ def shared_engine() -> Iterator[EngineProcess]:
             yield engine
         finally:
             engine.shut_down()
+
+
+@pytest.fixture(scope="session")
+def shared_engine() -> Iterator[EngineProcess]:
+    """The engine of all tests that do not end it."""
+    with _engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def own() -> Iterator[EngineProcess]:
+    """An engine that the test may stop, kill and damage."""
+    with _engine() as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -6,24 +6,10 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.request import urlopen
 
-import pytest
-
-from support import leak
 from support.engine import SLOW, EngineProcess
-
-
-@pytest.fixture
-def own() -> Iterator[EngineProcess]:
-    """An engine that the test may kill."""
-    engine = EngineProcess()
-    with leak.nothing_left(engine.snapshot):
-        engine.start()
-        engine.add_busybox()
-        yield engine
-        engine.shut_down()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

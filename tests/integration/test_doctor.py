@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import msgspec
 import pytest
 
 from berth.wire.doctor import Finding, Report
-from support import leak
 from support.engine import BIN, EngineProcess
 
 
@@ -28,21 +26,6 @@ def _by_check(report: Report) -> dict[str, list[Finding]]:
     for finding in report.findings:
         found.setdefault(finding.check, []).append(finding)
     return found
-
-
-@pytest.fixture
-def own_engine() -> Iterator[EngineProcess]:
-    """An engine that a test may stop and damage."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: an engine of its own is started")
-    engine = EngineProcess()
-    with leak.nothing_left(engine.snapshot):
-        try:
-            engine.start()
-            engine.add_busybox()
-            yield engine
-        finally:
-            engine.shut_down()
 
 
 def test_what_containers_expose_is_found_and_gone_with_them(engine: EngineProcess, tmp_path: Path) -> None:
@@ -97,8 +80,8 @@ def test_the_table_and_one_check_by_name(engine: EngineProcess) -> None:
     )  # fmt: skip
 
 
-def test_the_store_of_a_running_and_of_a_stopped_engine(own_engine: EngineProcess) -> None:
-    engine = own_engine
+def test_the_store_of_a_running_and_of_a_stopped_engine(own: EngineProcess) -> None:
+    engine = own
     engine.ok("run", "--name", "box", "-v", "data:/data", "busybox", "touch", "/x", "/data/y")
     report, code = _report(engine, "store")
     assert [f for f in report.findings if f.severity != "ok"] == [] and code == 0

@@ -5,28 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from support import leak
 from support.engine import SLOW, EngineProcess
 
 _SECONDS = 1.0
-
-
-@pytest.fixture
-def own() -> Iterator[EngineProcess]:
-    """An engine that the test may end."""
-    engine = EngineProcess()
-    with leak.nothing_left(engine.snapshot):
-        engine.start()
-        try:
-            engine.add_busybox()
-            yield engine
-        finally:
-            engine.shut_down()
 
 
 def _client(engine: EngineProcess, *arguments: str) -> subprocess.Popen[bytes]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,22 +17,6 @@ from support.engine import SLOW, EngineProcess
 MEGABYTES = 64
 # A read of the pipe, the frames for it and the log's records of it, several times over: far below what is sent.
 GROWTH = 24 << 20
-
-
-@pytest.fixture
-def own() -> Iterator[EngineProcess]:
-    """An engine that may be killed."""
-    engine = EngineProcess()
-    with leak.nothing_left(engine.snapshot):
-        engine.start()
-        try:
-            engine.add_busybox()
-            yield engine
-            left = engine.ok("ps", "-aq").split()
-            if left:
-                engine.ok("rm", "-fv", *left)
-        finally:
-            engine.shut_down()
 
 
 def memory(engine: EngineProcess) -> dict[int, int]:

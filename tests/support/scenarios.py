@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tarfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -117,22 +118,23 @@ class World:
             return output.decode(), client.execs.inspect(made).exit_code
 
 
-class Scenario:
+class Scenario(ABC):
     """One operation. `points` are patterns of the names that it comes by. A `fresh` one wants an engine that has run nothing."""
 
     points: ClassVar[tuple[str, ...]] = ()
     fresh: ClassVar[bool] = False
 
     def prepare(self, world: World) -> None:
-        """What has to be there."""
+        """What has to be there: for many nothing."""
+        return
 
+    @abstractmethod
     def act(self, client: Engine, world: World) -> None:
         """The operation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verify(self, world: World) -> None:
         """Done or not; and again."""
-        raise NotImplementedError
 
     def clean(self, world: World) -> None:
         """Take everything away."""
@@ -463,9 +465,9 @@ class ImageScenario(Scenario):
 
     tag: ClassVar[str] = "matrix:1"
 
+    @abstractmethod
     def make(self, client: Engine, world: World) -> None:
         """Make it."""
-        raise NotImplementedError
 
     def name(self, world: World) -> str:
         """The image's name."""

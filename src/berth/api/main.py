@@ -1,147 +1,21 @@
-"""`berthd`: parse options, start the engine, serve until told to stop.
+"""`berthd`: start the engine, serve until told to stop.
 
 Ready when GET /_ping answers 200. SIGTERM and SIGINT end the engine and leave the containers running.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
-import resource
 import signal
 import sys
 
 from berth import failpoint
-from berth.engine.config import DEFAULT_ROOT, DEFAULT_SLOTS, DEFAULT_SOCKET, MOST_SLOTS, EngineConfig, Ulimit
-from berth.engine.runtimes import parse_additions
-from berth.errors import BerthError, InvalidArgument
+from berth.api.options import parse_options
+from berth.engine.config import EngineConfig
+from berth.errors import BerthError
 from berth.kernel.memory import share_one_arena
-from berth.model.units import parse_size
-
-
-def parse_ulimit(text: str) -> Ulimit:
-    """nofile=1024:4096; -1 is unlimited. ArgumentTypeError when it is not of that form."""
-    name, _, values = text.partition("=")
-    soft, _, hard = values.partition(":")
-    try:
-        limit = Ulimit(name, int(soft), int(hard or soft))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text}: give it as name=soft or name=soft:hard, for example nofile=1024:4096"
-        ) from None
-    if not hasattr(resource, "RLIMIT_" + name.upper()):
-        raise argparse.ArgumentTypeError(f"{text}: there is no ulimit {name}")
-    if limit.hard >= 0 and not 0 <= limit.soft <= limit.hard:
-        raise argparse.ArgumentTypeError(f"{text}: the soft limit must be less than or equal to the hard limit")
-    return limit
-
-
-def parse_limit(text: str) -> int:
-    """512m, 20g; 0 is none. ArgumentTypeError when it is not of that form."""
-    try:
-        return parse_size(text)
-    except InvalidArgument as error:
-        raise argparse.ArgumentTypeError(error.message) from None
-
-
-def parse_group(text: str) -> str:
-    """A path in the control groups, /groups/berth. ArgumentTypeError when it leads out of them."""
-    if {"..", "."} & set(text.split("/")):
-        raise argparse.ArgumentTypeError(f"{text}: give a path like /groups/berth, without . and ..")
-    return text
-
-
-def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
-    """The configuration and the log level."""
-    parser = argparse.ArgumentParser(
-        prog="berthd", description="The berth engine: serves the Docker Engine API on a unix socket."
-    )
-    parser.add_argument("--root", default=DEFAULT_ROOT, help="directory of images, containers and volumes (%(default)s)")
-    parser.add_argument("--socket", default=DEFAULT_SOCKET, help="unix socket of the API (%(default)s)")
-    parser.add_argument(
-        "--registry-mirror", action="append", default=[], metavar="URL", help="ask this registry before Docker Hub"
-    )
-    parser.add_argument(
-        "--insecure-registry", action="append", default=[], metavar="HOST", help="speak plain HTTP to this registry"
-    )
-    parser.add_argument(
-        "--build-host-network-settings",
-        choices=("auto", "on", "off"),
-        default="on" if os.environ.get("BERTH_BUILD_HOST_NETWORK_SETTINGS") == "1" else "auto",
-        help="let RUN steps of builds use this host's CA bundle and package mirrors (%(default)s)",
-    )
-    parser.add_argument(
-        "--userns-fallback",
-        choices=("warn", "refuse"),
-        default="warn",
-        help="what to do when an option needs the host's user namespace (%(default)s)",
-    )
-    parser.add_argument(
-        "--cgroup-parent",
-        default="",
-        type=parse_group,
-        metavar="PATH",
-        help="control group that the containers' groups are made in (default: the top)",
-    )
-    parser.add_argument(
-        "--default-ulimit",
-        action="append",
-        default=[],
-        type=parse_ulimit,
-        metavar="NAME=SOFT[:HARD]",
-        help="resource limit of containers that do not set it themselves",
-    )
-    parser.add_argument(
-        "--expansion-limit",
-        type=parse_limit,
-        default=0,
-        metavar="SIZE",
-        help="the most that one compressed archive may expand to; 0: any size",
-    )
-    parser.add_argument(
-        "--expansion-ratio",
-        type=int,
-        default=4096,
-        metavar="N",
-        help="refuse archives that expand to more than 4 GiB and to N times their size (%(default)s); 0: never",
-    )
-    parser.add_argument(
-        "--add-runtime", action="append", default=[], metavar="NAME=PATH", help="another OCI runtime's binary, for --runtime NAME"
-    )
-    parser.add_argument("--default-runtime", default="berth", metavar="NAME", help="of containers that name none (%(default)s)")
-    parser.add_argument("--no-new-privileges", action="store_true", help="set no-new-privileges for all new containers")
-    parser.add_argument(
-        "--pool-size",
-        type=int,
-        choices=range(MOST_SLOTS + 1),
-        default=DEFAULT_SLOTS,
-        metavar="N",
-        help=f"how many containers to keep prepared, 0 to {MOST_SLOTS} (%(default)s)",
-    )
-    parser.add_argument("--trace", default="", metavar="FILE", help="append the phases of every launch to a file, as JSON lines")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    parser.add_argument("--version", action="version", version="berthd 0.1.0")
-    options = parser.parse_args(arguments)
-    config = EngineConfig(
-        root=os.path.abspath(options.root),
-        socket=os.path.abspath(options.socket),
-        registry_mirrors=tuple(options.registry_mirror),
-        insecure_registries=tuple(options.insecure_registry),
-        build_host_network_settings=options.build_host_network_settings,
-        userns_fallback=options.userns_fallback,
-        cgroup_parent=options.cgroup_parent,
-        default_ulimits=tuple(options.default_ulimit),
-        expansion_limit=options.expansion_limit,
-        expansion_ratio=options.expansion_ratio,
-        runtimes=parse_additions(options.add_runtime),
-        default_runtime=options.default_runtime,
-        no_new_privileges=options.no_new_privileges,
-        pool_size=options.pool_size,
-        trace=os.path.abspath(options.trace) if options.trace else "",
-    )
-    return config, options.log_level
 
 
 async def run(config: EngineConfig) -> None:

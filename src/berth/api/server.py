@@ -17,6 +17,7 @@ from berth.api.hijack import Site
 from berth.api.presence import give_up
 from berth.api.route import API_VERSION, Handler, Route
 from berth.errors import Conflict, InvalidArgument
+from berth.model.version import VERSION
 from berth.storage.space import translated
 
 MAX_JSON_BODY = 64 * 1024 * 1024
@@ -44,7 +45,7 @@ async def _headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Api-Version"] = versions.text(versions.NEWEST)
     response.headers["Docker-Experimental"] = "false"
     response.headers["Ostype"] = "linux"
-    response.headers["Server"] = "berth/0.1.0 (linux)"
+    response.headers["Server"] = f"berth/{VERSION} (linux)"
 
 
 def application(routes: Iterable[Route]) -> web.Application:

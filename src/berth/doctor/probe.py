@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from berth.kernel import capability, clock, number
-from berth.kernel.file import filesystem_type, write_text
+from berth.kernel.file import filesystem_type
 from berth.kernel.libc import syscall
 from berth.kernel.mount import make_private, mount
-from berth.kernel.namespace import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, unshare
+from berth.kernel.namespace import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, mapped_user_namespace, unshare
 from berth.kernel.netlink import create_bridge, create_macvlan, create_veth
 from berth.kernel.paths import OPENAT2
 from berth.kernel.process import PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, prctl
@@ -153,32 +153,10 @@ def _mount_overlay(place: str) -> None:
     make_private()
     mount("tmpfs", f"{place}/scratch", "tmpfs", 0)
     prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
-    userns = _mapped_namespace(_HOST_BASE)
+    extent = f"0 {_HOST_BASE} 65536"
+    userns = mapped_user_namespace(extent, extent)
     source = {"store": place, "layers": ["lower"], "upper": "upper", "work": "work"}
     tree = overlay(source, Setting(_HOST_BASE, userns, f"{place}/scratch", "probe"))
     # Where the mounter's ids cannot be stored in the layers, the kernel mounts read-only without a word.
     if os.fstatvfs(tree).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, "", "the overlay")
-
-
-def _mapped_namespace(base: int) -> int:
-    """A descriptor of a user namespace with one range of ids."""
-    ready, go = os.pipe()
-    end, leave = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(leave)
-            unshare(CLONE_NEWUSER)
-            os.write(go, b"1")
-            os.read(end, 1)
-        finally:
-            os._exit(0)
-    os.close(go)
-    os.read(ready, 1)
-    for name in ("uid_map", "gid_map"):
-        write_text(f"/proc/{pid}/{name}", f"0 {base} 65536")
-    fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    os.close(leave)
-    os.waitpid(pid, 0)
-    return fd

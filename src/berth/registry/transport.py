@@ -21,13 +21,14 @@ from yarl import URL
 
 from berth.errors import DataLoss, Forbidden, Unauthenticated, Unavailable
 from berth.model.malformed import MALFORMED
+from berth.model.version import VERSION
 from berth.registry.auth import MAX_TOKEN_RESPONSE, Challenge, TokenRequest, TokenResponse, parse_challenges, token_request
 from berth.registry.credential import NOBODY, Credentials
 from berth.registry.endpoint import Endpoint, host_name, is_loopback
 from berth.registry.refusal import refusal
 
 Body = Callable[[], Any]
-USER_AGENT = "berth/0.1.0 (linux; docker-compatible)"
+USER_AGENT = f"berth/{VERSION} (linux; docker-compatible)"
 CONNECT_SECONDS = 20.0
 READ_SECONDS = 90.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

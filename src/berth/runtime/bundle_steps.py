@@ -114,7 +114,7 @@ def hold(state: Init, *, fd: int, program: str) -> None:
     send(state.sock, {"held": True})
     state.sock.close()
     while True:
-        accepted, _ = listener._accept()  # type: ignore[attr-defined]
+        accepted, _ = listener._accept()  # type: ignore[attr-defined]  # not in typeshed
         connection = Socket(fileno=accepted)
         answer = receive(connection)
         if answer is not None and "start" in answer[0]:

@@ -26,7 +26,6 @@ from _struct import unpack_from
 
 from berth.kernel import mount, namespace, process, terminal
 from berth.kernel.capability import NUMBERS
-from berth.kernel.file import write_text
 from berth.kernel.libc import AT_FDCWD
 from berth.kernel.paths import open_in_root
 from berth.runtime import binary, cgroup, init, launch, source
@@ -39,7 +38,6 @@ from berth.runtime.message import close_all, pair, receive, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal
     from collections.abc import Callable
     from typing import Any, NoReturn
 
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
     Stdio = tuple[int, int, int]
     Parts = list[tuple[str, int, bool]]
 else:
-    import _signal
+    pass
 
 __all__ = ["Failure", "SetUp", "adopt_orphans", "cleanup", "enter", "make", "strays", "undo"]
 
@@ -205,18 +203,7 @@ def _user_namespace(maps: dict[str, str] | None, path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     if maps is None:
         return -1
-    pid, pidfd = process.clone3(namespace.CLONE_NEWUSER)
-    if pid == 0:
-        while True:
-            _signal.pause()
-    try:
-        write_text(f"/proc/{pid}/uid_map", maps["uid"])
-        write_text(f"/proc/{pid}/gid_map", maps["gid"])
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(pidfd)
-        os.kill(pid, _KILL)
-        os.waitpid(pid, 0)
+    return namespace.mapped_user_namespace(maps["uid"], maps["gid"])
 
 
 def _account(root: int, name: str, groups: list[str]) -> Account:
@@ -280,7 +267,7 @@ def _take_console(listener: Socket) -> int:
     """The terminal's master, which the binary has sent by the time it ends."""
     listener.setblocking(False)
     try:
-        fd, _ = listener._accept()  # type: ignore[attr-defined]
+        fd, _ = listener._accept()  # type: ignore[attr-defined]  # not in typeshed
         connection = Socket(fileno=fd)
         _, ancillary, _, _ = connection.recvmsg(4096, CMSG_SPACE(4), 0x40000000)
         connection.close()
@@ -361,7 +348,8 @@ def _process_document(state: Document, plan: Document, root: int) -> Document:
     }
     if plan["terminal"]:
         document["consoleSize"] = steps["console"]
-    return _with_account({"process": document}, _account(root, name, groups))["process"]  # type: ignore[no-any-return]
+    filled: Document = _with_account({"process": document}, _account(root, name, groups))["process"]
+    return filled
 
 
 def _rlimit(limit: Document) -> Document:

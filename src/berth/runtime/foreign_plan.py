@@ -122,7 +122,8 @@ def _mount(entry: Mount, place: str) -> dict[str, Any]:
     if place:
         wanted = [option for option in entry.options if option in _PROPAGATION] or ["rprivate"]
         entry = Mount(destination=entry.destination, type="bind", source=place, options=["rbind", *wanted])
-    return msgspec.to_builtins(entry)  # type: ignore[no-any-return]
+    document: dict[str, Any] = msgspec.to_builtins(entry)
+    return document
 
 
 def _with_init(request: LaunchRequest) -> LaunchRequest:

@@ -28,7 +28,7 @@ from berth import failpoint, trace
 from berth.kernel import memory, mount, namespace, netlink, process
 from berth.kernel.bpf import attach_device_program
 from berth.kernel.file import write_text
-from berth.runtime import ahead, cgroup, init, source
+from berth.runtime import ahead, beginning, cgroup, init, source
 from berth.runtime.enter import Entered, enter
 from berth.runtime.failure import Failure, record
 from berth.runtime.message import close_all, pair, receive, receive_errno, send
@@ -330,13 +330,13 @@ class SetUp:
         ours, theirs = pair()
         flags = plan["namespaces"]["new"]
         directory = cgroup.open_v2(plan["cgroup"])
-        if _needs_joiner(plan):
+        if beginning.needs_joiner(plan):
             self._clone_joined(plan, ours, theirs, flags, program, directory)
         else:
             self.pid, self.pidfd = process.clone3(flags | self.family, cgroup_fd=directory)
             if self.pid == 0:
                 ours.close()
-                _first(plan, self.early, theirs, program)
+                beginning.begin(plan, self.early, theirs, program, _habits[1] if plan.get("slot") else None)
         theirs.close()
         if directory >= 0:
             os.close(directory)
@@ -471,11 +471,6 @@ def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
         os._exit(0)
 
 
-def _needs_joiner(plan: Plan) -> bool:
-    """Only children are in a joined pid namespace, or in a new time namespace."""
-    return bool(plan["namespaces"]["join"]) or plan["time"] is not None
-
-
 def _join(
     plan: Plan, early: list[init.Step], theirs: Socket, far: Socket, opened: list[tuple[int, int]], flags: int, program: bytes
 ) -> NoReturn:
@@ -494,7 +489,7 @@ def _join(
         pid, pidfd = process.clone3(flags)
         if pid == 0:
             far.close()
-            _first(plan, early, theirs, program)
+            beginning.begin(plan, early, theirs, program, _habits[1] if plan.get("slot") else None)
         send(far, {"pid": pid}, [pidfd])
     except BaseException as error:
         try:
@@ -502,64 +497,3 @@ def _join(
         finally:
             os._exit(1)
     os._exit(0)
-
-
-def _first(plan: Plan, early: list[init.Step], sock: Socket, program: bytes) -> NoReturn:
-    """Init's first instructions: nobody inside may look into this process until execve (CVE-2016-9962).
-
-    What needs no mounts from outside it does while the setter-up prepares them.
-    """
-    try:
-        process.prctl(process.PR_SET_DUMPABLE, 0)
-        trace.take()
-        trace.mark("cloned")
-        state = init.Init(sock, None, {})
-        if plan.get("slot"):
-            state.habit = _habits[1]
-            state.habit.watch()
-        # Where a joiner cloned it, it is in its groups.
-        failed = None if _needs_joiner(plan) else _enter_groups(plan["cgroup"])
-        # While we still are who may pass through the data root: the container's root may not.
-        state.place = os.open(plan["scratch"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        trace.mark("groups")
-        value, fds = _await(sock)
-        _take_sources(state, value["early"], fds)
-        failed = failed or ahead.run(early, state)
-        trace.mark("early")
-        if state.habit is not None:
-            state.habit.prepare()
-        send(sock, {"ready": True} if failed is None else {"failed": failed})
-        value, fds = _await(sock)
-        if failed is not None:
-            # That has been said instead of "ready".
-            os._exit(127)
-        if value["stdio"]:
-            state.stdio = (fds.pop(0), fds.pop(0), fds.pop(0))
-        _take_sources(state, value["go"], fds)
-        trace.mark("received")
-        steps = ahead.with_program(value["steps"], program)
-    except BaseException:
-        os._exit(127)
-    init.run(sock, steps, state)
-
-
-def _await(sock: Socket) -> tuple[dict[str, Any], list[int]]:
-    """The next message; this process ends when none comes any more."""
-    answer = receive(sock)
-    if answer is None:
-        os._exit(127)
-    return answer
-
-
-def _take_sources(state: init.Init, shape: dict[int, list[tuple[str, bool]]], fds: list[int]) -> None:
-    numbers = iter(fds)
-    for index, parts in shape.items():
-        state.sources[index] = [(below, next(numbers), is_directory) for below, is_directory in parts]
-
-
-def _enter_groups(group: dict[str, Any]) -> list[str | int] | None:
-    try:
-        cgroup.enter_v1(group)
-    except OSError as error:
-        return record("cgroup", error)
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from berth.api.main import parse_options
+from berth.api.options import parse_options
 from berth.engine.config import Ulimit
 
 

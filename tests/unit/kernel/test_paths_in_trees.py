@@ -18,8 +18,8 @@ import berth
 PACKAGE = Path(berth.__file__).parent
 MODULES = [
     "kernel/fs.py", "kernel/paths.py", "kernel/terminal.py", "runtime/account.py", "runtime/ahead.py", "runtime/enter.py",
-    "runtime/init.py", "storage/copy.py", "storage/diff.py", "storage/pack.py", "storage/tree_entry.py", "storage/tree_work.py",
-    "storage/unpack.py", "storage/walk.py",
+    "runtime/beginning.py", "runtime/init.py", "runtime/init_mounts.py", "storage/copy.py", "storage/diff.py",
+    "storage/pack.py", "storage/tree_entry.py", "storage/tree_work.py", "storage/unpack.py", "storage/walk.py",
 ]  # fmt: skip
 # The functions of the standard library, and of ours, that take a path.
 TAKING = {
@@ -54,12 +54,13 @@ REASONS = {
         "after pivot: the container is all there is; regular files only, bounded",
     ("runtime/ahead.py", "os.open(_ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state.staging)"):
         "a directory that init has just made, in a tmpfs of its own",
+    ("runtime/beginning.py", "os.open(plan['scratch'], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)"): _OURS,
     ("runtime/init.py", "os.chdir('/')"): _BEFORE,
     ("runtime/init.py", "os.chroot('.')"): _BEFORE,
     ("runtime/init.py", "mount.umount2('.')"): _BEFORE,
     ("runtime/init.py", "os.open('/', os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)"): _BEFORE,
     ("runtime/init.py", "open(path, 'rb')"): "the seccomp program, which the engine compiled",
-    ("runtime/init.py", "os.open('/dev/pts', os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)"):
+    ("runtime/init_mounts.py", "os.open('/dev/pts', os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)"):
         "a terminal for an exec, in the container; what is opened there is checked to be a pty master",
     ("runtime/init.py", "write_text('sys/' + name, value, state.proc)"): "in the private procfs; planning checks the name",
     ("runtime/init.py", "os.execve(path, args, state.environment)"): "the container's program, as the container's user",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 try:
     import _json
 except ImportError:
-    _json = None  # type: ignore[assignment]
+    _json = None  # type: ignore[assignment]  # the fallback of a module
 
 _BLANKS = " \t\n\r"
 
