@@ -68,7 +68,7 @@ def victims_at(point: str) -> list[tuple[str, ...]]:
     if who == "engine":
         return [("engine",), *([("launcher",), ("engine", "launcher")] if FULL else [])]
     if who == "shim":
-        return [("shim",), ("engine",), *([("engine", "shim")] if FULL else [])]
+        return [("shim",), ("engine",), *([("engine", "shim")] if FULL or point.startswith("shim.end") else [])]
     if point.startswith("exec."):
         return [("self",), ("engine",), ("shim",)]
     found: list[tuple[str, ...]] = [("self",), ("engine",), ("engine", "launcher", "shim")]

@@ -284,16 +284,18 @@ class Keeper:
 
     def _init_ended(self, _mask: int) -> None:
         self._loop.forget(self._pidfd)
-        status = os.waitpid(self._pid, 0)[1]
+        # Nobody else can learn how it ended once it is reaped: first this is written down.
+        status = _status_of_zombie(self._pid)
         ended_at = time.time()
         failpoint.hit("shim.end.before-record")
         trace.take()
-        trace.mark("reaped")
-        # Nobody else can learn how it ended: this is written down before anything else is done.
-        exit = {**exit_of(status, ended_at), "oom_killed": False}
+        trace.mark("ended")
+        exit = {**record.ended(status, ended_at), "oom_killed": False}
         self._record(exit)
         failpoint.hit("shim.end.after-record")
         trace.mark("recorded")
+        os.waitpid(self._pid, 0)
+        failpoint.hit("shim.end.after-reaped")
         if self._resolver is not None:
             self._resolver.close()
         try:
@@ -330,7 +332,7 @@ class Keeper:
             status = os.waitpid(exec.pid, 0)[1]
         except ChildProcessError:
             status = 0xFF00
-        exit = exit_of(status, time.time())
+        exit = record.ended(status, time.time())
         exec.session.exited(GRACE, lambda: self._report_exec(id, exec, exit))
 
     def _report_exec(self, id: str, exec: Exec, exit: Message) -> None:
@@ -380,12 +382,11 @@ _OPERATIONS: dict[str, Any] = {
 }
 
 
-def exit_of(status: int, at: float) -> Message:
-    """A wait status in Docker's terms: 128 + signal for a signal."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return {"code": 128 + number, "signal": number, "at": at}
-    return {"code": os.WEXITSTATUS(status), "signal": 0, "at": at}
+def _status_of_zombie(pid: int) -> int:
+    """The wait status of a child that has ended (it is waited for), without reaping it."""
+    result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert result is not None
+    return result.si_status << 8 if result.si_code == os.CLD_EXITED else result.si_status
 
 
 def failure_of(failure: Any) -> Message:

@@ -82,6 +82,14 @@ def remove(path: str) -> None:
         pass
 
 
+def ended(status: int, at: float) -> Document:
+    """A wait status in Docker's terms: 128 + signal for a signal."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return {"code": 128 + number, "signal": number, "at": at}
+    return {"code": os.WEXITSTATUS(status), "signal": 0, "at": at}
+
+
 def write_exit(run: str, id: str, directory: str, document: Document) -> None:
     """Write the exit record, in the run directory when the container's is gone or full. OSError when neither works."""
     better, other = exit_paths(run, id, directory)

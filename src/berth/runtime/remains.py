@@ -81,10 +81,10 @@ def group_of(name: str, id: str) -> cgroup.Group:
     return {"path": f"/{name}/{id}", "roots": roots, "v2": v2, "enabled": cgroup_layout.usual(enabled)}
 
 
-def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document | None) -> Exit:
+def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document | None, status: int | None = None) -> Exit:
     """The shim was killed: end what is left of the container and write the exit record that it could not write. Blocks.
 
-    How init would have ended nobody knows: it counts as killed.
+    `status` is init's wait status, where it can still be learned; without it, init counts as killed.
     """
     found = record.read_exit(run, id, directory)
     if found is not None:
@@ -98,7 +98,8 @@ def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document
     oom = cgroup.oom_kills(group) > 0
     forget_foreign(run, id)
     empty(group)
-    document: Document = {"v": 1, "code": 137, "signal": 9, "at": time.time(), "oom_killed": oom}
+    ended = record.ended(signal.SIGKILL if status is None else status, time.time())
+    document: Document = {"v": 1, **ended, "oom_killed": oom}
     if state is not None:
         document |= {"pid": state["pid"], "started_at": state["started_at"]}
     try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from berth import failpoint, trace
 from berth.contract.runtime import AttachStream, ExecRequest, Exit, LaunchRequest, Stats
 from berth.errors import BerthError, Conflict, DeadlineExceeded, Internal, InvalidArgument, NotFound
+from berth.kernel.pidfd import wait_status
 from berth.model.oci import Resources
 from berth.runtime import cgroup, channel, record, remains
 from berth.runtime.link import Disconnected, Link
@@ -385,10 +386,15 @@ class NativeTask:
 
     async def _bury(self) -> None:
         state = record.read(record.state_path(self._run, self._id))
+        status = None
         if self._pidfd >= 0:
-            remains.kill(self._pidfd)
-            await asyncio.to_thread(remains.await_end, self._pidfd)
-        exit = await asyncio.to_thread(remains.bury, self._run, self._id, self._directory, self._group, state)
+            pidfd, self._pidfd = self._pidfd, -1
+            remains.kill(pidfd)
+            if await asyncio.to_thread(remains.await_end, pidfd):
+                # The shim may have been killed before it had written down how init has ended.
+                status = await asyncio.to_thread(wait_status, pidfd)
+            os.close(pidfd)
+        exit = await asyncio.to_thread(remains.bury, self._run, self._id, self._directory, self._group, state, status)
         self._ended(exit)
 
     def _ended(self, exit: Exit) -> None:
