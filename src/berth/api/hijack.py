@@ -2,9 +2,9 @@
 
     request ──> headers written by us (101 with Upgrade, else 200) ──> the socket's descriptor goes to the shim
 
-On a plain socket (unix, TCP) the descriptor is duplicated, together with the bytes that the server had already read, and
-the server's transport is closed: closing does not shut the connection down for the duplicate. From then on the engine is
-out of the data path. With TLS, or for a websocket, the shim gets one end of a socketpair and the engine pumps.
+The descriptor is duplicated, together with the bytes that the server had already read, and the server's transport is closed:
+closing does not shut the connection down for the duplicate. From then on the engine is out of the data path. With TLS the
+descriptor is one end of a socketpair, and `tls` stays between the other end and the client. For a websocket the engine pumps.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from berth.api.tls import Front
+
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 _CHUNK = 65536
@@ -29,25 +31,24 @@ class _Tail:
 
     def __init__(self) -> None:
         self.data = bytearray()
-        self.arrived = asyncio.Event()
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """More bytes of the stream."""
         self.data += data
-        self.arrived.set()
         return False, b""
 
     def feed_eof(self) -> None:
-        """The client has closed its side: a duplicate sees that by itself, a pump is told."""
-        self.arrived.set()
+        """The client has closed its side: the duplicate sees that by itself."""
 
 
 class Protocol(RequestHandler):
     """The server's protocol, which keeps the bytes behind an upgrade request away from the HTTP parser: it would drop those
     that came in the same packet, and take later ones for a request."""
 
-    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, peer: str = "", **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
+        # Who is at the other end of TLS, in words; empty where the socket itself says it.
+        self.peer = peer
         self._left: int | None = None
         self._early = bytearray()
         self._tail: _Tail | None = None
@@ -109,45 +110,43 @@ def upgrade_length(data: bytes) -> int | None:
 
 
 class Site(web.SockSite):
-    """Listens with Protocol."""
+    """Listens with Protocol, behind TLS when there is a context."""
 
     async def start(self) -> None:
         """Like SockSite.start."""
         await super(web.SockSite, self).start()
         loop, server = asyncio.get_running_loop(), self._runner.server
         assert server is not None
-        self._server = await loop.create_server(
-            lambda: Protocol(server, loop=loop, **server._kwargs),
-            sock=self._sock,
-            ssl=self._ssl_context,
-            backlog=self._backlog,
-        )
+
+        def protocol(peer: str = "") -> Protocol:
+            return Protocol(server, loop=loop, peer=peer, **server._kwargs)
+
+        context = self._ssl_context
+        front = protocol if context is None else lambda: Front(context, protocol)
+        self._server = await loop.create_server(front, sock=self._sock, backlog=self._backlog)
 
 
 class Hijacked(web.StreamResponse):
     """Tells the server that the answer has been given: nothing more is written by it."""
 
-    def __init__(self, pump: asyncio.Task[None] | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.force_close()
-        self._pump = pump
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Nothing to write."""
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing to write. The server closes the connection after this: a pump has to be done by then."""
-        if self._pump is not None:
-            await self._pump
+        """Nothing to write."""
 
 
 class Connection:
     """A connection that was taken over. `fd` is the caller's; `pending` was read from the client already."""
 
-    def __init__(self, fd: int, pending: bytes, pump: asyncio.Task[None] | None = None) -> None:
+    def __init__(self, fd: int, pending: bytes) -> None:
         self.fd = fd
         self.pending = pending
-        self.response = Hijacked(pump)
+        self.response = Hijacked()
 
 
 def headers(*, upgrade: bool, multiplexed: bool) -> bytes:
@@ -172,8 +171,6 @@ async def take_over(request: web.Request, *, multiplexed: bool) -> Connection:
     request.protocol.set_parser(tail)  # type: ignore[arg-type]
     if isinstance(request.protocol, Protocol):
         request.protocol.hand_over(tail)
-    if transport.get_extra_info("ssl_object") is not None:
-        return _pumped(transport, tail, head)
     transport.pause_reading()
     fd = os.dup(transport.get_extra_info("socket").fileno())
     try:
@@ -190,62 +187,6 @@ async def _send(fd: int, data: bytes) -> None:
     with socket.socket(fileno=os.dup(fd)) as sock:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_sendall(sock, data)
-
-
-def _pumped(transport: asyncio.Transport, tail: _Tail, head: bytes) -> Connection:
-    """For TLS: the engine copies between the transport and a socketpair."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    transport.write(head)
-    pump = asyncio.create_task(_Pump(transport, ours, tail).run(), name="pump")
-    return Connection(theirs.detach(), b"", pump)
-
-
-class _Pump:
-    """Both directions of one connection, with the back-pressure of each."""
-
-    def __init__(self, transport: asyncio.Transport, sock: socket.socket, tail: _Tail) -> None:
-        self._transport = transport
-        self._sock = sock
-        self._tail = tail
-
-    async def run(self) -> None:
-        """Until the container's side has ended, or the client has gone."""
-        inwards = asyncio.create_task(self._in())
-        try:
-            await self._out()
-        finally:
-            inwards.cancel()
-            self._sock.close()
-
-    async def _out(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while data := await loop.sock_recv(self._sock, _CHUNK):
-                self._transport.write(data)
-                await self._drained()
-        except OSError:
-            return
-
-    async def _drained(self) -> None:
-        """A slow client holds the container's output back. The server's own flow control waits for its own writers only."""
-        for _ in range(1 << 30):
-            if self._transport.get_write_buffer_size() <= 4 * _CHUNK or self._transport.is_closing():
-                return
-            await asyncio.sleep(0.005)
-
-    async def _in(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._tail.arrived.wait()
-            self._tail.arrived.clear()
-            data, self._tail.data = bytes(self._tail.data), bytearray()
-            if not data:
-                self._sock.shutdown(socket.SHUT_WR)
-                return
-            self._transport.pause_reading()
-            await loop.sock_sendall(self._sock, data)
-            self._transport.resume_reading()
 
 
 async def pump_websocket(socket_: web.WebSocketResponse, sock: socket.socket) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 
 from berth import failpoint
+from berth.api.host import warnings
 from berth.api.options import parse_options
 from berth.engine.config import EngineConfig
 from berth.errors import BerthError
@@ -22,7 +23,7 @@ async def run(config: EngineConfig) -> None:
     """Serve until a signal, or until POST /berth/stop, says to stop."""
     # Imported here, so that `berthd --help` and a wrong option answer at once.
     from berth.api.application import build_application
-    from berth.api.server import check_socket, listen, serve
+    from berth.api.server import Listeners, serve
     from berth.engine import app as engine_app
 
     stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -33,26 +34,25 @@ async def run(config: EngineConfig) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, request_stop, False)
-    check_socket(config.socket)
-    engine = await engine_app.start(config)
+    listeners = Listeners(config)
     try:
-        listener = listen(config.socket)
-        runner = await serve(build_application(engine, request_stop), listener)
-        logging.getLogger("berth").info("berthd is ready on %s (root %s)", config.socket, config.root)
+        engine = await engine_app.start(config)
+    except BaseException:
+        listeners.close()
+        raise
+    log = logging.getLogger("berth")
+    for warning in warnings(config.hosts, config.tls):
+        log.warning("%s", warning.removeprefix("WARNING: "))
+    try:
+        runner = await serve(build_application(engine, request_stop), listeners.open())
+        log.info("berthd is ready on %s (root %s)", ", ".join([config.socket, *config.hosts]), config.root)
         stop_containers = await stop
         await runner.cleanup()
-        _remove_socket(config.socket)
+        listeners.remove()
     except BaseException:
         await engine.stop(stop_containers=False)
         raise
     await engine.stop(stop_containers=stop_containers)
-
-
-def _remove_socket(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def main() -> None:

@@ -5,12 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+from typing import Any
 
-from berth.engine.config import DEFAULT_ROOT, DEFAULT_SLOTS, DEFAULT_SOCKET, MOST_SLOTS, EngineConfig, Ulimit
+from berth.api.host import check_exposure, parse_host
+from berth.engine.config import DEFAULT_ROOT, DEFAULT_SLOTS, DEFAULT_SOCKET, MOST_SLOTS, EngineConfig, TlsSettings, Ulimit
 from berth.engine.runtimes import parse_additions
 from berth.errors import InvalidArgument
 from berth.model.units import parse_size
 from berth.model.version import VERSION
+
+
+def parse_switch(text: str) -> bool:
+    """true, false and their short forms. ArgumentTypeError."""
+    if text.lower() not in ("true", "1", "t", "false", "0", "f"):
+        raise argparse.ArgumentTypeError(f"{text}: give true or false")
+    return text.lower() in ("true", "1", "t")
+
+
+# --tls, --tls=true, --tls=false; None when it is not given.
+_SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "default": None, "type": parse_switch, "metavar": "true|false"}
 
 
 def parse_ulimit(text: str) -> Ulimit:
@@ -49,8 +62,32 @@ def _add_general(parser: argparse.ArgumentParser) -> None:
     """Where the engine lives, and what it says."""
     parser.add_argument("--root", default=DEFAULT_ROOT, help="directory of images, containers and volumes (%(default)s)")
     parser.add_argument("--socket", default=DEFAULT_SOCKET, help="unix socket of the API (%(default)s)")
+    parser.add_argument(
+        "-H", "--host", action="append", default=[], metavar="HOST", help="listen there too: unix:///path, tcp://address:port"
+    )
+    parser.add_argument("--group", default="", metavar="GROUP", help="group of the unix sockets (berth, if there is one)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--version", action="version", version=f"berthd {VERSION}")
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    """Certificates of the API on TCP; the names and places are dockerd's."""
+    folder = os.environ.get("DOCKER_CERT_PATH") or os.path.expanduser("~/.docker")
+    parser.add_argument("--tls", **_SWITCH, help="use TLS on tcp:// hosts")
+    parser.add_argument("--tlsverify", **_SWITCH, help="use TLS, and answer only clients with a certificate of the CA")
+    for name, file in (("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem")):
+        parser.add_argument(f"--{name}", default=f"{folder}/{file}", metavar="FILE", help="%(default)s")
+
+
+def _listening(options: argparse.Namespace) -> dict[str, Any]:
+    """hosts, tls and group of the configuration. InvalidArgument for hosts that anybody could use."""
+    wanted = bool(options.tls or options.tlsverify)
+    hosts = tuple(dict.fromkeys(parse_host(text, tls=wanted) for text in options.host))
+    check_exposure(hosts, tls=options.tls, verify=options.tlsverify)
+    files = (os.path.abspath(path) for path in (options.tlscacert, options.tlscert, options.tlskey))
+    ca, certificate, key = files
+    tls = TlsSettings(ca=ca, certificate=certificate, key=key, verify=bool(options.tlsverify)) if wanted else None
+    return {"hosts": hosts, "tls": tls, "group": options.group}
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
@@ -129,14 +166,15 @@ def _add_launches(parser: argparse.ArgumentParser) -> None:
 def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
     """The configuration and the log level."""
     parser = argparse.ArgumentParser(
-        prog="berthd", description="The berth engine: serves the Docker Engine API on a unix socket."
+        prog="berthd", description="The berth engine: serves the Docker Engine API on a unix socket, and on TCP."
     )
-    for add in (_add_general, _add_images, _add_containers, _add_launches):
+    for add in (_add_general, _add_tls, _add_images, _add_containers, _add_launches):
         add(parser)
     options = parser.parse_args(arguments)
     config = EngineConfig(
         root=os.path.abspath(options.root),
         socket=os.path.abspath(options.socket),
+        **_listening(options),
         registry_mirrors=tuple(options.registry_mirror),
         insecure_registries=tuple(options.insecure_registry),
         build_host_network_settings=options.build_host_network_settings,

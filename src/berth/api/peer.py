@@ -16,8 +16,13 @@ def client_of(request: web.Request) -> str:
     agent = request.headers.get("User-Agent", "")
     said = "".join(c for c in agent if c.isprintable())[:_LONGEST] or "a client without a name"
     sock = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if sock is None or sock.family != socket.AF_UNIX:
+    if peer := getattr(request.protocol, "peer", ""):
+        return f"{said} ({peer})"
+    if sock is None:
         return said
+    if sock.family != socket.AF_UNIX:
+        address = (request.transport.get_extra_info("peername") or ("?",))[0] if request.transport else "?"
+        return f"{said} (from {address})"
     pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return f"{said} (process {pid}{_name(pid)}, uid {uid})"
 

@@ -1,21 +1,25 @@
-"""The HTTP server: routes under every version, Docker's headers, the unix socket."""
+"""The HTTP server: routes under every version, Docker's headers, the sockets that it listens on."""
 
 from __future__ import annotations
 
 import grp
 import os
 import socket
+import ssl
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from aiohttp import web
 
-from berth.api import versions
+from berth.api import host, versions
 from berth.api.error import map_errors
+from berth.api.foreign import refuse_pages
 from berth.api.hijack import Site
 from berth.api.presence import give_up
 from berth.api.route import API_VERSION, Handler, Route
+from berth.api.tls import server_context
+from berth.engine.config import EngineConfig, TlsSettings
 from berth.errors import Conflict, InvalidArgument
 from berth.model.version import VERSION
 from berth.storage.space import translated
@@ -50,7 +54,7 @@ async def _headers(request: web.Request, response: web.StreamResponse) -> None:
 
 def application(routes: Iterable[Route]) -> web.Application:
     """An application that serves each route bare and under /v1.NN."""
-    app = web.Application(middlewares=[map_errors], client_max_size=MAX_JSON_BODY)
+    app = web.Application(middlewares=[map_errors, refuse_pages], client_max_size=MAX_JSON_BODY)
     app.on_response_prepare.append(_headers)
     for route in routes:
         handler = _versioned(route)
@@ -82,14 +86,82 @@ def check_socket(path: str) -> None:
             raise Conflict(f"another engine already listens on {path}: stop it first, or choose another --socket")
 
 
-def listen(path: str) -> socket.socket:
-    """A listening unix socket, 0660, for group `berth` where there is one. A dead engine's socket is replaced."""
+def context_of(tls: TlsSettings | None) -> ssl.SSLContext | None:
+    """For the sockets on TCP. InvalidArgument names the file that cannot be used."""
+    if tls is None:
+        return None
+    files = {"--tlscert": tls.certificate, "--tlskey": tls.key, **({"--tlscacert": tls.ca} if tls.verify else {})}
+    for option, path in files.items():
+        if not os.access(path, os.R_OK):
+            raise InvalidArgument(f"{option} {path}: there is no such file, or it cannot be read")
+    try:
+        return server_context(certificate=tls.certificate, key=tls.key, ca=tls.ca if tls.verify else None)
+    except (ssl.SSLError, OSError) as error:
+        names = ", ".join(f"{option} {path}" for option, path in files.items())
+        raise InvalidArgument(f"{names}: no usable certificates and key in PEM ({error})") from error
+
+
+def group_id(name: str) -> int | None:
+    """The group that the unix sockets are given to: `name`, a number too; else `berth`, if there is one. InvalidArgument."""
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name or "berth").gr_gid
+    except KeyError:
+        if not name:
+            return None
+        raise InvalidArgument(f"--group {name}: there is no such group: groupadd {name}, or name another one") from None
+
+
+class Listeners:
+    """The sockets of one engine. What can be refused is found out before the engine starts, what is listened on comes after."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """InvalidArgument, Conflict."""
+        more = [entry.removeprefix("unix://") for entry in config.hosts if entry.startswith("unix://")]
+        self._paths = list(dict.fromkeys([config.socket, *more]))
+        self._group = group_id(config.group)
+        self._context = context_of(config.tls)
+        for path in self._paths:
+            check_socket(path)
+        self._tcp: list[socket.socket] = []
+        try:
+            for entry in config.hosts:
+                if entry.startswith("tcp://"):
+                    self._tcp += host.bind(entry)
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self) -> list[tuple[socket.socket, ssl.SSLContext | None]]:
+        """All of them, listening; they belong to the caller."""
+        found: list[tuple[socket.socket, ssl.SSLContext | None]] = [(listen(path, self._group), None) for path in self._paths]
+        for sock in self._tcp:
+            sock.listen(128)
+            found.append((sock, self._context))
+        self._tcp = []
+        return found
+
+    def close(self) -> None:
+        """Let go of what was not opened."""
+        for sock in self._tcp:
+            sock.close()
+
+    def remove(self) -> None:
+        """Remove the unix sockets."""
+        for path in self._paths:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+
+
+def listen(path: str, group: int | None = None) -> socket.socket:
+    """A listening unix socket, 0660 for a group when there is one, else 0600. A dead engine's socket is replaced."""
     check_socket(path)
     with translated(f"making the socket {path}:"):
-        return _listen(path)
+        return _listen(path, group)
 
 
-def _listen(path: str) -> socket.socket:
+def _listen(path: str, group: int | None) -> socket.socket:
     os.makedirs(os.path.dirname(path) or "/", mode=0o711, exist_ok=True)
     try:
         os.unlink(path)
@@ -101,22 +173,16 @@ def _listen(path: str) -> socket.socket:
         listener.bind(path)
     finally:
         os.umask(mask)
-    _give_to_group(path)
+    if group is not None:
+        os.chown(path, 0, group)
+        os.chmod(path, 0o660)
     listener.listen(128)
     listener.setblocking(False)
     return listener
 
 
-def _give_to_group(path: str) -> None:
-    try:
-        os.chown(path, 0, grp.getgrnam("berth").gr_gid)
-    except KeyError:
-        return
-    os.chmod(path, 0o660)
-
-
-async def serve(app: web.Application, listener: socket.socket) -> web.AppRunner:
-    """Serve until the runner is cleaned up."""
+async def serve(app: web.Application, listeners: Sequence[tuple[socket.socket, ssl.SSLContext | None]]) -> web.AppRunner:
+    """Serve until the runner is cleaned up. Sockets with a context speak TLS."""
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS, keepalive_timeout=75)
 
     async def shut_down(_app: web.Application) -> None:
@@ -125,5 +191,6 @@ async def serve(app: web.Application, listener: socket.socket) -> web.AppRunner:
 
     app.on_shutdown.append(shut_down)
     await runner.setup()
-    await Site(runner, listener).start()
+    for listener, context in listeners:
+        await Site(runner, listener, ssl_context=context).start()
     return runner

@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from berth.cli.command import refusal, unknown
+from berth.cli.command import unknown
+from berth.client.address import Tls, files_of
 from berth.errors import NotFound
 from berth.model.version import VERSION
 
@@ -39,7 +40,7 @@ _IMAGE = {
 }
 _NETWORK = dict.fromkeys(("connect", "create", "disconnect", "inspect", "ls", "prune", "rm"), "network")
 _VOLUME = dict.fromkeys(("create", "inspect", "ls", "prune", "rm"), "volume")
-_SYSTEM = {"df": "system", "events": "system", "info": "system", "prune": "prune"}
+_SYSTEM = {"df": "system", "dial-stdio": "dial", "events": "system", "info": "system", "prune": "prune"}
 _TOP = {
     **{name: module for name, module in _CONTAINER.items() if name not in ("ls", "prune", "inspect")},
     **{name: module for name, module in _IMAGE.items() if name not in ("ls", "prune", "rm", "inspect", "bootstrap")},
@@ -113,9 +114,6 @@ _SECTIONS: dict[str, dict[str, str]] = {
 }
 
 
-_TLS = "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder with ca.pem, cert.pem and key.pem"
-
-
 class LazyGroup(click.Group):
     """A group whose commands are found in modules of `commands` by name: `module.GROUP_NAME` or `module.NAME`."""
 
@@ -172,29 +170,35 @@ def root() -> click.Group:
     """The command `berth`."""
     group = TopGroup("berth", _TOP, "Containers: build, share and run applications. Compatible with Docker.")
     group.params += [
-        click.Option(["-H", "--host"], help="Engine to talk to: unix:///path or tcp://host:port (default: berth's own)"),
+        click.Option(["-H", "--host"], help="Engine to talk to: unix:///path, tcp://host:port, ssh://user@host (berth's own)"),
         click.Option(["-v", "--version"], is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
                      help="Print version information and quit"),
         click.Option(["--config"], help="Location of client config files (default: DOCKER_CONFIG, else ~/.docker)"),
         click.Option(["-D", "--debug"], is_flag=True, help="Show where in berth an unexpected error comes from"),
         click.Option(["-c", "--context"], hidden=True, expose_value=False, callback=_check_context),
         click.Option(["-l", "--log-level"], hidden=True, expose_value=False),
-        *(
-            click.Option([name], hidden=True, expose_value=False, is_flag=switch, callback=refusal(name, _TLS))
-            for name, switch in (("--tls", True), ("--tlsverify", True), ("--tlscacert", False), ("--tlscert", False),
-                                 ("--tlskey", False))
-        ),
+        click.Option(["--tls"], is_flag=True, help="Use TLS for tcp:// hosts; implied by --tlsverify"),
+        click.Option(["--tlsverify"], is_flag=True, help="Use TLS and verify the engine's certificate"),
+        click.Option(["--tlscacert"], help="Trust certificates signed by this CA (ca.pem of DOCKER_CERT_PATH, else ~/.docker)"),
+        click.Option(["--tlscert"], help="Our certificate (cert.pem there)"),
+        click.Option(["--tlskey"], help="Our key (key.pem there)"),
     ]  # fmt: skip
     group.callback = _remember
     return group
 
 
-def _remember(host: str | None, config: str | None, debug: bool) -> None:
-    click.get_current_context().obj = {"host": host}
+def _remember(host: str | None, config: str | None, debug: bool, **tls: Any) -> None:
+    click.get_current_context().obj = {"host": host, "tls": _tls(**tls)}
     if config:
         os.environ["DOCKER_CONFIG"] = config
     if debug:
         os.environ["BERTH_DEBUG"] = "1"
+
+
+def _tls(*, tls: bool, tlsverify: bool, tlscacert: str | None, tlscert: str | None, tlskey: str | None) -> Tls | None:
+    if not (tls or tlsverify):
+        return None
+    return files_of(verify=tlsverify, ca=tlscacert or "", certificate=tlscert or "", key=tlskey or "")
 
 
 def _check_context(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:

@@ -15,7 +15,8 @@ from berth.errors import BerthError, InvalidArgument
 def engine() -> Engine:
     """The engine named by --host, DOCKER_HOST, or the default one, which is started if it does not run."""
     root = click.get_current_context().find_root()
-    return connect((root.obj or {}).get("host"))
+    given = root.obj or {}
+    return connect(given.get("host"), tls=given.get("tls"))
 
 
 def each(names: Iterable[str], action: Callable[[str], object]) -> None:

@@ -1,4 +1,4 @@
-"""Where an engine is: unix sockets, tcp with and without TLS."""
+"""Where an engine is: unix sockets, tcp with and without TLS, and another host's engine by ssh."""
 
 from __future__ import annotations
 
@@ -8,23 +8,35 @@ import socket
 from msgspec import Struct
 from msgspec.structs import replace
 
-from berth.errors import Forbidden, InvalidArgument, NotImplementedKind, Unavailable
+from berth.errors import Forbidden, InvalidArgument, Unavailable
 
 BERTH_SOCKET = "/run/berth/berth.sock"
 
 
+class Tls(Struct, frozen=True):
+    """Files in PEM. Without a certificate of ours, the engine must not ask for one."""
+
+    ca: str
+    certificate: str
+    key: str
+    verify: bool = True
+
+
 class Address(Struct, frozen=True):
-    """A unix socket's `path`, or `host` and `port`, with the directory of the TLS certificates when TLS is used."""
+    """A unix socket's `path`; or `host` and `port`, with TLS or without; or `ssh`, the command that is a connection."""
 
     path: str | None = None
     host: str = ""
     port: int = 0
-    certificates: str | None = None
-    verify: bool = True
+    tls: Tls | None = None
+    secure: bool = False
+    ssh: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix://{self.path}"
+        if self.ssh:
+            return f"ssh://{self.host}"
         return f"tcp://{self.host}:{self.port}"
 
     def open(self) -> socket.socket:
@@ -38,9 +50,15 @@ class Address(Struct, frozen=True):
                     sock.close()
                     raise
                 return sock
+            if self.ssh:
+                return _spawn(self.ssh)
             sock = socket.create_connection((self.host, self.port), timeout=30)
             sock.settimeout(None)
-            return self._secure(sock) if self.certificates is not None else sock
+            if self.tls is None:
+                return sock
+            from berth.client.tls import secured
+
+            return secured(sock, self.tls, self.host)
         except PermissionError as error:
             raise Forbidden(
                 f"permission denied while trying to connect to the Docker daemon socket at {self}: join the group that owns "
@@ -51,18 +69,16 @@ class Address(Struct, frozen=True):
                 f"Cannot connect to the Docker daemon at {self}. Is the docker daemon running? ({error.strerror or error})"
             ) from error
 
-    def _secure(self, sock: socket.socket) -> socket.socket:
-        import ssl
 
-        folder = self.certificates or ""
-        context = ssl.create_default_context(cafile=os.path.join(folder, "ca.pem") if self.verify else None)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        certificate = os.path.join(folder, "cert.pem")
-        if os.path.exists(certificate):
-            context.load_cert_chain(certificate, os.path.join(folder, "key.pem"))
-        return context.wrap_socket(sock, server_hostname=self.host)
+def _spawn(command: tuple[str, ...]) -> socket.socket:
+    """A connection that is a process: its standard input and output are our socket's other end. It ends with the connection."""
+    import subprocess
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        # Nobody waits for it; a new session keeps the terminal's Ctrl-C away, which is ours to act on.
+        subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), start_new_session=True)
+    return ours
 
 
 def parse_host(text: str) -> Address:
@@ -76,21 +92,41 @@ def parse_host(text: str) -> Address:
         name, _, port = rest.rstrip("/").rpartition(":")
         if not port.isdigit():
             name, port = rest.rstrip("/"), "2376" if scheme == "https" else "2375"
-        return Address(host=name.strip("[]") or "127.0.0.1", port=int(port), certificates="" if scheme == "https" else None)
+        return Address(host=name.strip("[]") or "127.0.0.1", port=int(port), secure=scheme == "https")
     if scheme == "ssh":
-        raise NotImplementedKind(
-            "hosts over ssh:// are not there yet: forward the socket (ssh -L local.sock:/run/berth/berth.sock) and use unix://"
-        )
+        return _over_ssh(text, rest)
     raise InvalidArgument(f"unable to parse docker host `{text}`: unknown scheme {scheme}://")
 
 
-def from_environment(address: Address) -> Address:
-    """With DOCKER_TLS_VERIFY and DOCKER_CERT_PATH applied, as far as they concern this address."""
+def _over_ssh(text: str, rest: str) -> Address:
+    """ssh://[user@]host[:port][/socket]: what docker runs, with berth at the other end."""
+    target, slash, path = rest.partition("/")
+    name, _, port = target.partition(":")
+    if not name.rpartition("@")[2] or name.startswith("-") or (port and not port.isdigit()):
+        raise InvalidArgument(f"unable to parse docker host `{text}`: write ssh://user@host or ssh://user@host:port")
+    options = ("-p", port) if port else ()
+    socket_ = ("-H", f"unix:///{path}") if slash and path else ()
+    command = ("ssh", "-o", "ConnectTimeout=30", "-T", *options, "--", name, "berth", *socket_, "system", "dial-stdio")
+    return Address(host=rest, ssh=command)
+
+
+def from_environment(address: Address, tls: Tls | None = None) -> Address:
+    """With `tls` (of the command line), else DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, as far as they concern this address."""
     wanted = os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_TLS")
-    if address.path is not None or not (wanted or address.certificates is not None):
+    if not address.port or not (tls or wanted or address.secure):
         return address
+    return replace(address, tls=tls or files_of(verify=bool(os.environ.get("DOCKER_TLS_VERIFY"))))
+
+
+def files_of(*, verify: bool, ca: str = "", certificate: str = "", key: str = "") -> Tls:
+    """The files that are named, else those of DOCKER_CERT_PATH or ~/.docker."""
     folder = os.environ.get("DOCKER_CERT_PATH") or os.path.expanduser("~/.docker")
-    return replace(address, certificates=folder, verify=bool(os.environ.get("DOCKER_TLS_VERIFY")))
+    return Tls(
+        ca=ca or os.path.join(folder, "ca.pem"),
+        certificate=certificate or os.path.join(folder, "cert.pem"),
+        key=key or os.path.join(folder, "key.pem"),
+        verify=verify,
+    )
 
 
 def listens(path: str) -> bool:

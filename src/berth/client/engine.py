@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from berth.client.address import Address
+from berth.client.address import Address, Tls
 from berth.client.decode import decode
 from berth.client.stream import Hijacked
 from berth.client.wireline import Body, Response, Wire, send_request
@@ -259,22 +259,22 @@ class Engine:
         return EventStream(self)
 
 
-def address(host: str | None = None) -> Address:
+def address(host: str | None = None, tls: Tls | None = None) -> Address:
     """Where the engine is: at `host`, else at BERTH_HOST or DOCKER_HOST, else berth's own. Docker's is never guessed."""
     from berth.client.address import BERTH_SOCKET, from_environment, parse_host
 
     named = host or os.environ.get("BERTH_HOST") or os.environ.get("DOCKER_HOST")
-    return from_environment(parse_host(named)) if named else Address(path=BERTH_SOCKET)
+    return from_environment(parse_host(named), tls) if named else Address(path=BERTH_SOCKET)
 
 
-def connect(host: str | None = None, *, autostart: bool = True) -> Engine:
+def connect(host: str | None = None, *, autostart: bool = True, tls: Tls | None = None) -> Engine:
     """The engine at `address(host)`. When none is named and berth's own does not run, it is started (client/autostart.py).
 
     DOCKER_API_VERSION pins the API version; DOCKER_TLS_VERIFY and DOCKER_CERT_PATH are used for tcp.
     """
     from berth.client.address import listens
 
-    found = address(host)
+    found = address(host, tls)
     named = host or os.environ.get("BERTH_HOST") or os.environ.get("DOCKER_HOST")
     if not named and autostart and not listens(found.path or ""):
         from berth.client.autostart import start_engine

@@ -29,11 +29,23 @@ class Ulimit(Struct, frozen=True):
     hard: int
 
 
+class TlsSettings(Struct, frozen=True, kw_only=True):
+    """Files in PEM for the API on TCP; with `verify`, clients need a certificate that the CA has signed."""
+
+    ca: str
+    certificate: str
+    key: str
+    verify: bool
+
+
 class EngineConfig(Struct, frozen=True, kw_only=True):
     """Settings; the defaults are those of `berthd` without options."""
 
     root: str = DEFAULT_ROOT
     socket: str = DEFAULT_SOCKET
+    hosts: tuple[str, ...] = ()
+    tls: TlsSettings | None = None
+    group: str = ""
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     build_host_network_settings: str = "auto"

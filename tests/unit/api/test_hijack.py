@@ -93,7 +93,7 @@ def test_after_a_refusal_the_connection_speaks_http_again(tmp_path: Path) -> Non
     asyncio.run(asyncio.wait_for(case(), 10))
 
 
-def test_over_tls_the_engine_pumps(tmp_path: Path) -> None:
+def test_over_tls_no_byte_is_lost_either(tmp_path: Path) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "2"]
     subprocess.run([*command, "-keyout", "key", "-out", "cert"], cwd=tmp_path, check=True, capture_output=True)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from berth.api import versions
+from berth.api.host import warnings
 from berth.api.presence import while_connected
 from berth.api.route import Handler, Route, api_version, json_response, query_bool, query_filters
 from berth.engine.app import Engine
@@ -54,7 +55,9 @@ def _version(engine: Engine) -> Handler:
 
 def _info(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        return json_response(engine.system.info(engine.containers.count_by_state(), len(engine.images.list())))
+        info = engine.system.info(engine.containers.count_by_state(), len(engine.images.list()))
+        info.warnings = [*warnings(engine.config.hosts, engine.config.tls), *(info.warnings or [])]
+        return json_response(info)
 
     return handle
 
