@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import settings
 
 from support import leak
-from support.engine import EngineProcess
+from support.engine import EngineProcess, engine_with
 
 # A machine that is busy with other things makes examples slow, not wrong. They are the same in every run, but for a search on
 # purpose: BERTH_FUZZ=1000 takes that many of its own for each property.
@@ -23,32 +22,17 @@ settings.load_profile("berth")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@contextmanager
-def _engine() -> Iterator[EngineProcess]:
-    """An engine with a busybox image, of which nothing stays."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces, mounts and network devices are made")
-    engine = EngineProcess()
-    with leak.nothing_left(engine.snapshot):
-        try:
-            engine.start()
-            engine.add_busybox()
-            yield engine
-        finally:
-            engine.shut_down()
-
-
 @pytest.fixture(scope="session")
 def shared_engine() -> Iterator[EngineProcess]:
     """The engine of all tests that do not end it."""
-    with _engine() as engine:
+    with engine_with() as engine:
         yield engine
 
 
 @pytest.fixture
 def own() -> Iterator[EngineProcess]:
     """An engine that the test may stop, kill and damage."""
-    with _engine() as engine:
+    with engine_with() as engine:
         yield engine
 
 

@@ -79,6 +79,7 @@ class TwinTask:
         self.ignores: set[int] = set()
         self.frozen = False
         self.deleted = False
+        self.rotations = 0
         self.updates: list[Resources] = []
         self.execs: list[TwinExec] = []
         self.exec_failure: LaunchFailed | None = None
@@ -111,6 +112,9 @@ class TwinTask:
         self.streams.append(stream)
 
     async def resize(self, height: int, width: int) -> None: ...
+
+    async def rotate_log(self) -> None:
+        self.rotations += 1
 
     async def exec(self, request: ExecRequest, streams: Sequence[AttachStream] = ()) -> TwinExec:
         if self.exec_failure is not None:

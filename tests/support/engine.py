@@ -11,7 +11,11 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from berth.client.address import Address
 from berth.client.engine import Engine
@@ -222,3 +226,18 @@ class EngineProcess:
         )
         # Rules name no slot; where processes have small numbers, one may look like a part of an address.
         return {entry for entry in found if entry.startswith("nft ") or slots.isdisjoint(entry.replace("/", " ").split(" "))}
+
+
+@contextmanager
+def engine_with(*options: str) -> Iterator[EngineProcess]:
+    """An engine with a busybox image, and options of berthd, of which nothing stays."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces, mounts and network devices are made")
+    engine = EngineProcess(*options)
+    with leak.nothing_left(engine.snapshot):
+        try:
+            engine.start()
+            engine.add_busybox()
+            yield engine
+        finally:
+            engine.shut_down()

@@ -9,10 +9,12 @@ from typing import Any
 
 from berth.api.host import check_exposure, parse_host
 from berth.engine.config import DEFAULT_ROOT, DEFAULT_SLOTS, DEFAULT_SOCKET, MOST_SLOTS, EngineConfig, TlsSettings, Ulimit
+from berth.engine.containers.logdriver import check_log_config
 from berth.engine.runtimes import parse_additions
 from berth.errors import InvalidArgument
 from berth.model.units import parse_size
 from berth.model.version import VERSION
+from berth.wire.container import HostConfigLogConfig
 
 
 def parse_switch(text: str) -> bool:
@@ -145,6 +147,40 @@ def _add_containers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_logs(parser: argparse.ArgumentParser) -> None:
+    """What becomes of containers' output."""
+    parser.add_argument(
+        "--log-driver",
+        choices=("json-file", "local", "none"),
+        default="json-file",
+        help="of containers that name none (%(default)s)",
+    )
+    parser.add_argument(
+        "--log-opt",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for containers with that driver: max-size (10m), max-file (3), compress (false) ...",
+    )
+    parser.add_argument(
+        "--log-cap",
+        type=parse_limit,
+        default=0,
+        metavar="SIZE",
+        help="the most that all logs together may take: the oldest rotated files of the largest go first; 0: no cap",
+    )
+
+
+def parse_log_options(driver: str, entries: list[str]) -> dict[str, str]:
+    """InvalidArgument for what no container could be created with."""
+    options = dict(entry.partition("=")[::2] for entry in entries)
+    try:
+        check_log_config(HostConfigLogConfig(type=driver, config=options))
+    except InvalidArgument as error:
+        raise InvalidArgument(f"--log-opt: {error.message}") from None
+    return options
+
+
 def _add_launches(parser: argparse.ArgumentParser) -> None:
     """What runs containers, and how fast."""
     parser.add_argument(
@@ -168,7 +204,7 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
     parser = argparse.ArgumentParser(
         prog="berthd", description="The berth engine: serves the Docker Engine API on a unix socket, and on TCP."
     )
-    for add in (_add_general, _add_tls, _add_images, _add_containers, _add_launches):
+    for add in (_add_general, _add_tls, _add_images, _add_containers, _add_logs, _add_launches):
         add(parser)
     options = parser.parse_args(arguments)
     config = EngineConfig(
@@ -186,6 +222,9 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         runtimes=parse_additions(options.add_runtime),
         default_runtime=options.default_runtime,
         no_new_privileges=options.no_new_privileges,
+        log_driver=options.log_driver,
+        log_options=parse_log_options(options.log_driver, options.log_opt),
+        log_cap=options.log_cap,
         pool_size=options.pool_size,
         trace=os.path.abspath(options.trace) if options.trace else "",
     )

@@ -23,12 +23,14 @@ from berth.model.rootfs import Overlay
 
 class LogPlan(Struct, frozen=True, kw_only=True):
     """Where the shim writes output. `driver` is json-file, local or none. Rotation: `max_size` bytes, `max_files` files
-    (path, path.1, ...); 0 is unbounded. `attributes` go into each record (labels and env the user asked for)."""
+    (path, path.1, ...); 0 is unbounded; with `compress` the rotated ones are path.N.gz. `attributes` go into each record
+    (labels and env the user asked for)."""
 
     driver: str = "json-file"
     path: str = ""
     max_size: int = 10 * 1024 * 1024
     max_files: int = 3
+    compress: bool = False
     attributes: dict[str, str] = field(default_factory=dict)
 
 
@@ -241,6 +243,10 @@ class Task(Protocol):
 
     async def resize(self, height: int, width: int) -> None:
         """The size of the terminal, in characters."""
+        ...
+
+    async def rotate_log(self) -> None:
+        """Begin a new log file now."""
         ...
 
     async def exec(self, request: ExecRequest, streams: Sequence[AttachStream] = ()) -> ExecTask:

@@ -51,6 +51,9 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     build_host_network_settings: str = "auto"
     log_max_size: int = 10 * 1024 * 1024
     log_max_files: int = 3
+    log_driver: str = "json-file"
+    log_options: dict[str, str] = field(default_factory=dict)
+    log_cap: int = 0
     userns_fallback: str = "warn"
     pool_size: int = DEFAULT_SLOTS
     trace: str = ""

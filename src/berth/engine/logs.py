@@ -1,9 +1,7 @@
 """Reading of container logs: the shim's json-file records, rotated files included, as Docker's clients want them.
 
-    path.2  path.1  path      oldest to newest; the shim appends to `path` and renames when it is full
-
-Files are read in large pieces of whole lines, and each piece is formatted at once. Following waits for inotify events of
-the directory and ends when the container does: by then the shim has written everything.
+Files (log_files) are read in large pieces of whole lines, and each piece is formatted at once. Following waits for inotify
+events of the directory and ends when the container does: by then the shim has written everything.
 """
 
 from __future__ import annotations
@@ -18,11 +16,10 @@ from contextlib import aclosing, contextmanager
 import msgspec
 from msgspec import Struct
 
+from berth.engine.log_files import Source
 from berth.kernel.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, inotify_add_watch, inotify_init1
 from berth.model.instant import parse_rfc3339
 
-_PIECE = 1 << 20
-_BLOCK = 1 << 16
 _STREAMS = {"stdout": 1, "stderr": 2}
 
 
@@ -108,108 +105,6 @@ def past(records: list[Record], until: int) -> bool:
     return bool(until and records and parse_rfc3339(records[-1].time) > until)
 
 
-def files(path: str) -> list[str]:
-    """The log's files, oldest first."""
-    rotated = 0
-    while os.path.exists(f"{path}.{rotated + 1}"):
-        rotated += 1
-    return [f"{path}.{n}" for n in range(rotated, 0, -1)] + ([path] if os.path.exists(path) else [])
-
-
-def tail_position(descriptors: list[int], count: int) -> tuple[int, int]:
-    """(index of the file, offset) at which the last `count` lines begin."""
-    if not descriptors:
-        return 0, 0
-    for index in range(len(descriptors) - 1, -1, -1):
-        offset, found = _line_start(descriptors[index], count)
-        if found >= count or index == 0:
-            return index, offset
-        count -= found
-    return 0, 0
-
-
-def _line_start(fd: int, count: int) -> tuple[int, int]:
-    """The offset at which the last `count` lines of the file begin, and how many lines there are behind it."""
-    end = os.fstat(fd).st_size
-    if count <= 0:
-        return end, 0
-    position, found = end, 0
-    while position > 0:
-        start = max(0, position - _BLOCK)
-        block = os.pread(fd, position - start, start)
-        at = len(block)
-        while (at := block.rfind(b"\n", 0, at)) >= 0:
-            # The newline that ends the file's last line begins no further one.
-            if start + at + 1 < end:
-                found += 1
-                if found == count:
-                    return start + at + 1, found
-        position = start
-    return 0, found + (1 if end else 0)
-
-
-class _Source:
-    """A series of files read as one stream of whole lines."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._queue = [fd for fd in (_open(name) for name in files(path)) if fd is not None]
-        self._rest = b""
-
-    def skip_to_tail(self, count: int) -> None:
-        """Leave out all but the last `count` lines."""
-        index, offset = tail_position(self._queue, count)
-        for fd in self._queue[:index]:
-            os.close(fd)
-        self._queue = self._queue[index:]
-        if self._queue:
-            os.lseek(self._queue[0], offset, os.SEEK_SET)
-
-    def read(self) -> bytes:
-        """The next whole lines; empty when there is nothing more for now."""
-        while True:
-            if not self._queue and (fd := _open(self._path)) is not None:
-                self._queue.append(fd)
-            if not self._queue:
-                return b""
-            data = os.read(self._queue[0], _PIECE)
-            if data:
-                lines, newline, rest = (self._rest + data).rpartition(b"\n")
-                self._rest = rest
-                if newline:
-                    return lines + newline
-                continue
-            if len(self._queue) == 1:
-                self._queue += self._newer()
-            if len(self._queue) == 1:
-                return b""
-            os.close(self._queue.pop(0))
-
-    def _newer(self) -> list[int]:
-        """The files after the one being read, which may have been renamed several times: all of them when it is gone."""
-        mine = os.fstat(self._queue[0])
-        found: list[int] = []
-        for fd in (fd for fd in (_open(name) for name in reversed(files(self._path))) if fd is not None):
-            if os.path.samestat(os.fstat(fd), mine):
-                os.close(fd)
-                break
-            found.insert(0, fd)
-        return found
-
-    def close(self) -> None:
-        """Close all files."""
-        for fd in self._queue:
-            os.close(fd)
-        self._queue = []
-
-
-def _open(path: str) -> int | None:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-
-
 @contextmanager
 def _changes(directory: str) -> Iterator[asyncio.Event]:
     """An event that is set whenever something in the directory changes."""
@@ -236,12 +131,12 @@ def _changes(directory: str) -> Iterator[asyncio.Event]:
 
 async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[object] | None) -> AsyncIterator[bytes]:
     """The log in pieces of encoded records. With `ended` (resolved at the container's end) it is followed until then."""
-    source = _Source(path)
+    source = await asyncio.to_thread(Source, path)
     try:
         if query.tail >= 0:
-            source.skip_to_tail(query.tail)
+            await asyncio.to_thread(source.skip_to_tail, query.tail)
         if ended is None or not query.follow:
-            while piece := source.read():
+            while piece := await source.next():
                 records = decode(piece)
                 if data := encode(records, query, framed=framed):
                     yield data
@@ -258,14 +153,14 @@ async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[o
         source.close()
 
 
-async def _follow(source: _Source, path: str, query: LogQuery, framed: bool, ended: Awaitable[object]) -> AsyncIterator[bytes]:
+async def _follow(source: Source, path: str, query: LogQuery, framed: bool, ended: Awaitable[object]) -> AsyncIterator[bytes]:
     end = asyncio.ensure_future(ended)
     loop = asyncio.get_running_loop()
     with _changes(os.path.dirname(path)) as changed:
         while True:
             over = end.done()
             changed.clear()
-            while piece := source.read():
+            while piece := await source.next():
                 records = decode(piece)
                 if data := encode(records, query, framed=framed):
                     yield data

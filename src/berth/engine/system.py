@@ -180,12 +180,12 @@ class SystemService:
         info.driver_status = [["Backing Filesystem", backing], ["Supports d_type", "true"], ["Idmapped mounts", "true"]]
         info.docker_root_dir = self._config.root
         info.plugins = PluginsInfo(
-            volume=["local"], network=["bridge", "host", "macvlan", "none"], authorization=[], log=["json-file", "none"]
+            volume=["local"], network=["bridge", "host", "macvlan", "none"], authorization=[], log=["json-file", "local", "none"]
         )
         info.debug, info.experimental_build, info.live_restore_enabled = False, False, True
         info.n_fd, info.n_goroutines = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
         info.n_events_listener = self._events.listeners
-        info.logging_driver = "json-file"
+        info.logging_driver = self._config.log_driver
         info.index_server_address = "https://index.docker.io/v1/"
         info.registry_config = self._registry_config()
         info.http_proxy = info.https_proxy = info.no_proxy = ""

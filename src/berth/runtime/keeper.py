@@ -270,6 +270,11 @@ class Keeper:
             raise Refused("InvalidArgument", "the process has no terminal, so there is nothing to resize")
         return {}, []
 
+    def _op_rotate(self, _message: Message, _fds: list[int]) -> tuple[Message, list[int]]:
+        if self._log is not None:
+            self._log.rotate()
+        return {}, []
+
     def _op_quit(self, message: Message, _fds: list[int]) -> tuple[Message, list[int]]:
         if self._exit is None:
             if not message.get("kill"):
@@ -377,6 +382,7 @@ _OPERATIONS: dict[str, Any] = {
     "attach": Keeper._op_attach,
     "exec": Keeper._op_exec,
     "resize": Keeper._op_resize,
+    "rotate": Keeper._op_rotate,
     "state": Keeper._op_state,
     "quit": Keeper._op_quit,
 }
@@ -407,4 +413,4 @@ def _open_log(plan: Message) -> LogFile | None:
     """The log. The file exists: that it can be opened was tried before the container was made."""
     if plan["driver"] == "none" or not plan["path"]:
         return None
-    return LogFile(plan["path"], plan["max_size"], plan["max_files"], plan["attributes"])
+    return LogFile(plan["path"], plan["max_size"], plan["max_files"], plan["attributes"], plan["compress"])

@@ -7,8 +7,9 @@ One record per line; a line of more than 16 KiB is cut into several, of which on
 texts joined are the output. An unfinished line waits for its end (or that of the stream). All lines of one read get one
 timestamp and are formatted at once: line by line in Python would be ten times slower.
 
-Rotation: when the file has reached `max_size` it becomes path.1, path.1 becomes path.2 and so on, `max_files` in all. On a
-full disk records are dropped whole and counted; one record says so once there is space again. Lean code.
+Rotation: when the file has reached `max_size` it becomes path.1, path.1 becomes path.2 and so on, `max_files` in all; with
+`compress` path.1 then becomes path.1.gz (logpress). On a full disk records are dropped whole and counted;
+one record says so once there is space again. Lean code.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ import time
 from _json import encode_basestring
 
 from berth import failpoint
+from berth.runtime import logpress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PIECE = 16384
 # Stands for a newline while the text is escaped: a character that JSON leaves alone and that output hardly ever contains.
@@ -77,10 +83,14 @@ def _character_boundary(data: bytes, end: int) -> int:
 class LogFile:
     """Writes one container's log. The file is opened when it is made; OSError if that fails."""
 
-    def __init__(self, path: str, max_size: int = 0, max_files: int = 1, attributes: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, path: str, max_size: int = 0, max_files: int = 1, attributes: dict[str, str] | None = None, compress: bool = False
+    ) -> None:
         self._path = path
         self._max_size = max_size
         self._max_files = max(1, max_files)
+        self._compress = compress
+        self._compressing = -1
         self._attributes = f'"attrs":{json.dumps(attributes, separators=(",", ":"), sort_keys=True)},' if attributes else ""
         self._rest: dict[str, bytes] = {}
         self._lost = 0
@@ -132,6 +142,12 @@ class LogFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self._await_compression()
+
+    def rotate(self) -> None:
+        """Begin a new file now; the old one is the newest of the rotated, or is gone where only one is kept."""
+        if self._size:
+            self._rotate()
 
     def _put(self, block: bytes, raw: int) -> None:
         if self._lost and not self._report():
@@ -182,24 +198,42 @@ class LogFile:
                 os.ftruncate(self._fd, 0)
                 self._size = 0
                 return
+            self._await_compression()
             failpoint.hit("log.rotate.before-rename")
-            for number in range(self._max_files - 1, 1, -1):
-                _rename(f"{self._path}.{number - 1}", f"{self._path}.{number}")
-            _rename(self._path, f"{self._path}.1")
+            for number in range(self._max_files - 1, 0, -1):
+                self._shift(number)
             failpoint.hit("log.rotate.after-rename")
             os.close(self._fd)
             self._fd = -1
             self._open()
+            if self._compress:
+                self._compressing = logpress.begin(f"{self._path}.1")
         except OSError as error:
             # Goes on in the old file, or counts as lost until a new one can be made; the next record tries again.
             self._reason = error.strerror or str(error)
 
+    def _shift(self, number: int) -> None:
+        """The file before `number` becomes that one, compressed or not. Readers prefer the plain one while there are both."""
+        target, source = f"{self._path}.{number}", f"{self._path}.{number - 1}" if number > 1 else self._path
+        moved = [end for end in ("", ".gz") if _moves(os.rename, source + end, target + end)]
+        if moved == [""]:
+            _moves(os.unlink, f"{target}.gz")
+        elif moved == [".gz"]:
+            _moves(os.unlink, target)
 
-def _rename(source: str, target: str) -> None:
+    def _await_compression(self) -> None:
+        if self._compressing >= 0:
+            done, self._compressing = self._compressing, -1
+            logpress.await_end(done)
+
+
+def _moves(call: Callable[..., None], *paths: str) -> bool:
+    """Whether there was a file to rename or to remove."""
     try:
-        os.rename(source, target)
+        call(*paths)
     except FileNotFoundError:
-        pass
+        return False
+    return True
 
 
 def _content(block: bytes) -> int:

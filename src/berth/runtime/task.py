@@ -216,6 +216,10 @@ class NativeTask:
         """The size of the terminal."""
         await self.request("resize", {"height": height, "width": width})
 
+    async def rotate_log(self) -> None:
+        """Begin a new log file."""
+        await self.request("rotate", {})
+
     async def exec(self, request: ExecRequest, streams: Sequence[AttachStream] = ()) -> NativeExec:
         """Run a further process."""
         fds = [stream.fd for stream in streams]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berth.engine import logs
+from berth.engine.log_files import Source
 from berth.engine.logs import LogQuery
+from berth.runtime.logfile import LogFile
 
 
 def line(text: str, stream: str = "stdout", second: int = 0, attrs: dict[str, str] | None = None) -> bytes:
@@ -138,7 +141,7 @@ def test_following_stops_at_until(tmp_path: Path) -> None:
 def test_following_loses_nothing_to_several_rotations(tmp_path: Path) -> None:
     path = tmp_path / "l"
     path.write_bytes(line("0\n"))
-    source = logs._Source(str(path))
+    source = Source(str(path))
     assert logs.decode(source.read())[0].log == "0\n" and source.read() == b""
     path.rename(tmp_path / "l.2")
     (tmp_path / "l.1").write_bytes(line("1\n"))
@@ -148,3 +151,48 @@ def test_following_loses_nothing_to_several_rotations(tmp_path: Path) -> None:
         texts += [record.log for record in logs.decode(piece)]
     assert texts == ["1\n", "2\n"]
     source.close()
+
+
+def test_a_follower_loses_nothing_while_files_are_rotated_compressed_and_removed(tmp_path: Path) -> None:
+    """Behind by several rotations, it meets the file that it has open again as a compressed one."""
+    path = tmp_path / "l"
+    writer = LogFile(str(path), max_size=2000, max_files=6, compress=True)
+    writer.write("stdout", b"first\n")
+    source = Source(str(path))
+    texts = [record.log for record in logs.decode(source.read())]
+    for turn in range(8):
+        for number in range(30):
+            writer.write("stdout", f"{turn} {number:02}\n".encode())
+        while piece := source.read():
+            texts += [record.log for record in logs.decode(piece)]
+    writer.close()
+    while piece := source.read():
+        texts += [record.log for record in logs.decode(piece)]
+    source.close()
+    assert texts == ["first\n", *(f"{turn} {number:02}\n" for turn in range(8) for number in range(30))]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["l", *(f"l.{n}.gz" for n in range(1, 6))]
+
+
+def test_compressed_files_are_read_like_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    writer = LogFile(str(path), max_size=1000, max_files=20, compress=True)
+    for number in range(100):
+        writer.write("stdout", f"line {number:03}\n".encode())
+    writer.close()
+    everything = [b"line %03d" % number for number in range(100)]
+    assert read(path).splitlines() == everything
+    for count in (0, 1, 9, 40, 100, 1000):
+        assert read(path, tail=count).splitlines() == everything[100 - min(count, 100) :]
+    packed = sorted(tmp_path.glob("l.*.gz"))
+    assert len(packed) > 5 and subprocess.run(["gzip", "-t", *packed], check=False).returncode == 0
+
+
+def test_a_damaged_compressed_file_hides_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    writer = LogFile(str(path), max_size=1000, max_files=20, compress=True)
+    for number in range(30):
+        writer.write("stdout", f"line {number:03}\n".encode())
+    writer.close()
+    packed = tmp_path / "l.1.gz"
+    packed.write_bytes(packed.read_bytes()[:60])
+    assert read(path).splitlines()[-1] == b"line 029"

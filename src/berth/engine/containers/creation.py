@@ -17,7 +17,7 @@ from berth import failpoint
 from berth.contract.image import Image
 from berth.contract.volume import Volume
 from berth.engine import runtimes
-from berth.engine.containers import cgroup_parent, confinement, isolation, mounting, resource_check, spec
+from berth.engine.containers import cgroup_parent, confinement, isolation, logdriver, mounting, resource_check, spec
 from berth.engine.containers.binds import unmappable_binds
 from berth.engine.containers.defaults import complete_host_config, merge_image
 from berth.engine.containers.isolation import Isolation
@@ -86,6 +86,7 @@ class Creation:
         asked = ContainerConfig(**{f: getattr(body, f) for f in ContainerConfig.__struct_fields__})
         config = merge_image(asked, image.document.config)
         host = complete_host_config(body.host_config or HostConfig(), self._parts.config.default_runtime)
+        host.log_config = logdriver.with_defaults(host.log_config, self._parts.config)
         check_config(config)
         check_host_config(host, config)
         host, warnings = resource_check.check(host, self._parts.abilities, len(os.sched_getaffinity(0)))

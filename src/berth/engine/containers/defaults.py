@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from berth.errors import InvalidArgument
-from berth.wire.container import ContainerConfig, HostConfig, HostConfigLogConfig, RestartPolicy
+from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
 from berth.wire.health import HealthConfig
 
 DEFAULT_SHM_SIZE = 64 * 1024 * 1024
@@ -109,13 +109,7 @@ def complete_host_config(host: HostConfig, runtime: str = "berth") -> HostConfig
         restart_policy=host.restart_policy
         if host.restart_policy and host.restart_policy.name
         else RestartPolicy(name="no", maximum_retry_count=0),
-        log_config=_log_config(host.log_config),
         runtime=host.runtime or runtime,
         masked_paths=([] if unconfined else list(MASKED_PATHS)) if host.masked_paths is None else host.masked_paths,
         readonly_paths=([] if unconfined else list(READONLY_PATHS)) if host.readonly_paths is None else host.readonly_paths,
     )
-
-
-def _log_config(config: HostConfigLogConfig | None) -> HostConfigLogConfig:
-    driver = (config.type if config else None) or "json-file"
-    return HostConfigLogConfig(type=driver, config=dict((config.config if config else None) or {}))

@@ -15,6 +15,8 @@ _OPTIONS = frozenset(
     {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"}
 )
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKmMgGtT]?)(?:i?[bB])?\Z")
+# What Docker's local driver keeps: five compressed files of 20 MB.
+_LOCAL_SIZE, _LOCAL_FILES = 20 << 20, 5
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -33,14 +35,39 @@ def check_log_config(log: HostConfigLogConfig) -> None:
         raise InvalidArgument(f"logger: no log driver named '{driver}' is registered")
     if driver == "none":
         return
-    for name in log.config or {}:
+    options = log.config or {}
+    for name in options:
         if name not in _OPTIONS:
             raise InvalidArgument(f"unknown log opt '{name}' for {driver} log driver")
-    if "max-size" in (log.config or {}):
-        parse_size((log.config or {})["max-size"])
-    files = (log.config or {}).get("max-file", "1")
+    files = options.get("max-file", "1")
     if not files.isdigit() or int(files) < 1:
         raise InvalidArgument("max-file cannot be less than 1")
+    size, count = _limits(driver, options, EngineConfig())
+    if _boolean(options, "compress", False) and (size == 0 or count < 2):
+        raise InvalidArgument("compress cannot be true when max-file is less than 2 or max-size is not set")
+
+
+def _boolean(options: dict[str, str], name: str, otherwise: bool) -> bool:
+    text = options.get(name, "").lower()
+    if text not in ("", "1", "t", "true", "0", "f", "false"):
+        raise InvalidArgument(f"invalid log opt {name}={options[name]}: give true or false")
+    return text in ("1", "t", "true") if text else otherwise
+
+
+def _limits(driver: str, options: dict[str, str], engine: EngineConfig) -> tuple[int, int]:
+    """Bytes of one file (0: without end), and how many files. max-size=-1 is without end; with a size alone one file is kept."""
+    size, files = (_LOCAL_SIZE, _LOCAL_FILES) if driver == "local" else (engine.log_max_size, engine.log_max_files)
+    if "max-size" in options:
+        size = 0 if options["max-size"] == "-1" else parse_size(options["max-size"])
+        files = files if driver == "local" else 1
+    return size, int(options["max-file"]) if "max-file" in options else files
+
+
+def with_defaults(log: HostConfigLogConfig | None, engine: EngineConfig) -> HostConfigLogConfig:
+    """What a container gets: the engine's driver if it names none, and the engine's options if it has the same driver."""
+    driver = (log.type if log else None) or engine.log_driver
+    own = dict((log.config if log else None) or {})
+    return HostConfigLogConfig(type=driver, config={**engine.log_options, **own} if driver == engine.log_driver else own)
 
 
 def _selected(names: str, pattern: str | None, values: dict[str, str]) -> dict[str, str]:
@@ -58,6 +85,6 @@ def log_plan(config: ContainerConfig, log: HostConfigLogConfig | None, path: str
     attributes |= _selected(options.get("env", ""), options.get("env-regex"), environment)
     if "tag" in options:
         attributes["tag"] = options["tag"]
-    size = parse_size(options["max-size"]) if "max-size" in options else engine.log_max_size
-    files = int(options["max-file"]) if "max-file" in options else (engine.log_max_files if "max-size" not in options else 1)
-    return LogPlan(driver=driver, path=path, max_size=size, max_files=files, attributes=attributes)
+    size, files = _limits(driver, options, engine)
+    compress = files > 1 and _boolean(options, "compress", driver == "local")
+    return LogPlan(driver=driver, path=path, max_size=size, max_files=files, compress=compress, attributes=attributes)

@@ -25,6 +25,7 @@ from berth.engine.containers.files import Files
 from berth.engine.containers.inspection import Document, Inspection
 from berth.engine.containers.lifecycle import HAS_TASK, is_running
 from berth.engine.containers.listing import Listing
+from berth.engine.containers.log_cap import LogCap
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, Ended
 from berth.engine.containers.recovery import Recovery
@@ -96,6 +97,7 @@ class ContainerService:
         self._listing = Listing(parts)
         self._updating = Updating(parts)
         self._recovery = Recovery(parts, self._running, self._removal)
+        self._log_cap = LogCap(parts)
         self.committing = Committing(parts)
         self.files = Files(parts)
 
@@ -104,6 +106,7 @@ class ContainerService:
     async def restore(self) -> None:
         """At engine start: take over what an earlier engine left."""
         await self._recovery.restore()
+        self._log_cap.start()
 
     def typical_request(self) -> LaunchRequest:
         """A launch like most: what slots are prepared for until others have come."""
@@ -117,6 +120,7 @@ class ContainerService:
             going = [c.removal() for c in running if c.auto_remove or c.deleting]
             if going:
                 await asyncio.wait(going, timeout=_REMOVAL_SECONDS)
+        self._log_cap.stop()
         for container in self.parts.catalog:
             await self._running.let_go(container)
         await self.parts.runtime.drop_slots()

@@ -1,0 +1,187 @@
+"""The files of a container's log, rotated and compressed ones included, as one stream of whole lines.
+
+    path.2.gz  path.1  path      oldest to newest; the shim appends to `path` and renames when it is full
+
+The shim renames, compresses and removes while we read. So every file is told from the others by what it was as `path`: inode,
+size and time of the last write (a compressed one has them in its header, see runtime.logpress). No line is read twice or skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import zlib
+
+_PIECE = 1 << 20
+_BLOCK = 1 << 16
+_GZIP = b"\x1f\x8b\x08\x08"
+_HEADER = 10
+
+
+def names(path: str) -> list[str]:
+    """The log's files, newest first. A rotated one that is being compressed is there in both forms: the plain one counts."""
+    found = [path] if os.path.exists(path) else []
+    number = 1
+    while (name := _rotated(path, number)) is not None:
+        found.append(name)
+        number += 1
+    return found
+
+
+def _rotated(path: str, number: int) -> str | None:
+    plain = f"{path}.{number}"
+    return next((name for name in (plain, f"{plain}.gz") if os.path.exists(name)), None)
+
+
+class _File:
+    """An open file of the log."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        head = os.pread(fd, 128, 0)
+        self.compressed = head.startswith(_GZIP)
+        self._origin = head[_HEADER:].split(b"\0")[0].decode() if self.compressed else ""
+
+    def origin(self) -> str:
+        """What tells it from all others. Numbers of inodes come again, but not with the same size and time."""
+        if self._origin:
+            return self._origin
+        state = os.fstat(self.fd)
+        return f"{state.st_ino}-{state.st_size}-{state.st_mtime_ns}"
+
+    def same(self, other: _File) -> bool:
+        """Whether it is the other one, which may be compressed by now."""
+        if self._origin or other._origin:
+            return self.origin() == other.origin()
+        return os.path.samestat(os.fstat(self.fd), os.fstat(other.fd))
+
+    def expand(self) -> None:
+        """Be what it was before compression, in a file without a name beside it. OSError when there is no space."""
+        if not self.compressed:
+            return
+        packed, self.fd = self.fd, -1
+        with os.fdopen(packed, "rb") as source, tempfile.TemporaryFile(dir=_directory(packed)) as target:
+            unpacker = zlib.decompressobj(31)
+            try:
+                while data := source.read(_PIECE):
+                    target.write(unpacker.decompress(data))
+                target.write(unpacker.flush())
+            except zlib.error:
+                # Damaged by the disk: what is before the damage is the log.
+                pass
+            target.flush()
+            self.fd = os.dup(target.fileno())
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        self.compressed = False
+
+
+def _directory(fd: int) -> str | None:
+    """Where an open file is; None (the default place) when that directory has been removed."""
+    directory = os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
+    return directory if os.path.isdir(directory) else None
+
+
+def _open_all(path: str) -> list[_File]:
+    """All files, oldest first. Newest first is how they are opened: what is renamed meanwhile is met again, not missed."""
+    found: list[_File] = []
+    for name in names(path):
+        try:
+            file = _File(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            # Removed, or compressed in this moment.
+            try:
+                file = _File(os.open(f"{name}.gz", os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                continue
+        if any(file.same(other) for other in found):
+            os.close(file.fd)
+        else:
+            found.insert(0, file)
+    return found
+
+
+class Source:
+    """A series of files read as one stream of whole lines."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._queue = _open_all(path)
+        self._rest = b""
+
+    def skip_to_tail(self, count: int) -> None:
+        """Leave out all but the last `count` lines."""
+        index, offset = len(self._queue), 0
+        if count == 0 and self._queue:
+            # None at all: only what is written from now on.
+            index, offset = index - 1, os.fstat(self._queue[-1].fd).st_size
+        while index > 0 and count > 0:
+            index -= 1
+            self._queue[index].expand()
+            offset, found = line_start(self._queue[index].fd, count)
+            count -= found
+        for file in self._queue[:index]:
+            os.close(file.fd)
+        self._queue = self._queue[index:]
+        if self._queue:
+            os.lseek(self._queue[0].fd, offset, os.SEEK_SET)
+
+    async def next(self) -> bytes:
+        """Like `read`; expanding what is compressed does not hold up the engine."""
+        if any(file.compressed for file in self._queue):
+            return await asyncio.to_thread(self.read)
+        return self.read()
+
+    def read(self) -> bytes:
+        """The next whole lines; empty when there is nothing more for now."""
+        while True:
+            if not self._queue:
+                self._queue = _open_all(self._path)
+            if not self._queue:
+                return b""
+            self._queue[0].expand()
+            data = os.read(self._queue[0].fd, _PIECE)
+            if data:
+                lines, newline, rest = (self._rest + data).rpartition(b"\n")
+                self._rest = rest
+                if newline:
+                    return lines + newline
+                continue
+            if len(self._queue) == 1:
+                self._queue += self._newer()
+            if len(self._queue) == 1:
+                return b""
+            os.close(self._queue.pop(0).fd)
+
+    def _newer(self) -> list[_File]:
+        """The files after the one that has been read: all of them when it is gone."""
+        found = _open_all(self._path)
+        mine = next((n for n, file in enumerate(found) if file.same(self._queue[0])), -1)
+        for file in found[: mine + 1]:
+            os.close(file.fd)
+        return found[mine + 1 :]
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._queue:
+            if file.fd >= 0:
+                os.close(file.fd)
+        self._queue = []
+
+
+def line_start(fd: int, count: int) -> tuple[int, int]:
+    """The offset at which the last `count` lines of the file begin, and how many lines there are behind it."""
+    end = os.fstat(fd).st_size
+    position, found = end, 0
+    while position > 0:
+        start = max(0, position - _BLOCK)
+        block = os.pread(fd, position - start, start)
+        at = len(block)
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            # The newline that ends the file's last line begins no further one.
+            if start + at + 1 < end:
+                found += 1
+                if found == count:
+                    return start + at + 1, found
+        position = start
+    return 0, found + (1 if end else 0)
