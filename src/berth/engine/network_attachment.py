@@ -18,20 +18,33 @@ from berth.engine.config import EngineConfig
 from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_definition import gateway, prefix_length
 from berth.engine.network_files import Files
-from berth.engine.network_wish import Wish, hostname_of, is_user_defined, mode_of, shares_namespace, wanted
+from berth.engine.network_wish import Wish, hostname_of, is_user_defined, link_local, mode_of, shares_namespace, wanted
 from berth.errors import BerthError, InvalidArgument, NotFound, ResourceExhausted
+from berth.kernel import netlink
 from berth.kernel.conntrack import flush_udp
 from berth.model.endpoint import EndpointPlan, NetworkPlan, Route
 from berth.model.identifier import new_id
 from berth.network import bridge, ipam, live, parent
 from berth.network.fabric import Fabric
 from berth.network.names import dns_names, gateway_order, interface_name, interface_sysctls
-from berth.network.port import hold, wishes
-from berth.network.record import BRIDGE, ENABLE_ICC, HOST_BINDING, IPVLAN, Endpoint, Live, NetworkRecord, Published
+from berth.network.port import PortWish, hold, wishes
+from berth.network.record import (
+    BRIDGE,
+    ENABLE_ICC,
+    HOST_BINDING,
+    INTERFACE_PREFIX,
+    IPVLAN,
+    ROUTED,
+    Endpoint,
+    Live,
+    NetworkRecord,
+    Published,
+)
 from berth.network.resolver_client import ResolverClient, ResolverRecord
 from berth.wire.network import EndpointSettings
 
 log = logging.getLogger(__name__)
+_SMALLEST_IPV6_MTU = 1280
 
 
 def drop_live(catalog: NetworkCatalog, rows: Iterable[Endpoint]) -> None:
@@ -108,7 +121,7 @@ class Attacher:
 
     def flush_udp(self, ports: Sequence[Published]) -> None:
         """Forget, in the background, the UDP flows of ports that have come or gone: they would go on the old way."""
-        udp = [port for port in ports if port.protocol == "udp"]
+        udp = [port for port in ports if port.protocol == "udp" and port.target]
         if udp:
             numbers, targets = {p.port for p in udp}, {ip_address(p.target).packed for p in udp}
             task = asyncio.ensure_future(_flush(numbers, targets))
@@ -123,7 +136,7 @@ class Attacher:
     def _endpoints(self, facts: ContainerFacts, networks: Sequence[Wish], undo: ExitStack, *, resolver: bool) -> list[Endpoint]:
         rows: list[Endpoint] = []
         for network, wish in networks:
-            free = live.free_interface(other.live.interface for other in rows if other.live)
+            free = live.free_interface((other.live.interface for other in rows if other.live), _prefix(network))
             have = self._catalog.of_container(facts.id).get(network.id)
             row = have or Endpoint(id="", container_id=facts.id, network_id=network.id)
             entry = self._live(facts, network, wish, interface_name(wish) or free, resolver=resolver)
@@ -174,6 +187,7 @@ class Attacher:
         sockets: list[socket.socket] = []
         allocated = self._catalog.allocated_ports()
         for wish in asked:
+            ports += _routed(network, entry, wish)
             addresses = _host_addresses(network, entry, wish.address)
             try:
                 held = hold(wish, addresses, allocated | {(p.protocol, p.address, p.port) for p in ports})
@@ -186,7 +200,7 @@ class Attacher:
                 target = entry.ipv6 if ":" in address else entry.ipv4
                 ports.append(
                     Published(protocol=wish.protocol, address=address, port=sock.getsockname()[1], target=target,
-                              target_port=wish.container_port, network_id=network.id)
+                              target_port=wish.container_port, network_id=network.id, direct=bool(network.trusted_interfaces))
                 )  # fmt: skip
         return ports, sockets
 
@@ -203,8 +217,11 @@ class Attacher:
         self, network: NetworkRecord, wish: EndpointSettings, entry: Live, routes: tuple[Route, ...], *, hairpin: bool = False
     ) -> EndpointPlan:
         addresses = tuple(f"{a}/{prefix_length(network, a)}" for a in (entry.ipv4, entry.ipv6) if a)
+        addresses += tuple(f"{a}/{64 if ':' in a else 16}" for a in link_local(wish))
         sysctls: dict[str, str] = {}
-        if self._has_ipv6:
+        mtu = bridge.network_mtu(network, self._fabric.default_mtu)
+        # The kernel has no IPv6, nor switches for it, on links that are too small for it (RFC 8200, section 5).
+        if self._has_ipv6 and mtu >= _SMALLEST_IPV6_MTU:
             switches = {"accept_ra": "0", "accept_dad": "0"} if entry.ipv6 else {"disable_ipv6": "1"}
             sysctls = {f"net.ipv6.conf.{entry.interface}.{key}": value for key, value in switches.items()}
         sysctls |= interface_sysctls(wish, entry.interface)
@@ -217,7 +234,7 @@ class Attacher:
             mac=entry.mac,
             addresses=addresses,
             routes=routes,
-            mtu=bridge.network_mtu(network, self._fabric.default_mtu),
+            mtu=mtu,
             mode=0 if is_bridge else parent.mode(network),
             # Where bridged packets pass the firewall too, a container that calls its own published port is answered by a
             # frame that leaves through the port it came in by.
@@ -271,7 +288,9 @@ class Attacher:
         dns = is_user_defined(network) or any(r.live and r.live.resolver for r in others)
         if dns:
             await self._resolver.ensure()
-        interface = interface_name(row.wish) or live.free_interface(r.live.interface for r in others if r.live)
+        interface = interface_name(row.wish) or live.free_interface(
+            (r.live.interface for r in others if r.live), _prefix(network)
+        )
         with ExitStack() as undo:
             entry = self._live(facts, network, row.wish, interface, resolver=dns)
             undo.callback(_give, self._catalog, network, entry)
@@ -285,6 +304,7 @@ class Attacher:
             failpoint.hit("network.connect.after-interface")
             undo.pop_all()
         self._catalog.put_endpoints([row], durable=True)
+        self._move_ports(facts, networks, [*others, row])
         self.tell_resolver(facts.id)
         if dns and handed:
             await self._serve(facts.id, pid)
@@ -324,14 +344,31 @@ class Attacher:
         except NotFound:
             pass
         failpoint.hit("network.disconnect.after-interface")
-        ports = [p for p in self._catalog.ports.get(facts.id, []) if p.network_id == network.id]
-        if ports:
-            self._fabric.unpublish(self._catalog.drop_ports(facts.id))
+        self._move_ports(facts, networks, others)
         _give(self._catalog, network, entry)
         self._catalog.put_endpoints([parted(row)], durable=True)
         self.tell_resolver(facts.id)
         embedded = entry.resolver or any(r.live and r.live.resolver for r in others)
         self._files.rewrite(facts, networks, others, embedded=embedded)
+
+    def _move_ports(self, facts: ContainerFacts, networks: Sequence[Wish], rows: Sequence[Endpoint]) -> None:
+        """Published ports follow the default route of a running container to another network. What is held of the host stays
+        held, also while there is nowhere to lead it."""
+        before = self._catalog.ports.get(facts.id, [])
+        by_id = {row.network_id: row.live for row in rows if row.live}
+        best = next((n for n in gateway_order([w for w in networks if w[0].driver == BRIDGE]) if n.id in by_id), None)
+        entry = by_id[best.id] if best else None
+        ports = [_through(port, best, entry) for port in before if not port.routed]
+        if best and entry:
+            ports += [p for wish in wishes(facts.config, facts.host_config) for p in _routed(best, entry, wish)]
+        if ports == before:
+            return
+        if entry and ports:
+            netlink.set_hairpin(entry.host_name)
+        self._catalog.replace_ports(facts.id, ports)
+        self._fabric.unpublish(set(before) - set(ports))
+        self._fabric.publish([port for port in ports if port.target])
+        self.flush_udp(before)
 
     async def restore(self, running: Sequence[tuple[ContainerFacts, int]]) -> None:
         """Take over running containers: their names go to the resolver, which is started if one of them needs it."""
@@ -368,6 +405,32 @@ class Attacher:
         self._pids.pop(container_id, None)
 
 
+def _prefix(network: NetworkRecord) -> str:
+    return network.options.get(INTERFACE_PREFIX) or "eth"
+
+
+def _routed(network: NetworkRecord, entry: Live, wish: PortWish) -> list[Published]:
+    """What is opened of a port where the network is routed: the container's own, once per family."""
+    found = []
+    for target, v6 in ((entry.ipv4, False), (entry.ipv6, True)):
+        other_family = wish.address and (":" in wish.address) != v6
+        if target and network.gateway_mode(v6=v6) == ROUTED and not other_family:
+            found.append(
+                Published(protocol=wish.protocol, address=target, port=wish.container_port, target=target,
+                          target_port=wish.container_port, network_id=network.id, routed=True)
+            )  # fmt: skip
+    return found
+
+
+def _through(port: Published, network: NetworkRecord | None, entry: Live | None) -> Published:
+    """A port of the host, led to where the container is now."""
+    v6 = ":" in port.address
+    target = (entry.ipv6 if v6 else entry.ipv4) if entry else ""
+    if network is None or not target or network.gateway_mode(v6=v6) == ROUTED:
+        return msgspec.structs.replace(port, target="", network_id="", direct=False)
+    return msgspec.structs.replace(port, target=target, network_id=network.id, direct=bool(network.trusted_interfaces))
+
+
 def _mac(network: NetworkRecord, wish: EndpointSettings, ipv4: str, ipv6: str) -> str:
     """What was asked for, else derived from the address. All ipvlan links have their parent's, which cannot be changed."""
     if network.driver == IPVLAN:
@@ -383,7 +446,12 @@ async def _flush(ports: set[int], addresses: set[bytes]) -> None:
 
 
 def _host_addresses(network: NetworkRecord, entry: Live, asked: str) -> list[str]:
-    """The host addresses that a port is bound to."""
+    """The host addresses that a port is bound to; none of a family that is routed."""
+    routed = {v6: network.gateway_mode(v6=v6) == ROUTED for v6 in (False, True)}
+    return [a for a in _bindings(network, entry, asked) if not routed[":" in a]]
+
+
+def _bindings(network: NetworkRecord, entry: Live, asked: str) -> list[str]:
     binding = asked or network.options.get(HOST_BINDING) or "0.0.0.0"
     if ":" in binding:
         if not entry.ipv6:

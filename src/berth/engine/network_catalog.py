@@ -136,6 +136,13 @@ class NetworkCatalog:
             self._database.execute("DELETE FROM ports WHERE container_id = ?", (container_id,))
         return gone
 
+    def replace_ports(self, container_id: str, ports: Iterable[Published]) -> list[Published]:
+        """Store the published ports of a container instead of those it has; returns these."""
+        with self._database.transaction():
+            old = self.drop_ports(container_id)
+            self.put_ports(container_id, ports)
+        return old
+
     def allocated_ports(self) -> set[tuple[str, str, int]]:
         """(protocol, host address, port) of all containers."""
         return {(p.protocol, p.address, p.port) for ports in self.ports.values() for p in ports}

@@ -17,7 +17,7 @@ from berth.engine.config import EngineConfig
 from berth.errors import AlreadyExists, Forbidden, InvalidArgument, NotFound, NotImplementedKind
 from berth.model.identifier import new_id
 from berth.model.instant import rfc3339
-from berth.network import bridge, host, ipam
+from berth.network import bridge, host, ipam, option
 from berth.network.record import (
     BRIDGE,
     BRIDGE_NAME,
@@ -27,6 +27,7 @@ from berth.network.record import (
     HOST,
     HOST_BINDING,
     IPVLAN,
+    ISOLATED,
     MACVLAN,
     NONE,
     Endpoint,
@@ -45,8 +46,6 @@ from berth.wire.network import (
 
 HOST_LOCK = "/run/berth-networks.lock"
 _LINK_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}\Z")
-_OPTION_PREFIX = "com.docker.network.bridge."
-_UNSUPPORTED = ("gateway_mode_ipv4", "gateway_mode_ipv6", "inhibit_ipv4", "trusted_host_interfaces")
 
 
 @asynccontextmanager
@@ -157,12 +156,7 @@ class Definitions:
             raise NotFound(f"could not find plugin {driver} in v1 plugin registry: plugin not found")
         if request.ipam and request.ipam.driver not in (None, "", "default"):
             raise NotFound(f"could not find IPAM plugin {request.ipam.driver}: only the driver default is there")
-        options = request.options or {}
-        for option, value in options.items():
-            if option.removeprefix(_OPTION_PREFIX) in _UNSUPPORTED and value not in ("nat", "", "false"):
-                raise NotImplementedKind(f"the bridge option {option} is not supported yet")
-        if (binding := options.get(HOST_BINDING)) and not host.is_address(binding):
-            raise InvalidArgument(f"invalid value {binding!r} for {HOST_BINDING}: give an IP address")
+        option.check(request.options or {}, internal=bool(request.internal))
 
     def _device(self, driver: str, identifier: str, options: dict[str, str]) -> str:
         if driver == BRIDGE:
@@ -191,7 +185,7 @@ class Definitions:
                 entry.ip_range or "",
                 entry.gateway or "",
                 entry.auxiliary_addresses or {},
-                with_gateway=not record.config_only,
+                with_gateway=not record.config_only and not isolated(record, entry.subnet),
             )
             if any(other.is_v6 == pool.is_v6 for other in pools):
                 raise InvalidArgument(f"network {record.name}: more than one subnet of a family is not supported")
@@ -203,13 +197,18 @@ class Definitions:
         taken = [*known, *host.subnets_in_use()]
         if record.enable_ipv4 and not any(not pool.is_v6 for pool in pools):
             free = ipam.free_pool(ipam.default_pools(), taken)
-            pools.insert(0, ipam.complete_pool(str(free), "", "", {}, with_gateway=True))
+            pools.insert(0, ipam.complete_pool(str(free), "", "", {}, with_gateway=not isolated(record, str(free))))
         if request.enable_ipv6 and not any(pool.is_v6 for pool in pools):
             free = ipam.free_pool(ipam.unique_local_pools(self._config.engine_id), taken)
-            pools.append(ipam.complete_pool(str(free), "", "", {}, with_gateway=True))
+            pools.append(ipam.complete_pool(str(free), "", "", {}, with_gateway=not isolated(record, str(free))))
         if not pools:
             raise InvalidArgument(f"network {record.name}: IPv4 and IPv6 cannot both be disabled")
         return tuple(pools)
+
+
+def isolated(record: NetworkRecord, subnet: str) -> bool:
+    """Whether the host has no address in this subnet of the network."""
+    return record.driver == BRIDGE and record.gateway_mode(v6=":" in subnet) == ISOLATED
 
 
 def _replace(record: NetworkRecord, *, pools: tuple[Pool, ...], chosen: bool, v6: bool) -> NetworkRecord:
@@ -272,7 +271,9 @@ def _with_prefix(record: NetworkRecord, address: str) -> str:
 
 
 def gateway(record: NetworkRecord, *, v6: bool) -> str:
-    """The gateway of a family, "" without one or in an internal network."""
+    """The gateway that containers use, "" without one or in an internal network. An auxiliary address of Docker's name for it
+    stands in for the bridge's."""
     if record.internal:
         return ""
-    return next((p.gateway for p in record.pools if p.is_v6 == v6), "")
+    other = "DefaultGatewayIPv6" if v6 else "DefaultGatewayIPv4"
+    return next((p.auxiliary.get(other) or p.gateway for p in record.pools if p.is_v6 == v6), "")

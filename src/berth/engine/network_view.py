@@ -34,9 +34,13 @@ def network_settings(catalog: NetworkCatalog, facts: ContainerFacts) -> NetworkS
 def _ports(catalog: NetworkCatalog, facts: ContainerFacts) -> dict[str, list[PortBinding] | None]:
     exposed = {parse_port(port) for port in [*(facts.config.exposed_ports or {}), *(facts.host_config.port_bindings or {})]}
     found: dict[str, list[PortBinding] | None] = {f"{number}/{protocol}": None for number, protocol in sorted(exposed)}
-    for port in catalog.ports.get(facts.id, []):
+    for port in (port for port in catalog.ports.get(facts.id, []) if port.target):
         bindings = found.get(f"{port.target_port}/{port.protocol}") or []
-        found[f"{port.target_port}/{port.protocol}"] = [*bindings, PortBinding(host_ip=port.address, host_port=str(port.port))]
+        shown = PortBinding(host_ip=port.address, host_port=str(port.port))
+        if port.routed:
+            # Docker's sign for a port that is open by the container's own address.
+            shown = PortBinding(host_ip="::" if ":" in port.target else "0.0.0.0", host_port="")
+        found[f"{port.target_port}/{port.protocol}"] = [*bindings, shown]
     return found
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from msgspec import structs
 
 from berth.contract.network import ContainerFacts
 from berth.engine.network_catalog import NetworkCatalog
-from berth.errors import Forbidden, InvalidArgument, NotFound, NotImplementedKind
+from berth.errors import Forbidden, InvalidArgument, NotFound
 from berth.model.identifier import short_id
 from berth.network import ipam
+from berth.network.host import is_address
 from berth.network.names import interface_name, interface_sysctls, parse_extra_hosts, parse_links
 from berth.network.port import wishes as port_wishes
 from berth.network.record import BRIDGE, HOST, NONE, NetworkRecord
@@ -100,8 +103,11 @@ def check_wish(network: NetworkRecord, wish: EndpointSettings) -> None:
         raise Forbidden(f"cannot attach container to network {network.name}: it is a configuration-only network")
     asked = wish.ipam_config
     addresses = [a for a in (asked.ipv4_address, asked.ipv6_address) if a] if asked else []
-    if asked and asked.link_local_ips:
-        raise NotImplementedKind("link-local addresses of a container (LinkLocalIPs) are not supported: give it an IPv4Address")
+    for address in link_local(wish):
+        if not ip_address(address).is_link_local:
+            raise InvalidArgument(f"invalid link-local IP address {address}: it is not in 169.254.0.0/16 or fe80::/10")
+        if not network.has_links or not is_user_defined(network):
+            raise InvalidArgument("user specified IP address is supported on user defined networks only")
     if wish.aliases and not is_user_defined(network):
         aliases = [a for a in wish.aliases if a]
         if aliases:
@@ -123,6 +129,15 @@ def check_wish(network: NetworkRecord, wish: EndpointSettings) -> None:
                 f"invalid config for network {network.name}: invalid endpoint settings:\n"
                 f"no configured subnet contains IP address {address}"
             )
+
+
+def link_local(wish: EndpointSettings) -> list[str]:
+    """The link-local addresses that an endpoint asks for. InvalidArgument when one is no address."""
+    found = [a for a in wish.ipam_config.link_local_ips or [] if a] if wish.ipam_config else []
+    for address in found:
+        if not is_address(address):
+            raise InvalidArgument(f"invalid link-local IP address: {address}")
+    return found
 
 
 def _check_mac(mac: str) -> None:

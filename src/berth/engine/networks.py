@@ -79,7 +79,7 @@ class NetworkService:
                 log.error("networks are not available: %s", error)
 
     def _all_ports(self) -> list[Published]:
-        return [port for ports in self._catalog.ports.values() for port in ports]
+        return [port for ports in self._catalog.ports.values() for port in ports if port.target]
 
     async def stop(self) -> None:
         """Let go of the host's networks; bridges, rules, resolver and containers go on."""

@@ -153,6 +153,17 @@ def _bridge_port_messages(port: int, mac: str, hairpin: bool, isolated: bool) ->
     return message(NEWLINK, 0, options) + forward if hairpin or isolated else forward
 
 
+def set_hairpin(host_name: str) -> None:
+    """Let a frame leave through the bridge port it came in by, from now on."""
+    flags = attribute(_BRPORT_HAIRPIN, pack("B", True))
+    slave = attribute(_INFO_SLAVE_KIND, b"bridge\0") + attribute(_INFO_SLAVE_DATA, flags)
+    sock = open_socket(NETLINK_ROUTE)
+    try:
+        talk(sock, message(NEWLINK, ACK, _interface(if_nametoindex(host_name)) + attribute(_LINKINFO, slave)), host_name)
+    finally:
+        sock.close()
+
+
 def create_macvlan(parent: str, name: str, netns_fd: int, mac: str, mtu: int, mode: int = 4, kind: str = "macvlan") -> None:
     """A macvlan (`mode` 4 is bridge) or ipvlan (`mode` 0 is L2, 1 L3) on the link `parent`, in the other namespace (-1: in
     this one)."""

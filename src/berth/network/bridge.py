@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from berth.errors import Conflict
 from berth.kernel import netlink
 from berth.network.host import write_sysctl
-from berth.network.record import DRIVER_MTU, NetworkRecord
+from berth.network.record import DRIVER_MTU, INHIBIT_IPV4, NetworkRecord
 
 
 def device_name(engine_id: str, network_id: str, *, is_default_engine: bool) -> str:
@@ -28,7 +28,9 @@ def device_pattern(engine_id: str, *, is_default_engine: bool) -> str:
 
 def gateway_addresses(record: NetworkRecord) -> list[str]:
     """The bridge's own addresses with prefix length."""
-    return [f"{pool.gateway}/{ip_network(pool.subnet).prefixlen}" for pool in record.pools if pool.gateway]
+    hidden = {False: record.option(INHIBIT_IPV4, False), True: False}
+    own = [pool for pool in record.pools if pool.gateway and not hidden[pool.is_v6]]
+    return [f"{pool.gateway}/{ip_network(pool.subnet).prefixlen}" for pool in own]
 
 
 def network_mtu(record: NetworkRecord, default: int) -> int:

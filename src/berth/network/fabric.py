@@ -19,9 +19,9 @@ from berth.kernel import netlink
 from berth.kernel.netlink import open_socket
 from berth.kernel.nfnetlink import FAMILY_INET, NETLINK_NETFILTER, batch, element
 from berth.network import bridge, foreign, host, stale
-from berth.network.firewall import BridgeRules, element_of, rule_set
+from berth.network.firewall import BridgeRules, SubnetRules, elements_of, rule_set
 from berth.network.nftables import Nftables, RuleError
-from berth.network.record import BRIDGE, ENABLE_ICC, ENABLE_MASQUERADE, NetworkRecord, Published
+from berth.network.record import BRIDGE, ENABLE_ICC, ENABLE_MASQUERADE, HOST_SOURCES, NetworkRecord, Published
 from berth.network.watch import RuleWatch
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,15 @@ class Fabric:
     def _rules_of(record: NetworkRecord) -> BridgeRules:
         return BridgeRules(
             name=record.device,
-            subnets=tuple(pool.subnet for pool in record.pools),
+            subnets=tuple(
+                SubnetRules(
+                    subnet=pool.subnet,
+                    mode=record.gateway_mode(v6=pool.is_v6),
+                    source=record.options.get(HOST_SOURCES[pool.is_v6], ""),
+                )
+                for pool in record.pools
+            ),
+            trusted=record.trusted_interfaces,
             internal=record.internal,
             icc=record.option(ENABLE_ICC, True),
             masquerade=record.option(ENABLE_MASQUERADE, True),
@@ -127,7 +135,7 @@ class Fabric:
     def unpublish(self, ports: Iterable[Published]) -> None:
         """Remove elements. Idempotent."""
         with self._elements:
-            for port in ports:
+            for port in (port for port in ports if port.target):
                 self._published.discard(port)
                 try:
                     self._send([port], add=False)
@@ -137,8 +145,8 @@ class Fabric:
     def _send(self, ports: Iterable[Published], *, add: bool) -> None:
         messages = []
         for port in ports:
-            name, key, value = element_of(port)
-            messages.append(element(FAMILY_INET, self.table, name, key, value if add else None, add=add))
+            for name, key, value in elements_of(port):
+                messages.append(element(FAMILY_INET, self.table, name, key, value if add else None, add=add))
         if self._netlink is None:
             self._netlink = open_socket(NETLINK_NETFILTER)
         batch(messages, f"nf_tables: {self.table}", self._netlink)

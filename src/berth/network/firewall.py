@@ -5,12 +5,13 @@
     publish     from prerouting (others) and output (the host itself): the host's port becomes a container's
     leave       per internal network: nothing goes to another link
     enter       per bridge: what may reach its containers. Answers, neighbours, published ports; nothing else, so other
-                bridges are apart and nobody routes to container addresses from outside
+                bridges are apart and nobody routes to container addresses from outside, unless the network's gateway mode
+                says so: routed opens published ports (sets open4, open6) by the container's address, nat-unprotected all
     postrouting containers appear as the host; so does a container that calls its own network through a published port (the
                 answer would bypass the translation), and the host's loopback
 
 The rules change with networks, all at once; the elements of the maps change with containers, by raw messages
-(kernel.nfnetlink), for which `element_of` gives name, key and value.
+(kernel.nfnetlink), for which `elements_of` gives names, keys and values.
 """
 
 from __future__ import annotations
@@ -20,23 +21,33 @@ from ipaddress import ip_address
 
 from msgspec import Struct
 
-from berth.network.record import Published
+from berth.network.record import NAT, NAT_UNPROTECTED, ROUTED, Published
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
+class SubnetRules(Struct, frozen=True, kw_only=True):
+    """One subnet of a bridge. `source`: what its containers appear as, "" for the address of the link that they leave by."""
+
+    subnet: str
+    mode: str = NAT
+    source: str = ""
+
+    @property
+    def family(self) -> str:
+        """In nft's words."""
+        return "ip6" if ":" in self.subnet else "ip"
+
+
 class BridgeRules(Struct, frozen=True, kw_only=True):
-    """What the rules need to know of a bridge. `subnets` of both families."""
+    """What the rules need to know of a bridge. `trusted` are links from which published ports are open by address."""
 
     name: str
-    subnets: tuple[str, ...]
+    subnets: tuple[SubnetRules, ...]
+    trusted: tuple[str, ...] = ()
     internal: bool = False
     icc: bool = True
     masquerade: bool = True
-
-
-def _family(address: str) -> str:
-    return "ip6" if ":" in address else "ip"
 
 
 def _enter(bridge: BridgeRules) -> list[str]:
@@ -46,15 +57,34 @@ def _enter(bridge: BridgeRules) -> list[str]:
     published = "ct status dnat accept"
     neighbours = f'iifname "{bridge.name}" {between}'
     middle = [neighbours, published] if bridge.icc else [published, neighbours]
-    return ["ct state established,related accept", *middle, "drop"]
+    return ["ct state established,related accept", *middle, *_direct(bridge), "drop"]
+
+
+def _direct(bridge: BridgeRules) -> list[str]:
+    """What is open by the containers' own addresses."""
+    rules = []
+    for subnet in bridge.subnets:
+        to = f"{subnet.family} daddr {subnet.subnet}"
+        port = f"meta l4proto . {subnet.family} daddr . th dport @{'open6' if subnet.family == 'ip6' else 'open4'} accept"
+        if subnet.mode == NAT_UNPROTECTED:
+            rules.append(f"{to} accept")
+        elif subnet.mode == ROUTED:
+            rules += [f"{to} meta l4proto {'ipv6-icmp' if subnet.family == 'ip6' else 'icmp'} accept", f"{to} {port}"]
+        elif bridge.trusted:
+            names = ", ".join(f'"{name}"' for name in bridge.trusted)
+            rules.append(f"iifname {{ {names} }} {to} {port}")
+    return rules
 
 
 def _masquerade(bridge: BridgeRules) -> list[str]:
     rules = []
     for subnet in bridge.subnets:
-        source = f"{_family(subnet)} saddr {subnet}"
+        if subnet.mode == ROUTED:
+            continue
+        source = f"{subnet.family} saddr {subnet.subnet}"
         if bridge.masquerade and not bridge.internal:
-            rules.append(f'{source} oifname != "{bridge.name}" masquerade')
+            action = f"snat {subnet.family} to {subnet.source}" if subnet.source else "masquerade"
+            rules.append(f'{source} oifname != "{bridge.name}" {action}')
         rules.append(f'{source} oifname "{bridge.name}" ct status dnat masquerade')
     return rules
 
@@ -70,12 +100,20 @@ def _map(name: str, kind: str, elements: Sequence[str]) -> list[str]:
     return _block("map", name, lines)
 
 
+def _set(name: str, kind: str, elements: Sequence[str]) -> list[str]:
+    return _block("set", name, [f"type {kind}", *(["elements = { " + ", ".join(elements) + " }"] if elements else [])])
+
+
 def _elements(published: Iterable[Published]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"dnat4": [], "dnat4_any": [], "dnat6": [], "dnat6_any": []}
+    found: dict[str, list[str]] = {"dnat4": [], "dnat4_any": [], "dnat6": [], "dnat6_any": [], "open4": [], "open6": []}
     for port in published:
+        if port.direct or port.routed:
+            found[_open_set(port)].append(f"{port.protocol} . {port.target} . {port.target_port}")
+        if port.routed:
+            continue
         host = "" if is_any(port.address) else f" . {port.address}"
         found[map_of(port)].append(f"{port.protocol}{host} . {port.port} : {port.target} . {port.target_port}")
-    return {name: sorted(lines) for name, lines in found.items()}
+    return {name: sorted(set(lines)) for name, lines in found.items()}
 
 
 def rule_set(table: str, bridges: Iterable[BridgeRules], published: Iterable[Published] = ()) -> str:
@@ -87,6 +125,7 @@ def rule_set(table: str, bridges: Iterable[BridgeRules], published: Iterable[Pub
         target = f"{family} . inet_service"
         body += _map(f"dnat{version}", f"inet_proto . {family} . inet_service : {target}", maps[f"dnat{version}"])
         body += _map(f"dnat{version}_any", f"inet_proto . inet_service : {target}", maps[f"dnat{version}_any"])
+        body += _set(f"open{version}", f"inet_proto . {family} . inet_service", maps[f"open{version}"])
     for bridge in ordered:
         body += _block("chain", f"enter-{bridge.name}", _enter(bridge))
         if bridge.internal:
@@ -129,11 +168,23 @@ def map_of(port: Published) -> str:
     return ("dnat6" if ":" in port.target else "dnat4") + ("_any" if is_any(port.address) else "")
 
 
-def element_of(port: Published) -> tuple[str, bytes, bytes]:
-    """The map, the key and the value of a published port, as the kernel has them: parts padded to four bytes."""
-    key = bytes([PROTOCOLS[port.protocol], 0, 0, 0])
-    if not is_any(port.address):
-        key += ip_address(port.address).packed
-    key += port.port.to_bytes(2, "big") + b"\0\0"
-    value = ip_address(port.target).packed + port.target_port.to_bytes(2, "big") + b"\0\0"
-    return map_of(port), key, value
+def _open_set(port: Published) -> str:
+    return "open6" if ":" in port.target else "open4"
+
+
+def elements_of(port: Published) -> list[tuple[str, bytes, bytes | None]]:
+    """The map or set, the key and, in maps, the value of a published port, as the kernel has them: parts padded to four
+    bytes."""
+    protocol = bytes([PROTOCOLS[port.protocol], 0, 0, 0])
+    inside = ip_address(port.target).packed, port.target_port.to_bytes(2, "big") + b"\0\0"
+    found: list[tuple[str, bytes, bytes | None]] = []
+    if port.direct or port.routed:
+        found.append((_open_set(port), protocol + inside[0] + inside[1], None))
+    if not port.routed:
+        found.append((map_of(port), protocol + _host_key(port), inside[0] + inside[1]))
+    return found
+
+
+def _host_key(port: Published) -> bytes:
+    address = b"" if is_any(port.address) else ip_address(port.address).packed
+    return address + port.port.to_bytes(2, "big") + b"\0\0"

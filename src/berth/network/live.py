@@ -51,13 +51,13 @@ def run_inside(netns: int, work: Callable[[], T]) -> T:
     return results[0]
 
 
-def free_interface(taken: Iterable[str]) -> str:
-    """The first ethN that is not taken."""
+def free_interface(taken: Iterable[str], prefix: str = "eth") -> str:
+    """The first ethN, or another prefix and N, that is not taken."""
     names = set(taken)
     number = 0
-    while f"eth{number}" in names:
+    while f"{prefix}{number}" in names:
         number += 1
-    return f"eth{number}"
+    return f"{prefix}{number}"
 
 
 def add_endpoint(pid: int, plan: EndpointPlan, default_routes: Iterable[tuple[str, str, str]]) -> None:

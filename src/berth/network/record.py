@@ -21,6 +21,12 @@ HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 DRIVER_MTU = "com.docker.network.driver.mtu"
 ENDPOINT_NAME = "com.docker.network.endpoint.ifname"
 ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
+GATEWAY_MODES = {False: "com.docker.network.bridge.gateway_mode_ipv4", True: "com.docker.network.bridge.gateway_mode_ipv6"}
+NAT, NAT_UNPROTECTED, ROUTED, ISOLATED = "nat", "nat-unprotected", "routed", "isolated"
+INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
+TRUSTED_INTERFACES = "com.docker.network.bridge.trusted_host_interfaces"
+HOST_SOURCES = {False: "com.docker.network.host_ipv4", True: "com.docker.network.host_ipv6"}
+INTERFACE_PREFIX = "com.docker.network.container_iface_prefix"
 DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 
 
@@ -82,6 +88,15 @@ class NetworkRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
         value = self.options.get(key)
         return default if value is None or value == "" else value.lower() in ("1", "t", "true")
 
+    def gateway_mode(self, *, v6: bool) -> str:
+        """How the bridge stands between its containers and the world, for one family."""
+        return self.options.get(GATEWAY_MODES[v6]) or NAT
+
+    @property
+    def trusted_interfaces(self) -> tuple[str, ...]:
+        """Links of the host from which published ports may be reached by the container's own address."""
+        return tuple(name for name in self.options.get(TRUSTED_INTERFACES, "").split(":") if name)
+
 
 class Live(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The part of an endpoint that exists while the container runs. `names` are what DNS answers for in this network.
@@ -117,8 +132,13 @@ class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     live: Live | None = None
 
 
-class Published(Struct, frozen=True, kw_only=True):
-    """A published port. `address` is the host's, 0.0.0.0 or :: for all; `target` the container's."""
+class Published(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A published port. `address` is the host's, 0.0.0.0 or :: for all; `target` the container's.
+
+    `direct`: it may be reached by the container's own address too. `routed`: in no other way; `address` and `port` are the
+    container's then, and nothing of the host's is taken. Without a `target` the host's port is kept, and leads nowhere: the
+    running container has left the network that it was published through, and is in no other that could publish it.
+    """
 
     protocol: str
     address: str
@@ -126,3 +146,5 @@ class Published(Struct, frozen=True, kw_only=True):
     target: str
     target_port: int
     network_id: str
+    direct: bool = False
+    routed: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from berth.network.firewall import BridgeRules, element_of, rule_set
+from berth.network.firewall import BridgeRules, SubnetRules, elements_of, rule_set
 from berth.network.foreign import ForeignChain, wanted_rules
 from berth.network.record import Published
 from berth.network.watch import concerns_rules
@@ -23,12 +23,18 @@ table inet berth {
 		type inet_proto . inet_service : ipv4_addr . inet_service
 		elements = { tcp . 8080 : 172.17.0.2 . 80 }
 	}
+	set open4 {
+		type inet_proto . ipv4_addr . inet_service
+	}
 	map dnat6 {
 		type inet_proto . ipv6_addr . inet_service : ipv6_addr . inet_service
 	}
 	map dnat6_any {
 		type inet_proto . inet_service : ipv6_addr . inet_service
 		elements = { tcp . 8080 : fd00::2 . 80 }
+	}
+	set open6 {
+		type inet_proto . ipv6_addr . inet_service
 	}
 	chain enter-berth-1 {
 		iifname "berth-1" accept
@@ -80,17 +86,21 @@ table inet berth {
 """
 
 
+def _subnets(*subnets: str) -> tuple[SubnetRules, ...]:
+    return tuple(SubnetRules(subnet=subnet) for subnet in subnets)
+
+
 def test_rule_set_text() -> None:
     bridges = [
-        BridgeRules(name="berth0", subnets=("172.17.0.0/16", "fd00::/64")),
-        BridgeRules(name="berth-1", subnets=("172.18.0.0/16",), internal=True),
+        BridgeRules(name="berth0", subnets=_subnets("172.17.0.0/16", "fd00::/64")),
+        BridgeRules(name="berth-1", subnets=_subnets("172.18.0.0/16"), internal=True),
     ]
     assert rule_set("berth", bridges, [WEB, LOCAL, SIX]) == EXPECTED
     assert rule_set("berth", reversed(bridges), [SIX, LOCAL, WEB]) == EXPECTED, "the order of what it is given does not matter"
 
 
 def test_without_icc_published_ports_come_first() -> None:
-    text = rule_set("b", [BridgeRules(name="x", subnets=("10.0.0.0/24",), icc=False, masquerade=False)])
+    text = rule_set("b", [BridgeRules(name="x", subnets=_subnets("10.0.0.0/24"), icc=False, masquerade=False)])
     chain = text.split("chain enter-x {")[1].split("}")[0].split("\n\t\t")
     assert [line.strip() for line in chain[1:]] == [
         "ct state established,related accept",
@@ -101,13 +111,47 @@ def test_without_icc_published_ports_come_first() -> None:
     assert 'oifname != "x" masquerade' not in text
 
 
+def test_gateway_modes_open_what_they_say() -> None:
+    subnets = (
+        SubnetRules(subnet="10.0.0.0/24", mode="nat-unprotected"),
+        SubnetRules(subnet="fd00::/64", mode="routed"),
+    )
+    routed = Published(
+        protocol="tcp", address="fd00::2", port=80, target="fd00::2", target_port=80, network_id="n", routed=True
+    )
+    text = rule_set("b", [BridgeRules(name="x", subnets=subnets)], [routed])
+    chain = [line.strip() for line in text.split("chain enter-x {")[1].split("}")[0].splitlines()[1:-1]]
+    assert chain[3:] == [
+        "ip daddr 10.0.0.0/24 accept",
+        "ip6 daddr fd00::/64 meta l4proto ipv6-icmp accept",
+        "ip6 daddr fd00::/64 meta l4proto . ip6 daddr . th dport @open6 accept",
+        "drop",
+    ]
+    assert "elements = { tcp . fd00::2 . 80 }" in text
+    assert "fd00::/64 oifname" not in text, "what is routed keeps its address"
+    ((name, key, value),) = elements_of(routed)
+    assert (name, len(key), value) == ("open6", 24, None)
+
+
+def test_links_that_are_trusted_and_the_source_address() -> None:
+    subnet = SubnetRules(subnet="10.0.0.0/24", source="192.0.2.7")
+    text = rule_set("b", [BridgeRules(name="x", subnets=(subnet,), trusted=("lan0", "lan1"))])
+    port = "meta l4proto . ip daddr . th dport @open4 accept"
+    assert f'iifname {{ "lan0", "lan1" }} ip daddr 10.0.0.0/24 {port}' in text
+    assert 'ip saddr 10.0.0.0/24 oifname != "x" snat ip to 192.0.2.7' in text
+    direct = Published(
+        protocol="udp", address="0.0.0.0", port=53, target="10.0.0.2", target_port=5353, network_id="n", direct=True
+    )
+    assert [name for name, _, _ in elements_of(direct)] == ["open4", "dnat4_any"]
+
+
 def test_element_bytes_are_padded_and_in_network_order() -> None:
-    name, key, value = element_of(WEB)
-    assert (name, key.hex(), value.hex()) == ("dnat4_any", "06000000" + "1f900000", "ac110002" + "00500000")
-    name, key, value = element_of(LOCAL)
+    ((name, key, value),) = elements_of(WEB)
+    assert value and (name, key.hex(), value.hex()) == ("dnat4_any", "06000000" + "1f900000", "ac110002" + "00500000")
+    ((name, key, value),) = elements_of(LOCAL)
     assert (name, key.hex()) == ("dnat4", "11000000" + "7f000001" + "00350000")
-    name, _, value = element_of(SIX)
-    assert name == "dnat6_any" and len(value) == 20
+    ((name, _, value),) = elements_of(SIX)
+    assert value and name == "dnat6_any" and len(value) == 20
 
 
 def test_invited_rules_leave_dockers_bridges_to_docker() -> None:

@@ -79,9 +79,11 @@ def port_summaries(settings: NetworkSettings) -> list[PortSummary]:
     for port, bindings in (settings.ports or {}).items():
         number, _, protocol = port.partition("/")
         private = int(number)
-        if not bindings:
+        # In routed networks a port is open by the container's address, and the host has none for it.
+        mapped = [binding for binding in bindings or [] if binding.host_port]
+        if not mapped:
             found.append(PortSummary(private_port=private, type=protocol or "tcp"))
-        for binding in bindings or []:
+        for binding in mapped:
             public = int(binding.host_port or 0)
             found.append(PortSummary(ip=binding.host_ip, private_port=private, public_port=public, type=protocol or "tcp"))
     return found
