@@ -74,6 +74,7 @@ class TwinTask:
         self.id = request.id
         self.pid = os.getpid()
         self.started_at = time.time()
+        self.began = time.monotonic()
         self.streams = list(streams)
         self.signals: list[int] = []
         self.ignores: set[int] = set()
@@ -87,12 +88,15 @@ class TwinTask:
         self.ran_out: Callable[[], None] = lambda: None
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
+    def running_for(self) -> float:
+        return time.monotonic() - self.began
+
     def finish(self, code: int, *, oom: bool = False, at: float = 0.0) -> None:
         for stream in self.streams:
             os.close(stream.fd)
         self.streams = []
         if not self._end.done():
-            self._end.set_result(Exit(code=code, at=at or time.time(), oom_killed=oom))
+            self._end.set_result(Exit(code=code, at=at or time.time(), oom_killed=oom, ran_for=self.running_for()))
 
     @property
     def exit(self) -> Exit | None:

@@ -103,12 +103,14 @@ class ExecRequest(Struct, frozen=True, kw_only=True):
 
 
 class Exit(Struct, frozen=True, kw_only=True):
-    """How a process ended. `code` is 128 + signal for a signal, as Docker counts. `at` is seconds since the epoch."""
+    """How a process ended. `code` is 128 + signal for a signal, as Docker counts. `at` is seconds since the epoch; `ran_for` is
+    seconds of a clock that nobody sets, or None where they are not known."""
 
     code: int
     signal: int = 0
     at: float = 0.0
     oom_killed: bool = False
+    ran_for: float | None = None
 
 
 class LaunchFailed(BerthError):
@@ -222,6 +224,10 @@ class Task(Protocol):
     @property
     def started_at(self) -> float:
         """Seconds since the epoch."""
+        ...
+
+    def running_for(self) -> float:
+        """Seconds since the start, by a clock that nobody sets."""
         ...
 
     @property

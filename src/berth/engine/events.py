@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
+from itertools import dropwhile
 
 from berth.engine.event_log import EventLog
 from berth.wire.system import EventActor, EventMessage
@@ -59,16 +60,22 @@ class Events:
             self._log.close()
 
     async def listen(self, since_ns: int | None, until_ns: int | None) -> AsyncIterator[EventMessage]:
-        """Kept events from `since_ns` on, then those to come, until `until_ns` (for ever without)."""
+        """Kept events from the first one at or after `since_ns` on, then those to come, until `until_ns` (for ever without).
+
+        In the order in which they came: when the clock is set back, those that come later have earlier times, and whoever asks
+        from the last one on that he has seen gets them all the same.
+        """
         queue: asyncio.Queue[EventMessage | None] = asyncio.Queue(_QUEUE)
-        past = [m for m in self._kept if since_ns is not None and (m.time_nano or 0) >= since_ns]
+        past = [] if since_ns is None else list(dropwhile(lambda m: (m.time_nano or 0) < since_ns, self._kept))
+        loop = asyncio.get_running_loop()
+        deadline = None if until_ns is None else loop.time() + until_ns / 1e9 - time.time()
         self._listeners.add(queue)
         try:
             for message in past:
                 if until_ns is None or (message.time_nano or 0) <= until_ns:
                     yield message
             while True:
-                left = None if until_ns is None else until_ns / 1e9 - time.time()
+                left = None if deadline is None else deadline - loop.time()
                 if left is not None and left <= 0:
                     return
                 try:

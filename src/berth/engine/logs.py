@@ -138,10 +138,9 @@ async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[o
         if ended is None or not query.follow:
             while piece := await source.next():
                 records = decode(piece)
+                # To the end also with `until`: when the clock was set back, what came later has earlier times.
                 if data := encode(records, query, framed=framed):
                     yield data
-                if past(records, query.until):
-                    return
                 await asyncio.sleep(0)
             return
         async with aclosing(_follow(source, path, query, framed, ended)) as followed:  # type: ignore[type-var]
@@ -156,6 +155,7 @@ async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[o
 async def _follow(source: Source, path: str, query: LogQuery, framed: bool, ended: Awaitable[object]) -> AsyncIterator[bytes]:
     end = asyncio.ensure_future(ended)
     loop = asyncio.get_running_loop()
+    deadline = loop.time() + query.until / 1e9 - time.time() if query.until else None
     with _changes(os.path.dirname(path)) as changed:
         while True:
             over = end.done()
@@ -169,7 +169,7 @@ async def _follow(source: Source, path: str, query: LogQuery, framed: bool, ende
             if over:
                 return
             waiting = loop.create_task(changed.wait())
-            left = None if not query.until else max(0.0, query.until / 1e9 - time.time())
+            left = None if deadline is None else max(0.0, deadline - loop.time())
             try:
                 done, _ = await asyncio.wait({waiting, end}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             finally:

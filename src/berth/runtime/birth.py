@@ -215,6 +215,7 @@ class Birth:
             "directory": head["directory"],
             "pid": work.pid,
             "started_at": time.time(),
+            "began": record.uptime(),
             "state": {**plan["state"], "pid": work.pid, "start_time": start_time(work.pid)},
             "cgroup": plan["cgroup"],
             "resolver": head["resolver"] if work.resolver else None,
@@ -256,7 +257,7 @@ class Birth:
             "shim": shim,
             "shim_start": start_time(shim),
             "pid_start": start_time(born["pid"]),
-            **{key: born[key] for key in ("id", "pid", "started_at", "cgroup", "state", "directory", "resolver")},
+            **{key: born[key] for key in ("id", "pid", "started_at", "began", "cgroup", "state", "directory", "resolver")},
         }
         record.write(record.state_path(self._run, self._id), document)
 
@@ -265,7 +266,7 @@ class Birth:
         self._shim.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pack(f"{len(fds)}i", *fds))] if fds else [])
 
     def _answer(self, fd: int, born: Message, pidfd: int) -> None:
-        result = {key: born[key] for key in ("pid", "started_at", "cgroup", "directory")}
+        result = {key: born[key] for key in ("pid", "started_at", "began", "cgroup", "directory")}
         summary = {**result, "exit": None, "execs": {}, "log_bytes_lost": 0}
         sock = _socket.socket(fileno=fd)
         trace.mark("shim-told")

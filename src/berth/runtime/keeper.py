@@ -95,6 +95,7 @@ class Keeper:
         self._pid: int = born["pid"]
         self._pidfd = held["pidfd"]
         self._started_at: float = born["started_at"]
+        self._began: float = born["began"]
         self._state: Message = born["state"]
         self._cgroup: Message = born["cgroup"]
         self._lowered: bool = born["lowered"]
@@ -173,7 +174,8 @@ class Keeper:
     def _summary(self) -> Message:
         execs = {id: {"pid": exec.pid, "exit": exec.exit, "about": exec.about} for id, exec in self._execs.items()}
         lost = self._log.lost if self._log else 0
-        born = {"pid": self._pid, "started_at": self._started_at, "cgroup": self._cgroup, "directory": self._directory}
+        born: Message = {"pid": self._pid, "started_at": self._started_at, "began": self._began}
+        born |= {"cgroup": self._cgroup, "directory": self._directory}
         return {**born, "exit": self._exit, "execs": execs, "log_bytes_lost": lost}
 
     # Operations: each returns its result and descriptors to send along. Descriptors that it takes are removed from `fds`.
@@ -295,7 +297,7 @@ class Keeper:
         failpoint.hit("shim.end.before-record")
         trace.take()
         trace.mark("ended")
-        exit = {**record.ended(status, ended_at), "oom_killed": False}
+        exit = {**record.ended(status, ended_at), "oom_killed": False, "ran_for": record.uptime() - self._began}
         self._record(exit)
         failpoint.hit("shim.end.after-record")
         trace.mark("recorded")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import _socket
 import json
 import os
+from time import CLOCK_BOOTTIME, clock_gettime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,6 +81,12 @@ def remove(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         pass
+
+
+def uptime() -> float:
+    """Seconds since the host was booted, by a clock that nobody sets and that goes on while the host sleeps: durations are
+    measured by it."""
+    return clock_gettime(CLOCK_BOOTTIME)
 
 
 def ended(status: int, at: float) -> Document:

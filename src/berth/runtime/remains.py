@@ -32,6 +32,7 @@ def exit_of(document: Document) -> Exit:
         signal=int(document["signal"]),
         at=float(document["at"]),
         oom_killed=bool(document.get("oom_killed", False)),
+        ran_for=document.get("ran_for"),
     )
 
 
@@ -102,6 +103,8 @@ def bury(run: str, id: str, directory: str, group: cgroup.Group, state: Document
     document: Document = {"v": 1, **ended, "oom_killed": oom}
     if state is not None:
         document |= {"pid": state["pid"], "started_at": state["started_at"]}
+        if "began" in state:
+            document["ran_for"] = record.uptime() - state["began"]
     try:
         record.write_exit(run, id, directory, document)
     except OSError:

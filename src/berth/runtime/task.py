@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import signal as signals
+import time
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -165,6 +166,7 @@ class NativeTask:
         self._pid = 0
         self._pidfd = -1
         self._started_at = 0.0
+        self._began = 0.0
         self._group: cgroup.Group = {}
         self._end = _End()
         self._execs: dict[str, NativeExec] = {}
@@ -186,6 +188,10 @@ class NativeTask:
     def started_at(self) -> float:
         """Seconds since the epoch."""
         return self._started_at
+
+    def running_for(self) -> float:
+        """Seconds since the start, by the host's uptime."""
+        return record.uptime() - self._began
 
     @property
     def exit(self) -> Exit | None:
@@ -338,6 +344,7 @@ class NativeTask:
         trace.add(summary.get("marks", []), self._id)
         self._pid = summary["pid"]
         self._started_at = summary["started_at"]
+        self._began = _beginning(summary)
         self._group = summary["cgroup"]
         self._directory = summary["directory"]
         if summary["exit"] is not None:
@@ -356,6 +363,7 @@ class NativeTask:
         """It has ended, and its shim is gone."""
         self._pid = int(document.get("pid", 0))
         self._started_at = float(document.get("started_at", 0.0))
+        self._began = _beginning(document)
         self._group = group
         self._ended(exit)
 
@@ -444,6 +452,13 @@ _REFUSALS: dict[int, type[BerthError]] = {
     # The group has just gone with the container.
     errno.ENOENT: Conflict,
 }
+
+
+def _beginning(document: Message) -> float:
+    """When it began, by the host's uptime. Shims of berth 0.1 told the time of the day only."""
+    if "began" in document:
+        return float(document["began"])
+    return record.uptime() - max(0.0, time.time() - float(document.get("started_at", 0.0)))
 
 
 def _nothing() -> None:

@@ -7,7 +7,6 @@ said to be unknown.
 from __future__ import annotations
 
 import signal
-import time
 
 from msgspec import Struct
 
@@ -99,7 +98,7 @@ def _summary(container: Container, details: list[str], advice: list[str]) -> str
         advice.append(f"Start it: berth start {name}")
         return f"{name} was created and has never been started."
     if container.status in (Status.RUNNING, Status.PAUSED):
-        since = human_duration(time.time() - state.started_at).lower()
+        since = human_duration(container.running_for()).lower()
         return f"{name} is {container.status}; it was started {since} ago."
     return _end(container, details, advice)
 
@@ -120,7 +119,7 @@ def _advice_for_start(code: int) -> list[str]:
 def _end(container: Container, details: list[str], advice: list[str]) -> str:
     state, name = container.state, container.name
     cause = state.cause
-    ran = human_duration(max(0.0, state.finished_at - state.started_at)).lower()
+    ran = human_duration(state.ran_for or max(0.0, state.finished_at - state.started_at)).lower()
     details.append(f"It ran for {ran} and ended with exit code {state.exit_code}: {_meaning(state.exit_code, cause)}.")
     if cause is None:
         return f"{name} has ended; what ended it is not on record."

@@ -52,7 +52,7 @@ def status_text(container: Container, now: float) -> str:
     if status is Status.RESTARTING:
         return f"Restarting ({state.exit_code}) {human_duration(now - state.finished_at)} ago"
     if is_running(status):
-        text = f"Up {human_duration(now - state.started_at)}"
+        text = f"Up {human_duration(container.running_for())}"
         if status is Status.PAUSED:
             return text + " (Paused)"
         if container.health is not None and container.health.status:

@@ -51,13 +51,15 @@ class MountRecord(Struct, kw_only=True, omit_defaults=True):
 
 
 class StateRecord(Struct, kw_only=True, omit_defaults=True):
-    """Times in seconds since the epoch, 0 for never. `id_map` belongs to the running task: empty in the host's user
+    """Times in seconds since the epoch, 0 for never; `ran_for` is how long the last run took, whatever the clock was set to
+    meanwhile. `id_map` belongs to the running task: empty in the host's user
     namespace. `manual_stop` tells unless-stopped and recovery that the user wanted it to be down.
     `cause` is why the last run ended, or what was asked for to end this one."""
 
     status: Status = Status.CREATED
     started_at: float = 0.0
     finished_at: float = 0.0
+    ran_for: float = 0.0
     exit_code: int = 0
     error: str = ""
     oom_killed: bool = False
@@ -211,8 +213,8 @@ class Container:
             os.close(stream.fd)
 
     def running_for(self) -> float:
-        """Seconds since the start of the present or last run."""
-        return time.time() - self.state.started_at
+        """Seconds since the start of the present run, whatever was done to the clock meanwhile."""
+        return self.task.running_for() if self.task is not None else max(0.0, time.time() - self.state.started_at)
 
 
 def _hung_up(stream: AttachStream) -> bool:

@@ -110,6 +110,7 @@ class Running:
         trace.mark("released", container.id)
         told, state.oom_killed = state.oom_killed, ended.oom_killed
         state.finished_at, state.exit_code, state.pid = ended.at, ended.code, 0
+        state.ran_for = max(0.0, ended.at - state.started_at) if ended.ran_for is None else ended.ran_for
         state.cause = concluded(state.cause, ended)
         again = not container.deleting and restart.should_restart(
             container.record.host_config.restart_policy, ended.code, state.restart_count, manual_stop=state.manual_stop
@@ -119,13 +120,12 @@ class Running:
         failpoint.hit("container.end.after-row")
         if ended.oom_killed and not told:
             parts.emit(container, "oom")
-        duration = str(max(0, int(ended.at - state.started_at)))
-        parts.emit(container, "die", {"exitCode": str(ended.code), "execDuration": duration})
+        parts.emit(container, "die", {"exitCode": str(ended.code), "execDuration": str(int(state.ran_for))})
         self._emit_volumes(container, "unmount")
         container.tell_exit()
         parts.trace.ended(container.id)
         if again:
-            self.schedule(container, ended.at - state.started_at)
+            self.schedule(container, state.ran_for)
 
     async def _release(self, container: Container) -> None:
         task, container.task = container.task, None
