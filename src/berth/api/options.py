@@ -12,6 +12,8 @@ from berth.engine.config import DEFAULT_ROOT, DEFAULT_SLOTS, DEFAULT_SOCKET, MOS
 from berth.engine.containers.logdriver import check_log_config
 from berth.engine.runtimes import parse_additions
 from berth.errors import InvalidArgument
+from berth.model.extension import EXTENSIONS, PREFIX
+from berth.model.extension import read as read_extensions
 from berth.model.units import parse_size
 from berth.model.version import VERSION
 from berth.wire.container import HostConfigLogConfig
@@ -181,6 +183,24 @@ def parse_log_options(driver: str, entries: list[str]) -> dict[str, str]:
     return options
 
 
+def _add_extensions(parser: argparse.ArgumentParser) -> None:
+    """What berth does beyond Docker, for containers without a label of their own."""
+    for extension in EXTENSIONS:
+        parser.add_argument(
+            f"--{extension.name}",
+            default=None,
+            metavar=extension.metavar,
+            help=f"{extension.help}; for containers without the label {PREFIX}{extension.name}",
+        )
+
+
+def _extensions(options: argparse.Namespace) -> dict[str, str]:
+    given = {e.name: getattr(options, e.field) for e in EXTENSIONS}
+    found = {name: text for name, text in given.items() if text is not None}
+    read_extensions(found, "--")
+    return found
+
+
 def _add_launches(parser: argparse.ArgumentParser) -> None:
     """What runs containers, and how fast."""
     parser.add_argument(
@@ -204,7 +224,7 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
     parser = argparse.ArgumentParser(
         prog="berthd", description="The berth engine: serves the Docker Engine API on a unix socket, and on TCP."
     )
-    for add in (_add_general, _add_tls, _add_images, _add_containers, _add_logs, _add_launches):
+    for add in (_add_general, _add_tls, _add_images, _add_containers, _add_logs, _add_extensions, _add_launches):
         add(parser)
     options = parser.parse_args(arguments)
     config = EngineConfig(
@@ -222,6 +242,7 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         runtimes=parse_additions(options.add_runtime),
         default_runtime=options.default_runtime,
         no_new_privileges=options.no_new_privileges,
+        extensions=_extensions(options),
         log_driver=options.log_driver,
         log_options=parse_log_options(options.log_driver, options.log_opt),
         log_cap=options.log_cap,

@@ -65,6 +65,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""
     default_ulimits: tuple[Ulimit, ...] = ()
+    extensions: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_default(self) -> bool:

@@ -22,6 +22,7 @@ from berth.engine.containers.mounting import parse_bind, tmpfs_record
 from berth.engine.containers.security import check_sysctls, parse_security_options
 from berth.engine.containers.signals import parse_signal
 from berth.errors import Internal, InvalidArgument
+from berth.model.extension import Settings
 from berth.model.instant import parse_instant, parse_rfc3339, rfc3339, rfc3339_ns
 from berth.model.rootfs import Change
 from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
@@ -220,10 +221,10 @@ def test_restart_policies() -> None:
 def test_restart_delays() -> None:
     delay, seen = 0.0, []
     for _ in range(12):
-        delay = restart.next_delay(delay, 0.1)
+        delay = restart.next_delay(delay, 0.1, Settings())
         seen.append(delay)
     assert seen[:4] == [0.1, 0.2, 0.4, 0.8] and seen[-1] == 60.0
-    assert restart.next_delay(60.0, 10.0) == 0.1
+    assert restart.next_delay(60.0, 10.0, Settings()) == 0.1
 
 
 @pytest.mark.parametrize(

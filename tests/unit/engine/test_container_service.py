@@ -324,10 +324,9 @@ def test_a_restart_by_hand_keeps_a_container_with_rm(tmp_path: Path) -> None:
     run(case())
 
 
-def test_on_failure_restarts_until_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_failure_restarts_until_the_limit(tmp_path: Path) -> None:
     async def case() -> None:
-        monkeypatch.setattr("berth.engine.containers.restart.FIRST_DELAY", 0.001)
-        world = World(tmp_path)
+        world = World(tmp_path, extensions={"restart-delay": "10ms"})
         await started(world, restart_policy=RestartPolicy(name="on-failure", maximum_retry_count=2))
         for number in range(1, 4):
             await settled(lambda n=number: len(world.runtime.launched) == n)  # type: ignore[misc]

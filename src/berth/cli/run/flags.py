@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from berth.cli.command import refusal
+from berth.model.extension import EXTENSIONS, PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ FLAGS: list[Flag] = [
         ("--volume-driver", "Optional volume driver for the container"),
         ("-w --workdir", "Working directory inside the container"),
     ),
+    *(Flag((f"--{e.name}",), "text", f"{e.help} (label {PREFIX}{e.name})") for e in EXTENSIONS),
     *_flags(
         "int",
         ("--blkio-weight", "Block IO (relative weight), between 10 and 1000, or 0 to disable"),

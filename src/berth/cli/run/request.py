@@ -11,6 +11,7 @@ import msgspec
 from berth.cli.run.mount import absolute_bind, parse_mount, parse_tmpfs
 from berth.cli.run.port import Bindings, merge, parse_expose, parse_publish
 from berth.errors import InvalidArgument
+from berth.model.extension import EXTENSIONS, PREFIX
 from berth.model.units import parse_duration, parse_size
 from berth.wire.container import (
     ContainerConfig,
@@ -77,7 +78,8 @@ def pairs(entries: list[str] | tuple[str, ...]) -> dict[str, str]:
 
 def _labels(options: Options) -> dict[str, str]:
     lines = [line for path in options["label_file"] for line in read_lines(path, "label")]
-    return pairs([*lines, *options["label"]])
+    extensions = {PREFIX + e.name: options[e.field] for e in EXTENSIONS if options.get(e.field) is not None}
+    return pairs([*lines, *options["label"]]) | extensions
 
 
 def _health(options: Options) -> HealthConfig | None:

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     RESTART = "restart"
     KILL = "kill"
     SHUTDOWN = "shutdown"
+    HEALTH = "health"
     OOM = "oom"
     SIGNAL = "signal"
     EXIT = "exit"

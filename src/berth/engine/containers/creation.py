@@ -26,6 +26,7 @@ from berth.engine.containers.record import Container, ContainerRecord, MountReco
 from berth.engine.containers.security import check_sysctls, parse_security_options
 from berth.engine.containers.validation import check_config, check_host_config
 from berth.errors import BerthError, InvalidArgument, NotFound
+from berth.model import extension
 from berth.model.identifier import new_id, short_id
 from berth.wire.container import ContainerConfig, ContainerCreateResponse, HostConfig
 from berth.wire.network import EndpointSettings, NetworkingConfig
@@ -53,6 +54,8 @@ class Creation:
             raise InvalidArgument("Config cannot be empty in order to create a container")
         image = self._parts.images.get(body.image)
         _check_platform(image, body.image, platform)
+        base = image.document.config
+        extensions = extension.asked(body.labels or {}, (base.labels if base else None) or {})
         config, host, warnings = self._complete(body, image)
         mounts = mounting.wanted_mounts(config, host, self._mounts_of)
         separation = self._isolation(host, mounts)
@@ -74,6 +77,7 @@ class Creation:
                 endpoints=_endpoints(body, host),
                 mounts=mounts,
                 no_new_privileges=self._parts.config.no_new_privileges,
+                extensions=extensions,
             )
             record.path, *record.args = spec.command(config)
             await self._record(record, image)

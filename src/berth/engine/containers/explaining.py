@@ -149,6 +149,7 @@ def _on_request(container: Container, cause: Cause, details: list[str], advice: 
         Kind.RESTART: "stopped for a restart",
         Kind.KILL: "sent a signal",
         Kind.SHUTDOWN: "stopped with the engine",
+        Kind.HEALTH: "ended because it was unhealthy",
     }[cause.kind]
     by = f" by {cause.by}" if cause.by else ""
     details.append(f"The signal was {signal_name(cause.signal)}, sent at {rfc3339(cause.at)}.")
@@ -205,9 +206,12 @@ def _about_restarts(container: Container, details: list[str], advice: list[str])
     policy = container.record.host_config.restart_policy
     name = policy.name if policy is not None else ""
     if container.status is Status.RESTARTING:
-        details.append(f"It is started again {container.backoff:.1f} s after its end (restart policy {name}).")
+        at = f"{container.backoff:.1f} s after its end, at {rfc3339(container.next_start)}"
+        details.append(f"It is started again {at} (restart policy {name}).")
     if state.restart_count:
-        details.append(f"It has been restarted {state.restart_count} times by its policy since it was last started by hand.")
+        details.append(
+            f"It has been restarted {state.restart_count} times by its policy (or for its health) since it was started by hand."
+        )
         advice.append("A program that keeps ending needs a look at its output rather than at the policy.")
     elif container.status is Status.EXITED and name in ("always", "unless-stopped") and state.manual_stop:
         details.append(f"Its restart policy {name} is suspended since it was stopped on purpose.")
@@ -224,4 +228,7 @@ def _about_health(container: Container, details: list[str], advice: list[str]) -
         + (f": {output[-1][:200]}" if output else ".")
     )
     if container.status is Status.RUNNING:
-        advice.append(f"Run the check by hand: berth exec {container.name} ...; an unhealthy container is not restarted for it.")
+        advice.append(
+            f"Run the check by hand: berth exec {container.name} ...; an unhealthy container is restarted for it only with "
+            "--health-on-failure restart (label berth.health-on-failure)."
+        )

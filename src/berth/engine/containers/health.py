@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -25,6 +26,7 @@ from berth.wire.container import ContainerConfig
 from berth.wire.health import Health, HealthcheckResult
 
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
+Unhealthy = Callable[[Container, Task], None]
 _KEPT = 5
 _OUTPUT = 4096
 _SECOND = 10**9
@@ -76,6 +78,11 @@ class Prober:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._unhealthy: Unhealthy = lambda container, task: None
+
+    def on_unhealthy(self, listener: Unhealthy) -> None:
+        """Whom to tell, after each probe, that a container is unhealthy."""
+        self._unhealthy = listener
 
     def begin(self, container: Container, task: Task) -> None:
         """Probe as long as the task runs."""
@@ -110,6 +117,8 @@ class Prober:
             container.health = judge(container.health, result, check, container.running_for())
             if container.health.status != before:
                 self._parts.emit(container, f"health_status: {container.health.status}")
+            if container.health.status == UNHEALTHY:
+                self._unhealthy(container, task)
 
     async def _probe(self, container: Container, task: Task, check: Check) -> HealthcheckResult:
         started = time.time()

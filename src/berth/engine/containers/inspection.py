@@ -82,6 +82,8 @@ def state_document(container: Container) -> Document:
     if container.status in ENDED and state.cause is not None:
         # An extension: Docker's clients take no notice of it.
         document["Cause"] = msgspec.to_builtins(facts(state.cause))
+    if status is Status.RESTARTING and container.next_start:
+        document["NextStartAt"] = rfc3339(container.next_start)
     if container.health is not None:
         document["Health"] = {"Log": [], **msgspec.to_builtins(container.health)}
     return document

@@ -16,6 +16,8 @@ from berth.engine.containers.record import Container
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
 from berth.engine.launch_trace import LaunchTrace
+from berth.model import extension
+from berth.model.extension import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,10 @@ class Parts:
         record = container.record
         attributes = {**(record.config.labels or {}), "image": record.image_name, "name": record.name, **(extra or {})}
         self.events.publish("container", action, record.id, attributes)
+
+    def settings(self, container: Container) -> Settings:
+        """What berth does with it beyond Docker's API: as it asks for, else as the engine has it."""
+        return extension.of_record({**self.config.extensions, **container.record.extensions})
 
     def directory(self, container_id: str) -> str:
         """The container's directory on disk."""

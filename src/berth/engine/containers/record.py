@@ -54,7 +54,8 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
     """Times in seconds since the epoch, 0 for never; `ran_for` is how long the last run took, whatever the clock was set to
     meanwhile. `id_map` belongs to the running task: empty in the host's user
     namespace. `manual_stop` tells unless-stopped and recovery that the user wanted it to be down.
-    `cause` is why the last run ended, or what was asked for to end this one."""
+    `cause` is why the last run ended, or what was asked for to end this one. `renewing`: it is being ended for its health, to be
+    started again whatever its restart policy says."""
 
     status: Status = Status.CREATED
     started_at: float = 0.0
@@ -67,12 +68,13 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
     restart_count: int = 0
     manual_stop: bool = False
     cause: Cause | None = None
+    renewing: bool = False
     id_map: list[IdMapping] = field(default_factory=list)
 
 
 class ContainerRecord(Struct, kw_only=True, omit_defaults=True):
     """The document. `name` is without the slash; `image_name` as the user wrote it. `no_new_privileges` is what the engine had as
-    its default when the container was created."""
+    its default when the container was created. `extensions` are model.extension's that the request asked for."""
 
     id: str
     name: str
@@ -86,6 +88,7 @@ class ContainerRecord(Struct, kw_only=True, omit_defaults=True):
     args: list[str] = field(default_factory=list)
     mounts: list[MountRecord] = field(default_factory=list)
     no_new_privileges: bool = False
+    extensions: dict[str, str] = field(default_factory=dict)
     state: StateRecord = field(default_factory=StateRecord)
 
 
@@ -110,6 +113,7 @@ class Container:
         self.health: Health | None = None
         self.probe_failures = 0
         self.backoff = 0.0
+        self.next_start = 0.0
         self.execs: dict[str, Execution] = {}
         self.deleting = False
         self.held = False

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
+from berth.model.extension import Settings
 from berth.wire.container import RestartPolicy
-
-FIRST_DELAY = 0.1
-LONGEST_DELAY = 60.0
-GOOD_RUN = 10.0
-"""Seconds of running after which the delay starts anew."""
 
 
 def should_restart(policy: RestartPolicy | None, exit_code: int, restart_count: int, *, manual_stop: bool) -> bool:
@@ -31,8 +27,8 @@ def should_start_at_boot(policy: RestartPolicy | None, exit_code: int, *, manual
     return name == "on-failure" and was_running and exit_code != 0 and not manual_stop
 
 
-def next_delay(previous: float, ran_for: float) -> float:
-    """Seconds to wait: 100 ms, doubled each time up to a minute, and 100 ms again after a good run."""
-    if previous <= 0 or ran_for >= GOOD_RUN:
-        return FIRST_DELAY
-    return min(previous * 2, LONGEST_DELAY)
+def next_delay(previous: float, ran_for: float, settings: Settings) -> float:
+    """Seconds to wait: as Docker 100 ms, doubled each time up to a minute, and 100 ms again after a good run."""
+    if previous <= 0 or ran_for >= settings.restart_window:
+        return min(settings.restart_delay, settings.restart_max_delay)
+    return min(previous * settings.restart_factor, settings.restart_max_delay)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from berth import failpoint, trace
 from berth.contract.runtime import Exit, LaunchRequest, Task
 from berth.engine.containers import restart
 from berth.engine.containers.cause import concluded
-from berth.engine.containers.health import Prober
+from berth.engine.containers.health import Prober, Unhealthy
 from berth.engine.containers.lifecycle import HAS_TASK, Status
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
@@ -65,6 +66,10 @@ class Running:
         self._emit_volumes(container, "mount")
         self.watch(container, task)
 
+    def on_unhealthy(self, listener: Unhealthy) -> None:
+        """Whom to tell of a probe after which a container is unhealthy."""
+        self._prober.on_unhealthy(listener)
+
     def watch(self, container: Container, task: Task) -> None:
         """Begin to wait for the task's end, and to probe its health."""
         container.task = task
@@ -112,9 +117,8 @@ class Running:
         state.finished_at, state.exit_code, state.pid = ended.at, ended.code, 0
         state.ran_for = max(0.0, ended.at - state.started_at) if ended.ran_for is None else ended.ran_for
         state.cause = concluded(state.cause, ended)
-        again = not container.deleting and restart.should_restart(
-            container.record.host_config.restart_policy, ended.code, state.restart_count, manual_stop=state.manual_stop
-        )
+        again = not container.deleting and self._goes_on(container, ended)
+        state.renewing = False
         container.move(Status.RESTARTING if again else Status.EXITED)
         parts.catalog.note(container)
         failpoint.hit("container.end.after-row")
@@ -126,6 +130,13 @@ class Running:
         parts.trace.ended(container.id)
         if again:
             self.schedule(container, state.ran_for)
+
+    def _goes_on(self, container: Container, ended: Exit) -> bool:
+        state = container.state
+        if state.renewing and not state.manual_stop:
+            return True
+        policy = container.record.host_config.restart_policy
+        return restart.should_restart(policy, ended.code, state.restart_count, manual_stop=state.manual_stop)
 
     async def _release(self, container: Container) -> None:
         task, container.task = container.task, None
@@ -145,7 +156,8 @@ class Running:
 
     def schedule(self, container: Container, ran_for: float) -> None:
         """Start it again after the back-off."""
-        container.backoff = restart.next_delay(container.backoff, ran_for)
+        container.backoff = restart.next_delay(container.backoff, ran_for, self._parts.settings(container))
+        container.next_start = time.time() + container.backoff
         container.restarter = asyncio.create_task(self._restart_later(container), name=f"restart {short_id(container.id)}")
 
     async def _restart_later(self, container: Container) -> None:

@@ -22,6 +22,7 @@ from berth.engine.containers.committing import Committing
 from berth.engine.containers.creation import CreateBody, Creation
 from berth.engine.containers.explaining import Explanation, explain
 from berth.engine.containers.files import Files
+from berth.engine.containers.healing import Healing
 from berth.engine.containers.inspection import Document, Inspection
 from berth.engine.containers.lifecycle import HAS_TASK, is_running
 from berth.engine.containers.listing import Listing
@@ -97,6 +98,8 @@ class ContainerService:
         self._listing = Listing(parts)
         self._updating = Updating(parts)
         self._recovery = Recovery(parts, self._running, self._removal)
+        self._healing = Healing(parts, self._stopping)
+        self._running.on_unhealthy(self._healing.unhealthy)
         self._log_cap = LogCap(parts)
         self.committing = Committing(parts)
         self.files = Files(parts)
@@ -121,6 +124,7 @@ class ContainerService:
             if going:
                 await asyncio.wait(going, timeout=_REMOVAL_SECONDS)
         self._log_cap.stop()
+        self._healing.stop()
         for container in self.parts.catalog:
             await self._running.let_go(container)
         await self.parts.runtime.drop_slots()

@@ -89,6 +89,21 @@ class Stopping:
                 "its process may be stuck in the kernel (a dead network filesystem, say)"
             )
 
+    async def end_unhealthy(self, container: Container, task: Task, *, at_once: bool, renew: bool) -> None:
+        """End a run for its health; nothing when that has ended. With `renew` it is started again, else as its policy says."""
+        number = SIGKILL if at_once else parse_signal(container.record.config.stop_signal or "TERM")
+        seconds = container.record.config.stop_timeout
+        async with container.lock:
+            if container.task is not task or container.status is not Status.RUNNING or container.state.manual_stop:
+                return
+            container.state.cause = asked(Kind.HEALTH, "", number)
+            container.state.renewing = renew
+            self._parts.catalog.note(container)
+            ended = container.next_exit()
+            await self._signal(container, number)
+        if not await _in_time(ended, DEFAULT_TIMEOUT if seconds is None else seconds):
+            await self._kill_and_wait(container, ended)
+
     async def kill(self, container: Container, signal: str, *, by: str = "") -> None:
         """One signal. SIGKILL waits for the end."""
         number = parse_signal(signal or "KILL")
