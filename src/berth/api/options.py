@@ -7,6 +7,7 @@ import os
 import resource
 from typing import Any
 
+from berth.api.config_file import DEFAULT_FILE, from_file
 from berth.api.host import check_exposure, parse_host
 from berth.engine.config import DEFAULT_ROOT, DEFAULT_SLOTS, DEFAULT_SOCKET, MOST_SLOTS, EngineConfig, TlsSettings, Ulimit
 from berth.engine.containers.logdriver import check_log_config
@@ -16,6 +17,7 @@ from berth.model.extension import EXTENSIONS, PREFIX
 from berth.model.extension import read as read_extensions
 from berth.model.units import parse_size
 from berth.model.version import VERSION
+from berth.registry.endpoint import split_mirror
 from berth.wire.container import HostConfigLogConfig
 
 
@@ -55,6 +57,15 @@ def parse_limit(text: str) -> int:
         raise argparse.ArgumentTypeError(error.message) from None
 
 
+def parse_mirror(text: str) -> str:
+    """https://mirror, or registry.example.com=https://mirror. ArgumentTypeError when it is not of that form."""
+    try:
+        split_mirror(text)
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+    return text
+
+
 def parse_group(text: str) -> str:
     """A path in the control groups, /groups/berth. ArgumentTypeError when it leads out of them."""
     if {"..", "."} & set(text.split("/")):
@@ -69,6 +80,7 @@ def _add_general(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-H", "--host", action="append", default=[], metavar="HOST", help="listen there too: unix:///path, tcp://address:port"
     )
+    parser.add_argument("--config-file", default="", metavar="FILE", help=f"options, as JSON ({DEFAULT_FILE}, if it is there)")
     parser.add_argument("--group", default="", metavar="GROUP", help="group of the unix sockets (berth, if there is one)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--version", action="version", version=f"berthd {VERSION}")
@@ -97,7 +109,12 @@ def _listening(options: argparse.Namespace) -> dict[str, Any]:
 def _add_images(parser: argparse.ArgumentParser) -> None:
     """Registries, builds, archives."""
     parser.add_argument(
-        "--registry-mirror", action="append", default=[], metavar="URL", help="ask this registry before Docker Hub"
+        "--registry-mirror",
+        action="append",
+        default=[],
+        type=parse_mirror,
+        metavar="[REGISTRY=]URL",
+        help="ask this mirror before the registry (Docker Hub)",
     )
     parser.add_argument(
         "--insecure-registry", action="append", default=[], metavar="HOST", help="speak plain HTTP to this registry"
@@ -226,7 +243,9 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
     )
     for add in (_add_general, _add_tls, _add_images, _add_containers, _add_logs, _add_extensions, _add_launches):
         add(parser)
-    options = parser.parse_args(arguments)
+    path = parser.parse_known_args(arguments)[0].config_file
+    known = {name for action in parser._actions for name in action.option_strings}
+    options = parser.parse_args([*from_file(path or DEFAULT_FILE, known, required=bool(path)), *arguments])
     config = EngineConfig(
         root=os.path.abspath(options.root),
         socket=os.path.abspath(options.socket),

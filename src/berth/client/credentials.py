@@ -40,9 +40,8 @@ def credentials(domain: str) -> dict[str, str]:
     """User name and password (or identity token) for a registry; empty when there are none."""
     config = read_config()
     key = server_key(domain)
-    helper = (config.get("credHelpers") or {}).get(key) or config.get("credsStore")
-    if helper:
-        found = _from_helper(str(helper), key)
+    if helper := _helper(config, key):
+        found = _from_helper(helper, key)
         if found:
             return found
     entry = (config.get("auths") or {}).get(key) or (config.get("auths") or {}).get(f"https://{key}")
@@ -79,20 +78,75 @@ def _from_entry(entry: dict[str, Any], key: str) -> dict[str, str]:
     return {"username": user, "password": password, "serveraddress": key}
 
 
-def _from_helper(helper: str, key: str) -> dict[str, str]:
+def keep(key: str, user: str, secret: str, token: str = "") -> str:
+    """Remember a registry's credentials: with the helper that is set up for it, else in the file. What keeps them, in words."""
+    config = read_config()
+    auths = config.setdefault("auths", {})
+    if helper := _helper(config, key):
+        entry = {"ServerURL": key, "Username": "<token>" if token else user, "Secret": token or secret}
+        code, output = _ask_helper(helper, "store", msgspec.json.encode(entry))
+        if code:
+            raise InvalidArgument(f"docker-credential-{helper} did not store the credentials of {key}: {output.strip()}")
+        auths[key] = {}
+        _write(config)
+        return f"docker-credential-{helper}"
+    auths[key] = {"auth": base64.b64encode(f"{user}:{'' if token else secret}".encode()).decode()}
+    if token:
+        auths[key]["identitytoken"] = token
+    _write(config)
+    return config_path()
+
+
+def forget(key: str) -> bool:
+    """Forget a registry's credentials. Whether there were any."""
+    config = read_config()
+    had = (config.get("auths") or {}).pop(key, None) is not None
+    if helper := _helper(config, key):
+        # An entry that is not there is an error of the helper, and none of ours.
+        code, _ = _ask_helper(helper, "erase", key.encode())
+        had = had or code == 0
+    if had:
+        _write(config)
+    return had
+
+
+def _write(config: dict[str, Any]) -> None:
+    import json
+
+    path = config_path()
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    part = f"{path}.{os.getpid()}"
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        json.dump(config, file, indent="\t")
+    os.replace(part, path)
+
+
+def _helper(config: dict[str, Any], key: str) -> str:
+    return str((config.get("credHelpers") or {}).get(key) or config.get("credsStore") or "")
+
+
+def _ask_helper(helper: str, action: str, data: bytes) -> tuple[int, str]:
+    """Exit code and output of a credential helper, a program of Docker's protocol."""
     import subprocess
 
     try:
-        done = subprocess.run(
-            [f"docker-credential-{helper}", "get"], input=key.encode(), capture_output=True, timeout=60, check=False
-        )
+        done = subprocess.run([f"docker-credential-{helper}", action], input=data, capture_output=True, timeout=60, check=False)
     except FileNotFoundError as error:
         raise InvalidArgument(
             f"the credential helper docker-credential-{helper} named in {config_path()} is not installed"
         ) from error
-    if done.returncode != 0:
+    return done.returncode, (done.stdout or done.stderr).decode(errors="replace")
+
+
+def _from_helper(helper: str, key: str) -> dict[str, str]:
+    code, output = _ask_helper(helper, "get", key.encode())
+    if code:
         return {}
-    found = msgspec.json.decode(done.stdout)
+    try:
+        found = msgspec.json.decode(output)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument(f"docker-credential-{helper} gave an answer that is no JSON: {error}") from error
     user, secret = str(found.get("Username", "")), str(found.get("Secret", ""))
     if user == "<token>":
         return {"identitytoken": secret, "serveraddress": key}

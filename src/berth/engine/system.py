@@ -14,6 +14,7 @@ from berth.engine.events import Events
 from berth.kernel.file import filesystem_type
 from berth.model.instant import rfc3339
 from berth.model.version import VERSION
+from berth.registry.endpoint import split_mirror
 from berth.storage.database import Database
 from berth.wire.system import (
     Commit,
@@ -206,12 +207,17 @@ class SystemService:
             info.security_options.append("name=no-new-privileges")
 
     def _registry_config(self) -> RegistryServiceConfig:
-        hub = IndexInfo(name="docker.io", mirrors=list(self._config.registry_mirrors), secure=True, official=True)
+        mirrors: dict[str, list[str]] = {}
+        for host, address in map(split_mirror, self._config.registry_mirrors):
+            mirrors.setdefault(host, []).append(address)
+        hub = IndexInfo(name="docker.io", mirrors=mirrors.pop("docker.io", []), secure=True, official=True)
+        others = {name: IndexInfo(name=name, mirrors=known, secure=True, official=False) for name, known in mirrors.items()}
         insecure = {
-            name: IndexInfo(name=name, mirrors=[], secure=False, official=False) for name in self._config.insecure_registries
+            name: IndexInfo(name=name, mirrors=mirrors.get(name, []), secure=False, official=False)
+            for name in self._config.insecure_registries
         }
         return RegistryServiceConfig(
             insecure_registry_cidrs=["127.0.0.0/8", "::1/128"],
-            index_configs={"docker.io": hub, **insecure},
-            mirrors=list(self._config.registry_mirrors),
+            index_configs={"docker.io": hub, **others, **insecure},
+            mirrors=hub.mirrors,
         )

@@ -41,6 +41,12 @@ class Fetched:
     document: ManifestDocument | IndexDocument
 
 
+def next_page(link: str) -> str | None:
+    """The address in a Link header with rel="next"."""
+    found = _NEXT.search(link)
+    return found[1] if found else None
+
+
 class _Tags(Struct, frozen=True):
     tags: list[str] | None = None
 
@@ -100,14 +106,14 @@ class RegistryClient:
         while target is not None and len(found) < _MAX_TAGS:
             async with self.transport.request("GET", target) as response:
                 data = await read_limited(response, MAX_MANIFEST, f"the list of tags of {self.path}")
-                following = _NEXT.search(response.headers.get("Link", ""))
+                following = next_page(response.headers.get("Link", ""))
                 base = str(response.url)
             try:
                 page = msgspec.json.decode(data, type=_Tags).tags or []
             except MALFORMED as error:
                 raise DataLoss(f"the list of tags of {self.path} cannot be read: {error}") from error
             found += page
-            target = self.transport.resolve(following[1], base) if following and page else None
+            target = self.transport.resolve(following, base) if following and page else None
         return found
 
     # Blobs

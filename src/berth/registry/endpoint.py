@@ -1,4 +1,4 @@
-"""Where a registry is: mirrors before Docker Hub, and who may be spoken to without TLS.
+"""Where a registry is: its mirrors before it, and who may be spoken to without TLS.
 
 Plain HTTP, and TLS without a check of the certificate, are only for loopback addresses and for registries that the
 operator listed as insecure. Nobody else is ever fallen back to HTTP for, whatever goes wrong with TLS (CVE-2014-5277).
@@ -28,10 +28,20 @@ class Endpoint:
 
 
 def endpoints(domain: str, mirrors: Sequence[str], insecure: Sequence[str]) -> list[Endpoint]:
-    """The servers to ask for images of `domain`, in order."""
-    if domain != DEFAULT_DOMAIN:
-        return [endpoint(domain, insecure)]
-    return [*(_mirror(text, insecure) for text in mirrors), Endpoint(HUB)]
+    """The servers to ask for images of `domain`, in order. A mirror is an address (Docker Hub's), or HOST=address."""
+    own = [address for host, address in map(split_mirror, mirrors) if host == domain]
+    last = Endpoint(HUB) if domain == DEFAULT_DOMAIN else endpoint(domain, insecure)
+    return [*(_mirror(text, insecure) for text in own), last]
+
+
+def split_mirror(text: str) -> tuple[str, str]:
+    """The registry that a mirror is for, and the mirror's address. InvalidArgument."""
+    host, equals, address = text.partition("=")
+    host, address = (host, address) if equals else (DEFAULT_DOMAIN, text)
+    if not host or "/" in host or not address:
+        raise InvalidArgument(f"invalid registry mirror {text!r}: give http(s)://mirror, or REGISTRY=http(s)://mirror")
+    _mirror(address, ())
+    return DEFAULT_DOMAIN if host in ("index.docker.io", HUB) else host, address
 
 
 def endpoint(host: str, insecure: Sequence[str], *, mirror: bool = False) -> Endpoint:

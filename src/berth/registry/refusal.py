@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
 import msgspec
 from msgspec import Struct
 
@@ -29,8 +32,19 @@ class RepositoryUnknown(NotFound):
     """The registry has no such repository, or does not tell us."""
 
 
-def refusal(status: int, body: bytes) -> BerthError:
-    """The error for an answer with this status and body."""
+def retry_seconds(text: str) -> float | None:
+    """How long a Retry-After header says to wait: seconds, or the moment as a date (RFC 9110, section 10.2.3); None without."""
+    if text.strip().isascii() and text.strip().isdigit():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds()) if moment.tzinfo else None
+    except ValueError:
+        return None
+
+
+def refusal(status: int, body: bytes, retry_after: str = "") -> BerthError:
+    """The error for an answer with this status and body, and its Retry-After header."""
     code, text = _read(body)
     text = text or _PLAIN.get(status, f"received unexpected HTTP status: {status}")
     if code == "MANIFEST_UNKNOWN":
@@ -44,7 +58,7 @@ def refusal(status: int, body: bytes) -> BerthError:
     if status == 404:
         return NotFound(text)
     if status == 429 or code == "TOOMANYREQUESTS":
-        return ResourceExhausted(text)
+        return ResourceExhausted(f"{_limited(text)}: {_when(retry_after)}, log in, or set up a registry mirror")
     if status in (400, 405, 413, 415, 422):
         return InvalidArgument(text)
     return Unavailable(text)
@@ -54,8 +68,19 @@ _PLAIN = {
     401: "unauthorized: authentication required",
     403: "denied: requested access to the resource is denied",
     404: "not found",
-    429: "toomanyrequests: the registry limits the number of requests: wait, or log in",
+    429: "toomanyrequests: the registry limits the number of requests",
 }
+
+
+def _limited(text: str) -> str:
+    return text if text.startswith("toomanyrequests") else f"toomanyrequests: {text}"
+
+
+def _when(retry_after: str) -> str:
+    seconds = retry_seconds(retry_after)
+    if seconds is None:
+        return "try again later"
+    return f"try again in {seconds:.0f} seconds" if seconds < 120 else f"try again in {seconds / 60:.0f} minutes"
 
 
 def _read(body: bytes) -> tuple[str, str]:

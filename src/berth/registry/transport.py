@@ -25,7 +25,7 @@ from berth.model.version import VERSION
 from berth.registry.auth import MAX_TOKEN_RESPONSE, Challenge, TokenRequest, TokenResponse, parse_challenges, token_request
 from berth.registry.credential import NOBODY, Credentials
 from berth.registry.endpoint import Endpoint, host_name, is_loopback
-from berth.registry.refusal import refusal
+from berth.registry.refusal import refusal, retry_seconds
 
 Body = Callable[[], Any]
 USER_AGENT = f"berth/{VERSION} (linux; docker-compatible)"
@@ -33,6 +33,8 @@ CONNECT_SECONDS = 20.0
 READ_SECONDS = 90.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 8
+# A limit that is over soon is waited for, any other is told.
+_PATIENCE, _LEAST_PAUSE = 20.0, 0.1
 _MAX_ERROR_BODY = 64 * 1024
 _NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -141,14 +143,14 @@ class Transport:
         `body` makes the body anew for each try. An answer with a status not in `expect` is raised as its kind."""
         for last in (False, True):
             used = self._authorization
-            response = await self._send(method, target, dict(headers or {}), body)
+            response = await self._send_patiently(method, target, dict(headers or {}), body)
             try:
                 if response.status == 401 and not last and self._is_ours(str(response.url)):
                     challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
                     if await self._authenticate(challenges, used):
                         continue
                 if response.status not in expect:
-                    raise refusal(response.status, await self._error_body(response))
+                    raise refusal(response.status, await self._error_body(response), response.headers.get("Retry-After", ""))
                 yield response
                 return
             finally:
@@ -159,6 +161,20 @@ class Transport:
             return (await response.content.read(_MAX_ERROR_BODY)) if response.method != "HEAD" else b""
         except _NETWORK_ERRORS:
             return b""
+
+    async def _send_patiently(
+        self, method: str, target: str, headers: dict[str, str], body: Body | None
+    ) -> aiohttp.ClientResponse:
+        """Again after a moment when the registry says that it has too much to do, and for how long."""
+        waited = 0.0
+        while True:
+            response = await self._send(method, target, headers, body)
+            pause = retry_seconds(response.headers.get("Retry-After", ""))
+            if response.status not in (429, 503) or pause is None or waited + pause > _PATIENCE:
+                return response
+            response.release()
+            waited += max(pause, _LEAST_PAUSE)
+            await asyncio.sleep(max(pause, _LEAST_PAUSE))
 
     async def _send(self, method: str, target: str, headers: dict[str, str], body: Body | None) -> aiohttp.ClientResponse:
         if self._scheme is None:
@@ -271,7 +287,7 @@ class Transport:
         response = await self._once("POST" if form else "GET", url, headers, (lambda: form) if form else None)
         try:
             if response.status != 200:
-                raise refusal(response.status, await self._error_body(response))
+                raise refusal(response.status, await self._error_body(response), response.headers.get("Retry-After", ""))
             data = await read_limited(response, MAX_TOKEN_RESPONSE, "the answer of the token server")
             return msgspec.json.decode(data, type=TokenResponse)
         except MALFORMED as error:

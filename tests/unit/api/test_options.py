@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from berth.api.options import parse_options
 from berth.engine.config import Ulimit
+from berth.errors import InvalidArgument
 
 
 def test_ulimits_and_the_parent_of_control_groups() -> None:
@@ -31,3 +35,44 @@ def test_what_makes_no_sense_is_refused(option: str, words: str, capsys: pytest.
     with pytest.raises(SystemExit):
         parse_options([option])
     assert words in capsys.readouterr().err
+
+
+def test_a_file_comes_before_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(
+        """{"data-root": "/data", "hosts": ["tcp://127.0.0.1:1", "unix:///a"], "registry-mirrors": ["https://m", "r.example=https://n"],
+        "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 20, "Soft": 10}}, "no-new-privileges": true, "tls": false,
+        "pool-size": 3, "log-level": "debug"}"""
+    )
+    config, level = parse_options(["--config-file", str(file), "--pool-size", "0", "-H", "unix:///b"])
+    assert (config.root, config.pool_size, config.no_new_privileges, level) == ("/data", 0, True, "debug")
+    assert config.hosts == ("tcp://127.0.0.1:1", "unix:///a", "unix:///b")
+    assert config.registry_mirrors == ("https://m", "r.example=https://n")
+    assert config.default_ulimits == (Ulimit("nofile", 10, 20),)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "must hold an object"),
+        ("{", "cannot be read"),
+        ('{"storage-driver": "zfs"}', "there is no option 'storage-driver'"),
+        ('{"config-file": "x"}', "there is no option 'config-file'"),
+        ('{"default-ulimits": {"nofile": {"Soft": 1}}}', "the value of 'default-ulimits' cannot be used"),
+        ('{"hosts": null}', "the value of 'hosts' cannot be used"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(text)
+    with pytest.raises(InvalidArgument, match=re.escape(words)):
+        parse_options(["--config-file", str(file)])
+    with pytest.raises(InvalidArgument, match="there is no such file"):
+        parse_options(["--config-file", f"{tmp_path}/no"])
+
+
+@pytest.mark.parametrize("mirror", ["ftp://x", "a/b=https://x", "https://x/path", "=https://x", "host="])
+def test_mirrors_that_make_no_sense_are_refused(mirror: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options([f"--registry-mirror={mirror}"])
+    assert "invalid registry mirror" in capsys.readouterr().err

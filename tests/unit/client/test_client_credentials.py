@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.client.credentials import credentials, registry_auth
+from berth.client.credentials import credentials, forget, keep, registry_auth
 
 
 @pytest.fixture
@@ -38,3 +38,29 @@ def test_from_a_helper(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     config.write_text(json.dumps({"credHelpers": {"r.example": "test"}}))
     assert credentials("r.example") == {"username": "u", "password": "r.example", "serveraddress": "r.example"}
+
+
+def test_a_helper_keeps_and_forgets(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = tmp_path / "docker-credential-test"
+    kept = tmp_path / "kept"
+    helper.write_text(
+        f'#!/bin/sh\ncase "$1" in store) cat > {kept};; get) cat {kept} 2>/dev/null;; erase) cat >/dev/null; rm {kept};; esac\n'
+    )
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    config.write_text(json.dumps({"credsStore": "test", "other": 1}))
+    assert keep("r.example", "me", "secret") == "docker-credential-test"
+    assert credentials("r.example") == {"username": "me", "password": "secret", "serveraddress": "r.example"}
+    assert json.loads(config.read_text()) == {"credsStore": "test", "other": 1, "auths": {"r.example": {}}}
+    keep("r.example", "me", "secret", "token")
+    assert credentials("r.example") == {"identitytoken": "token", "serveraddress": "r.example"}
+    assert forget("r.example") and not kept.exists()
+    assert not forget("r.example")
+
+
+def test_the_file_keeps_what_no_helper_does(config: Path) -> None:
+    assert keep("r.example", "me", "secret", "token") == str(config)
+    assert config.stat().st_mode & 0o777 == 0o600
+    assert credentials("r.example") == {"identitytoken": "token", "serveraddress": "r.example"}
+    assert "secret" not in config.read_text()
+    assert forget("r.example") and credentials("r.example") == {}

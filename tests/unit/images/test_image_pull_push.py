@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from berth.errors import DataLoss, NotFound, Unauthenticated, Unavailable
+from berth.errors import DataLoss, NotFound, ResourceExhausted, Unauthenticated, Unavailable
 from berth.model.digest import digest_of
+from berth.model.filters import Filters
 from berth.model.reference import parse
 from berth.registry.access import Registries
 from berth.wire.image import AuthConfig
@@ -364,6 +365,77 @@ def test_mirrors_are_asked_first_and_passed_over_when_they_fail(world: World) ->
             image = await pull(world, "debian:trixie", [], auth=AuthConfig(username="me", password="secret"))
             assert image.id == digest_of(config) and image.tags == ("debian:trixie",)
             assert {given for _, given in mirror.authorizations} == {""}
+
+    run(work())
+
+
+def test_mirrors_of_any_registry_and_of_none_other(world: World) -> None:
+    async def work() -> None:
+        async with FakeRegistry().serve() as mirror, FakeRegistry().serve() as registry:
+            config, _ = mirror.put_image("team/app", "1", [A])
+            registry.put_image("team/app", "2", [B])
+            world.service._puller._registries = Registries((f"{registry.host}=http://{mirror.host}",), delay=0)
+            image = await pull(world, f"{registry.host}/team/app:1", [])
+            assert image.id == digest_of(config) and image.tags == (f"{registry.host}/team/app:1",)
+            assert not registry.authorizations
+            # What the mirror does not have, the registry gives.
+            await pull(world, f"{registry.host}/team/app:2", [])
+            other = Registries((f"elsewhere.example.com=http://{mirror.host}",), delay=0)
+            world.service._puller._registries = other
+            with pytest.raises(NotFound):
+                await pull(world, f"{registry.host}/team/app:1", [])
+
+    run(work())
+
+
+def test_a_mirror_that_loses_its_layers_is_replaced_by_the_registry(world: World) -> None:
+    async def work() -> None:
+        async with FakeRegistry().serve() as mirror, FakeRegistry().serve() as registry:
+            for place in (mirror, registry):
+                config, _ = place.put_image("app", "1", [A, B])
+            mirror.without_blobs = True
+            world.service._puller._registries = Registries((f"{registry.host}=http://{mirror.host}",), delay=0)
+            messages: Messages = []
+            image = await pull(world, f"{registry.host}/app:1", messages)
+            assert image.id == digest_of(config) and mirror.hits["GET blobs"] and registry.hits["GET blobs"] == 3
+            assert statuses(messages)[-1].startswith("Status: Downloaded newer image")
+
+    run(work())
+
+
+def test_limits_are_waited_for_when_they_are_short_and_told_when_they_are_not(world: World) -> None:
+    async def work() -> None:
+        async with FakeRegistry(limits=2, retry_after="0").serve() as registry:
+            config, _ = registry.put_image("app", "1", [A])
+            assert (await pull(world, f"{registry.host}/app:1", [])).id == digest_of(config)
+            assert registry.hits["limited"] == 2
+            registry.limits, registry.retry_after = 9, "3600"
+            with pytest.raises(ResourceExhausted) as raised:
+                await pull(world, f"{registry.host}/app:2", [])
+            assert raised.value.message == (
+                "toomanyrequests: You have reached your pull rate limit: "
+                "try again in 60 minutes, log in, or set up a registry mirror"
+            )
+            assert registry.hits["limited"] == 3, "nobody waits for an hour"
+            registry.retry_after = ""
+            with pytest.raises(ResourceExhausted, match="try again later, log in"):
+                await pull(world, f"{registry.host}/app:2", [])
+
+    run(work())
+
+
+def test_a_registry_without_an_index_is_searched_by_its_catalog(world: World) -> None:
+    async def work() -> None:
+        async with FakeRegistry().serve() as registry:
+            for name in ("team/web", "team/api", "other/web-server"):
+                registry.put_image(name, "1", [A])
+            world.service._registries = Registries(delay=0)
+            found = await world.service.search(f"{registry.host}/WEB", 0, Filters())
+            assert [entry["name"] for entry in found] == [f"{registry.host}/other/web-server", f"{registry.host}/team/web"]
+            assert len(await world.service.search(f"{registry.host}/web", 1, Filters())) == 1
+            registry.catalog = False
+            with pytest.raises(Unavailable, match="does not list its repositories"):
+                await world.service.search(f"{registry.host}/web", 0, Filters())
 
     run(work())
 

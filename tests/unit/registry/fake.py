@@ -30,6 +30,11 @@ class FakeRegistry:
     cuts: int = 0
     ignore_range: bool = False
     hang: bool = False
+    # Answers 429, so many times, with this Retry-After.
+    limits: int = 0
+    retry_after: str = ""
+    without_blobs: bool = False
+    catalog: bool = True
     ranges: list[int] = field(default_factory=list)
     redirect_blobs_to: str = ""
     uploads_location: str = ""
@@ -119,6 +124,13 @@ class FakeRegistry:
         denied = self._check(request)
         if denied is not None:
             return denied
+        if self.limits and path != "v2/":
+            self.limits -= 1
+            self.hits["limited"] += 1
+            headers = {"Retry-After": self.retry_after} if self.retry_after else {}
+            return _error(429, "TOOMANYREQUESTS", "You have reached your pull rate limit", headers)
+        if path == "v2/_catalog" and self.catalog:
+            return self._catalog(request)
         if path == "v2/":
             return web.json_response({})
         path = path.removeprefix("v2/")
@@ -171,7 +183,7 @@ class FakeRegistry:
         return web.Response(body=data, headers={"Content-Type": media_type, "Docker-Content-Digest": digest_of(data)})
 
     async def _blob(self, request: web.Request, repository: str, digest: str) -> web.StreamResponse:
-        if digest not in self.repositories.get(repository, set()):
+        if self.without_blobs or digest not in self.repositories.get(repository, set()):
             return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
         data = self.blobs[digest]
         if request.method == "GET" and self.redirect_blobs_to:
@@ -218,6 +230,11 @@ class FakeRegistry:
             return web.Response(status=201)
         location = f"{self.uploads_location}/v2/{repository}/blobs/uploads/{rest}?_state=a%3D%3D"
         return web.Response(status=202, headers={"Location": location})
+
+    def _catalog(self, request: web.Request) -> web.Response:
+        names = [name for name in sorted(self.repositories) if name > request.query.get("last", "")]
+        headers = {"Link": f'</v2/_catalog?last={names[0]}&n=1>; rel="next"'} if len(names) > 1 else {}
+        return web.json_response({"repositories": names[:1]}, headers=headers)
 
     def _tags(self, request: web.Request, repository: str) -> web.Response:
         if repository not in self.repositories:

@@ -1,28 +1,15 @@
-"""login and logout: credentials in Docker's configuration file, so that both command lines share them."""
+"""login and logout: credentials in Docker's configuration file or its helper, so that both command lines share them."""
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import sys
 
 import click
 
 from berth.cli.command import declare
 from berth.cli.session import engine
-from berth.client.credentials import config_path, read_config, server_key
+from berth.client.credentials import config_path, forget, keep, server_key
 from berth.errors import InvalidArgument
-
-
-def _write(config: dict[str, object]) -> None:
-    path = config_path()
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    part = f"{path}.{os.getpid()}"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
-        json.dump(config, file, indent="\t")
-    os.replace(part, path)
 
 
 def _password(given: str | None, from_stdin: bool) -> str:
@@ -51,14 +38,9 @@ def login(username: str | None, password: str | None, password_stdin: bool, serv
     user = username or str(click.prompt("Username"))
     secret = _password(password, password_stdin)
     answer = engine().system.login(user, secret, key) or {}
-    config = read_config()
-    auths = config.setdefault("auths", {})
-    token = answer.get("IdentityToken")
-    auths[key] = {"auth": base64.b64encode(f"{user}:{'' if token else secret}".encode()).decode()}
-    if token:
-        auths[key]["identitytoken"] = token
-    _write(config)
-    print(f"WARNING! Your credentials are stored unencrypted in '{config_path()}'.", file=sys.stderr)
+    where = keep(key, user, secret, answer.get("IdentityToken") or "")
+    if where == config_path():
+        print(f"WARNING! Your credentials are stored unencrypted in '{where}'.", file=sys.stderr)
     click.echo(answer.get("Status") or "Login Succeeded")
 
 
@@ -67,12 +49,10 @@ def login(username: str | None, password: str | None, password_stdin: bool, serv
 def logout(server: str | None) -> None:
     """Log out from a registry."""
     key = server_key(server or "docker.io")
-    config = read_config()
-    if (config.get("auths") or {}).pop(key, None) is None:
+    if not forget(key):
         click.echo(f"Not logged in to {key}")
         return
     click.echo(f"Removing login credentials for {key}")
-    _write(config)
 
 
 COMMANDS = {"login": login, "logout": logout}

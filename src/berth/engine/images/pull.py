@@ -8,6 +8,9 @@ downloaded when a pull fails stays, and the next try goes on from there.
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from berth import failpoint
 from berth.contract.image import Image, Progress
@@ -18,7 +21,16 @@ from berth.engine.images.progress import Reporter, one_error, reporting
 from berth.engine.images.resolve import Resolved, first_answer, follow, translate
 from berth.engine.images.store import ImageStore
 from berth.engine.images.view import labels_of
-from berth.errors import BerthError, DataLoss, InvalidArgument, NotFound
+from berth.errors import (
+    BerthError,
+    DataLoss,
+    Forbidden,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
 from berth.model.descriptor import Descriptor, Platform
 from berth.model.digest import Digest, chain_id, hex_of
 from berth.model.reference import Reference, parse
@@ -28,9 +40,29 @@ from berth.registry.credential import NOBODY, Credentials
 from berth.registry.manifest import MAX_CONFIG, check_layers, host_platform, matches, parse_config, parse_platform, text_of
 from berth.wire.document import ImageDocument
 
+log = logging.getLogger("berth.engine")
 _DOWNLOADS = 3
 _NEWER = "Status: Downloaded newer image for "
 _SAME = "Status: Image is up to date for "
+
+
+class _MirrorFailed(Exception):
+    def __init__(self, host: str, error: BerthError) -> None:
+        super().__init__(error.message)
+        self.host = host
+        self.error = error
+
+
+@contextmanager
+def _mirror_errors(client: RegistryClient) -> Iterator[None]:
+    """What a mirror cannot give is no answer of the registry."""
+    try:
+        yield
+    except (Unavailable, NotFound, DataLoss, Forbidden, Unauthenticated, ResourceExhausted) as error:
+        full = isinstance(error, ResourceExhausted) and isinstance(error.__cause__, OSError)
+        if full or not client.transport.endpoint.mirror:
+            raise
+        raise _MirrorFailed(client.transport.endpoint.host, error) from error
 
 
 class Puller:
@@ -55,10 +87,25 @@ class Puller:
         listener: Progress | None = None,
     ) -> Image:
         """One image. Errors that come before the first message are raised before anything is reported."""
+        try:
+            image = await self._pull(reference, platform, credentials, listener, mirrors=True)
+        except _MirrorFailed as failure:
+            # What it gave of the layers is kept, and verified as ever; the registry itself has the rest.
+            log.warning("%s: the mirror %s failed: %s", reference.familiar, failure.host, failure.error.message)
+            image = await self._pull(reference, platform, credentials, listener, mirrors=False)
+        attributes = {"name": reference.familiar_name, **labels_of(image.document)}
+        self._events.publish("image", "pull", reference.familiar, attributes)
+        return image
+
+    async def _pull(
+        self, reference: Reference, platform: str, credentials: Credentials, listener: Progress | None, *, mirrors: bool
+    ) -> Image:
         want = parse_platform(platform)
         known = self._known(reference, want)
-        async with first_answer(self._registries, reference, credentials, frozenset(known)) as (client, top):
-            resolved = await follow(client, top, want, reference) if isinstance(top, Fetched) else None
+        found = first_answer(self._registries, reference, credentials, frozenset(known), mirrors=mirrors)
+        async with found as (client, top):
+            with _mirror_errors(client):
+                resolved = await follow(client, top, want, reference) if isinstance(top, Fetched) else None
             digest = top.digest if isinstance(top, Fetched) else top
             async with reporting(listener) as reporter:
                 name = reference.familiar_name if "/" in reference.familiar_name else f"library/{reference.familiar_name}"
@@ -66,11 +113,10 @@ class Puller:
                 if resolved is None:
                     image, newer = known[digest], False
                 else:
-                    image, newer = await self._fetch(resolved, reference, want if platform else None, reporter)
+                    with _mirror_errors(client):
+                        image, newer = await self._fetch(resolved, reference, want if platform else None, reporter)
                 reporter.message(f"Digest: {digest}")
                 reporter.message((_NEWER if newer else _SAME) + reference.familiar)
-        attributes = {"name": reference.familiar_name, **labels_of(image.document)}
-        self._events.publish("image", "pull", reference.familiar, attributes)
         return image
 
     def _known(self, reference: Reference, want: Platform) -> dict[Digest, Image]:

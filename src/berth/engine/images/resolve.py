@@ -39,12 +39,17 @@ class Resolved:
 
 @asynccontextmanager
 async def first_answer(
-    registries: Registries, reference: Reference, credentials: Credentials, known: frozenset[Digest] = frozenset()
+    registries: Registries,
+    reference: Reference,
+    credentials: Credentials,
+    known: frozenset[Digest] = frozenset(),
+    *,
+    mirrors: bool = True,
 ) -> AsyncIterator[tuple[RegistryClient, Fetched | Digest]]:
     """The first server that has the reference: mirrors are passed over when they fail, the registry's error is raised.
     Only a digest comes when the reference still means one of those that are `known`: that was asked for with HEAD, which
     registries do not count as a pull."""
-    async with registries.open(reference, credentials) as clients:
+    async with registries.open(reference, credentials, mirrors=mirrors) as clients:
         for client in clients:
             wanted = reference.digest or reference.tag or "latest"
             try:
