@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import structs
 
 from berth.contract.image import Image
-from berth.contract.network import Attachment, ContainerFacts
+from berth.contract.network import Attachment, Bindings, ContainerFacts, PortChange
 from berth.contract.runtime import Abilities, AttachStream, ExecRequest, Exit, LaunchFailed, LaunchRequest, Stats
 from berth.contract.volume import Volume
 from berth.engine.config import EngineConfig
@@ -116,6 +116,8 @@ class TwinTask:
         self.streams.append(stream)
 
     async def resize(self, height: int, width: int) -> None: ...
+
+    async def hold_ports(self, sockets: Sequence[int], released: Sequence[tuple[str, str, int]]) -> None: ...
 
     async def rotate_log(self) -> None:
         self.rotations += 1
@@ -230,6 +232,9 @@ class TwinNetworks:
     async def disconnect(self, facts: ContainerFacts, network: str, pid: int | None, *, force: bool) -> None: ...
 
     async def renamed(self, container_id: str, name: str) -> None: ...
+
+    def change_ports(self, facts: ContainerFacts, more: Bindings, fewer: Bindings, *, running: bool) -> PortChange:
+        return PortChange(bindings=more)
 
     def settings(self, facts: ContainerFacts) -> NetworkSettings:
         return NetworkSettings(networks=dict(facts.endpoints), ports={})

@@ -19,9 +19,10 @@ from berth.model.version import VERSION
 
 _CONTAINER = {
     **dict.fromkeys(("attach", "create", "exec", "run", "start"), "run"),
-    **dict.fromkeys(("commit", "diff", "export", "kill", "pause", "port", "rename", "restart"), "container"),
+    **dict.fromkeys(("commit", "diff", "export", "kill", "pause", "rename", "restart"), "container"),
     **dict.fromkeys(("rm", "stop", "top", "unpause", "wait"), "container"),
     "cp": "copy",
+    "port": "port",
     "inspect": "inspect",
     "logs": "logs",
     "ls": "listing",

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
 
 from berth.client.decode import decode
 from berth.client.engine import Engine, FilterMap, Progress, encode_filters
@@ -23,7 +23,9 @@ from berth.wire.container import (
     FilesystemChange,
     HostConfig,
 )
-from berth.wire.network import NetworkingConfig
+from berth.wire.network import NetworkingConfig, PortBinding
+
+Bindings = Mapping[str, list[PortBinding] | None]
 
 
 class CreateBody(ContainerConfig, kw_only=True, omit_defaults=True):
@@ -88,6 +90,16 @@ class Containers:
     def inspect_raw(self, name: str, *, size: bool = False) -> Any:
         """As the engine wrote it, for display."""
         return self._engine.json("GET", f"/containers/{name}/json", query={"size": size or None})
+
+    def change_ports(self, name: str, *, publish: Bindings | None = None, unpublish: Bindings | None = None) -> None:
+        """Publish more or fewer ports, at once: an extension of berthd. The maps are those of HostConfig.PortBindings."""
+        body = {"Publish": to_builtins(publish or {}), "Unpublish": to_builtins(unpublish or {})}
+        try:
+            self._engine.json("POST", f"/berth/containers/{name}/ports", body=body)
+        except NotFound as error:
+            if error.message.startswith(("No such container", "port ")):
+                raise
+            raise NotFound("this engine is not berthd: it changes no ports of a container that there is") from error
 
     def explain(self, name: str) -> Any:
         """Why it is in the state it is in: an extension of berthd. NotFound when there is no such container, or not berthd."""

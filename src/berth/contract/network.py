@@ -13,7 +13,9 @@ from msgspec import Struct
 
 from berth.model.endpoint import NetworkPlan
 from berth.wire.container import ContainerConfig, HostConfig
-from berth.wire.network import EndpointSettings, NetworkSettings
+from berth.wire.network import EndpointSettings, NetworkSettings, PortBinding
+
+Bindings = dict[str, list[PortBinding] | None]
 
 
 class ContainerFacts(Struct, kw_only=True):
@@ -39,6 +41,15 @@ class Attachment(Struct, frozen=True, kw_only=True):
     resolv_conf: str = ""
 
 
+class PortChange(Struct, frozen=True, kw_only=True):
+    """What came of a change of ports. `bindings` are those that hold now; `sockets` are descriptors that hold the new host
+    ports, which the caller now owns; `released` are (protocol, address, port) that need not be held any more."""
+
+    bindings: Bindings
+    sockets: tuple[int, ...] = ()
+    released: tuple[tuple[str, str, int], ...] = ()
+
+
 class ContainerNetworks(Protocol):
     """Implemented by engine.networks."""
 
@@ -61,6 +72,11 @@ class ContainerNetworks(Protocol):
 
     async def disconnect(self, facts: ContainerFacts, network: str, pid: int | None, *, force: bool) -> None:
         """The reverse."""
+        ...
+
+    def change_ports(self, facts: ContainerFacts, more: Bindings, fewer: Bindings, *, running: bool) -> PortChange:
+        """Publish more of a container and less, at once when it runs. Conflict, NotFound, ResourceExhausted change nothing.
+        The caller records the bindings and hands the sockets over."""
         ...
 
     async def renamed(self, container_id: str, name: str) -> None:

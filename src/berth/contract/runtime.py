@@ -251,6 +251,11 @@ class Task(Protocol):
         """The size of the terminal, in characters."""
         ...
 
+    async def hold_ports(self, sockets: Sequence[int], released: Sequence[tuple[str, str, int]]) -> None:
+        """Bound sockets to keep open for the run; they are the runtime's from now on, also when this fails. Of those that it
+        keeps, let go of the ones bound to (protocol, address, port)."""
+        ...
+
     async def rotate_log(self) -> None:
         """Begin a new log file now."""
         ...

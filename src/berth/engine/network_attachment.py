@@ -19,7 +19,7 @@ from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_definition import gateway, prefix_length
 from berth.engine.network_files import Files
 from berth.engine.network_wish import Wish, hostname_of, is_user_defined, link_local, mode_of, shares_namespace, wanted
-from berth.errors import BerthError, InvalidArgument, NotFound, ResourceExhausted
+from berth.errors import BerthError, Conflict, InvalidArgument, NotFound, ResourceExhausted
 from berth.kernel import netlink
 from berth.kernel.conntrack import flush_udp
 from berth.model.endpoint import EndpointPlan, NetworkPlan, Route
@@ -203,6 +203,34 @@ class Attacher:
                               target_port=wish.container_port, network_id=network.id, direct=bool(network.trusted_interfaces))
                 )  # fmt: skip
         return ports, sockets
+
+    def publish(self, more: ContainerFacts, whole: ContainerFacts) -> tuple[int, ...]:
+        """Publish the ports of `more` beside those that the running container has. `whole` has all of them. The bound sockets."""
+        rows = [row for row in self._catalog.of_container(more.id).values() if row.live]
+        live_in = {row.network_id for row in rows}
+        networks = [wish for wish in wanted(self._catalog, more) if wish[0].id in live_in]
+        with ExitStack() as undo:
+            ports, sockets = self._ports(more, networks, rows, undo)
+            if not ports:
+                raise Conflict(f"container {more.name} is in no bridge network, so nothing can be published")
+            entry = next(row.live for row in rows if row.network_id == ports[0].network_id)
+            self._catalog.put_ports(more.id, ports)
+            undo.callback(self.unpublish, more.id, ports)
+            self._fabric.publish(ports)
+            if entry is not None:
+                netlink.set_hairpin(entry.host_name)
+            undo.pop_all()
+        self._facts[more.id] = whole
+        self.flush_udp(ports)
+        return tuple(sock.detach() for sock in sockets)
+
+    def unpublish(self, container_id: str, ports: Sequence[Published]) -> None:
+        """These ports of a running container lead nowhere any more; connections that there are go on."""
+        if not ports:
+            return
+        self._catalog.replace_ports(container_id, [p for p in self._catalog.ports.get(container_id, []) if p not in ports])
+        self._fabric.unpublish(ports)
+        self.flush_udp(ports)
 
     def _plan(self, networks: Sequence[Wish], rows: Sequence[Endpoint], publishing: set[str], *, dns: bool) -> NetworkPlan:
         routes = {(d, g, i) for d, g, i in self._default_routes(networks, rows)}

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from msgspec import structs
 
-from berth.contract.network import ContainerFacts
+from berth.contract.network import Bindings, ContainerFacts
 from berth.engine.network_catalog import NetworkCatalog
 from berth.errors import Forbidden, InvalidArgument, NotFound
 from berth.model.identifier import short_id
@@ -27,6 +27,12 @@ def mode_of(facts: ContainerFacts) -> str:
         return NONE
     mode = facts.host_config.network_mode or ""
     return BRIDGE if mode in _ALIASES_OF_DEFAULT else mode
+
+
+def with_ports(facts: ContainerFacts, bindings: Bindings) -> ContainerFacts:
+    """The container, publishing these ports and no others."""
+    host_config = structs.replace(facts.host_config, port_bindings=bindings, publish_all_ports=False)
+    return structs.replace(facts, host_config=host_config)
 
 
 def shares_namespace(mode: str) -> bool:

@@ -17,15 +17,16 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from berth import failpoint
-from berth.contract.network import Attachment, ContainerFacts
+from berth.contract.network import Attachment, Bindings, ContainerFacts, PortChange
 from berth.contract.usage import Usage
+from berth.engine import port_bindings
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
 from berth.engine.network_attachment import Attacher, drop_live, parted
 from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_definition import Definitions, host_lock, inspection, predefined, summary
 from berth.engine.network_view import network_settings
-from berth.engine.network_wish import check_container, check_wish, completed, mode_of, shares_namespace, wanted
+from berth.engine.network_wish import check_container, check_wish, completed, mode_of, shares_namespace, wanted, with_ports
 from berth.errors import BerthError, Forbidden, NotFound, Unavailable
 from berth.model.filters import Filters
 from berth.model.instant import parse_moment
@@ -308,6 +309,20 @@ class NetworkService:
             )
         if record.name == NONE and what == "connected to":
             raise Forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+
+    def change_ports(self, facts: ContainerFacts, more: Bindings, fewer: Bindings, *, running: bool) -> PortChange:
+        """Publish more and less; see contract.network."""
+        more, fewer = port_bindings.canonical(more), port_bindings.canonical(fewer)
+        have = port_bindings.canonical(facts.host_config.port_bindings or {})
+        rest, gone = port_bindings.without(have, fewer, self._catalog.ports.get(facts.id, []))
+        whole = port_bindings.added(rest, more)
+        check_container(self._catalog, with_ports(facts, whole))
+        if not running:
+            return PortChange(bindings=whole)
+        sockets = self._attacher.publish(with_ports(facts, more), with_ports(facts, whole)) if more else ()
+        self._attacher.unpublish(facts.id, gone)
+        released = tuple((port.protocol, port.address, port.port) for port in gone)
+        return PortChange(bindings=whole, sockets=sockets, released=released)
 
     async def renamed(self, container_id: str, name: str) -> None:
         """Names in DNS follow."""

@@ -48,6 +48,7 @@ PROTECTED = "-999"
 # How long a shim that has been told to quit stays for clients that have not taken their output yet.
 _LINGER = 600.0
 _EXECS_REMEMBERED = 128
+_SCTP = 132
 
 
 class Refused(Exception):
@@ -272,6 +273,14 @@ class Keeper:
             raise Refused("InvalidArgument", "the process has no terminal, so there is nothing to resize")
         return {}, []
 
+    def _op_hold(self, message: Message, fds: list[int]) -> tuple[Message, list[int]]:
+        released = {tuple(port) for port in message["release"]}
+        kept = [fd for fd in self._reserved if _bound_to(fd) not in released]
+        channel.close_all([fd for fd in self._reserved if fd not in kept])
+        self._reserved = kept + fds
+        fds.clear()
+        return {}, []
+
     def _op_rotate(self, _message: Message, _fds: list[int]) -> tuple[Message, list[int]]:
         if self._log is not None:
             self._log.rotate()
@@ -383,6 +392,7 @@ class Keeper:
 _OPERATIONS: dict[str, Any] = {
     "attach": Keeper._op_attach,
     "exec": Keeper._op_exec,
+    "hold": Keeper._op_hold,
     "resize": Keeper._op_resize,
     "rotate": Keeper._op_rotate,
     "state": Keeper._op_state,
@@ -409,6 +419,17 @@ def set_oom_score(process: str, score: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _bound_to(fd: int) -> tuple[str, str, int]:
+    """Protocol, address and port of a socket that holds a port."""
+    sock = _socket.socket(fileno=os.dup(fd))
+    try:
+        address, port = sock.getsockname()[:2]
+        protocol = "udp" if sock.type == _socket.SOCK_DGRAM else "sctp" if sock.proto == _SCTP else "tcp"
+    finally:
+        sock.close()
+    return protocol, address, port
 
 
 def _open_log(plan: Message) -> LogFile | None:

@@ -222,6 +222,13 @@ class NativeTask:
         """The size of the terminal."""
         await self.request("resize", {"height": height, "width": width})
 
+    async def hold_ports(self, sockets: Sequence[int], released: Sequence[tuple[str, str, int]]) -> None:
+        """Keep sockets for the run, and let go of others."""
+        try:
+            await self.request("hold", {"release": [list(port) for port in released]}, sockets)
+        finally:
+            channel.close_all(sockets)
+
     async def rotate_log(self) -> None:
         """Begin a new log file."""
         await self.request("rotate", {})

@@ -14,6 +14,7 @@ from berth.api.route import Handler, Route, api_version, json_response, query_bo
 from berth.api.routes import container_files, container_streams
 from berth.engine.containers.creation import CreateBody
 from berth.engine.containers.listing import FILTERS
+from berth.engine.containers.publishing import PortsBody
 from berth.errors import InvalidArgument
 from berth.model import reference
 from berth.wire.container import ContainerConfig, ContainerUpdateResponse, HostConfig
@@ -45,6 +46,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("POST", one + "/wait", _wait(engine)),
         Route("DELETE", one, _remove(engine)),
         Route("GET", "/berth" + one + "/explain", _explain(engine)),
+        Route("POST", "/berth" + one + "/ports", _ports(engine)),
         Route("POST", "/commit", _commit(engine)),
         *container_streams.routes(engine),
         *container_files.routes(engine),
@@ -100,6 +102,14 @@ def _inspect(engine: Engine) -> Handler:
 def _explain(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         return json_response(engine.containers.explain(request.match_info["id"]))
+
+    return handle
+
+
+def _ports(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        await engine.containers.change_ports(request.match_info["id"], await read_body(request, PortsBody))
+        return web.Response(status=204)
 
     return handle
 

@@ -108,25 +108,6 @@ def top(name: str, ps_options: tuple[str, ...]) -> None:
         click.echo(line)
 
 
-@declare("port")
-@click.argument("name", metavar="CONTAINER")
-@click.argument("private", required=False, metavar="[PRIVATE_PORT[/PROTO]]")
-def port(name: str, private: str | None) -> None:
-    """List port mappings or a specific mapping for the container."""
-    ports = (engine().containers.inspect_raw(name).get("NetworkSettings") or {}).get("Ports") or {}
-    wanted = None if private is None else private if "/" in private else f"{private}/tcp"
-    if wanted is not None and not ports.get(wanted):
-        raise InvalidArgument(f"No public port '{private}' published for {name}")
-    for key, bindings in ports.items():
-        for binding in bindings or []:
-            host = binding["HostIp"] or "0.0.0.0"
-            address = f"[{host}]:{binding['HostPort']}" if ":" in host else f"{host}:{binding['HostPort']}"
-            if wanted is None:
-                click.echo(f"{key} -> {address}")
-            elif key == wanted:
-                click.echo(address)
-
-
 @declare("export")
 @click.option("-o", "--output", help="Write to a file, instead of STDOUT")
 @click.argument("name", metavar="CONTAINER")
@@ -161,4 +142,4 @@ def commit(name: str, image: str | None, author: str | None, change: tuple[str, 
     )
 
 
-COMMANDS = {c.name or "": c for c in (stop, restart, kill, pause, unpause, rm, wait, rename, diff, top, port, export, commit)}
+COMMANDS = {c.name or "": c for c in (stop, restart, kill, pause, unpause, rm, wait, rename, diff, top, export, commit)}

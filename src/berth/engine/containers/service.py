@@ -28,6 +28,7 @@ from berth.engine.containers.lifecycle import HAS_TASK, is_running
 from berth.engine.containers.listing import Listing
 from berth.engine.containers.log_cap import LogCap
 from berth.engine.containers.parts import Parts
+from berth.engine.containers.publishing import PortsBody, Publishing
 from berth.engine.containers.record import Container, Ended
 from berth.engine.containers.recovery import Recovery
 from berth.engine.containers.removal import ContainersPruned, Removal
@@ -97,6 +98,7 @@ class ContainerService:
         self._inspection = Inspection(parts)
         self._listing = Listing(parts)
         self._updating = Updating(parts)
+        self._publishing = Publishing(parts)
         self._recovery = Recovery(parts, self._running, self._removal)
         self._healing = Healing(parts, self._stopping)
         self._running.on_unhealthy(self._healing.unhealthy)
@@ -227,6 +229,10 @@ class ContainerService:
     async def update(self, reference: str, change: HostConfig) -> list[str]:
         """Limits and restart policy. Returns warnings."""
         return await self._updating.update(self.get(reference), change)
+
+    async def change_ports(self, reference: str, body: PortsBody) -> None:
+        """Published ports."""
+        await self._publishing.change(self.get(reference), body)
 
     async def rename(self, reference: str, name: str) -> None:
         """A new name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from berth.engine.containers.capability import parse_capabilities
 from berth.engine.containers.logdriver import check_log_config
@@ -10,6 +11,7 @@ from berth.engine.containers.signals import parse_signal
 from berth.errors import Conflict, InvalidArgument, NotImplementedKind
 from berth.model.identifier import NAME
 from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
+from berth.wire.network import PortBinding
 
 _PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/(tcp|udp|sctp))?\Z")
 _DOMAIN_BYTES = 64
@@ -69,14 +71,19 @@ def check_host_config(host: HostConfig, config: ContainerConfig) -> None:
         raise InvalidArgument(f"Invalid isolation: {host.isolation!r}: only 'default' is possible on Linux")
     parse_capabilities(host.cap_add or [], "CapAdd")
     parse_capabilities(host.cap_drop or [], "CapDrop")
-    for port, bindings in (host.port_bindings or {}).items():
+    check_port_bindings(host.port_bindings or {})
+    console_size(host.console_size)
+    _check_modes(host, config)
+    _check_entries(host)
+
+
+def check_port_bindings(port_bindings: Mapping[str, list[PortBinding] | None]) -> None:
+    """InvalidArgument for what is no port or no range of ports."""
+    for port, bindings in port_bindings.items():
         _check_port(port)
         for binding in bindings or []:
             if binding.host_port and not _PORT.match(binding.host_port):
                 raise InvalidArgument(f"invalid port specification: {binding.host_port!r}")
-    console_size(host.console_size)
-    _check_modes(host, config)
-    _check_entries(host)
 
 
 def _check_modes(host: HostConfig, config: ContainerConfig) -> None:
