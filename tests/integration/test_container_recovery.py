@@ -101,3 +101,25 @@ def test_execs_have_their_names_after_a_kill(own: EngineProcess) -> None:
     waits.communicate(b"go\n", 10 * SLOW)
     assert waits.returncode == 7
     own.ok("rm", "-f", "box")
+
+
+def _health(engine: EngineProcess, name: str) -> str:
+    return engine.ok("inspect", "-f", "{{.State.Health.Status}} {{.State.Health.FailingStreak}}", name)
+
+
+def test_health_outlives_the_engine_and_not_the_run(own: EngineProcess) -> None:
+    slow = ("--health-interval", "200ms", "--health-retries", "2")
+    own.ok("run", "-d", "--name", "well", "--health-cmd", "true", *slow, "busybox", "sleep", "1000")
+    own.ok("run", "-d", "--name", "ill", "--health-cmd", "false", *slow, "busybox", "sleep", "1000")
+    wait_until(lambda: _health(own, "well") == "healthy 0" and _health(own, "ill").startswith("unhealthy"))
+    own.ok("update", "--restart", "no", "well")
+    for end in (own.kill, own.terminate):
+        end()
+        own.start()
+        # Before the first probe of this engine has ended, or right after: never "starting" again.
+        shown = own.ok("ps", "--format", "{{.Names}} {{.Status}}")
+        assert "(healthy)" in shown and "(unhealthy)" in shown and "starting" not in shown
+        assert json.loads(own.ok("inspect", "ill"))[0]["State"]["Health"]["Log"]
+    own.ok("restart", "-t", "0", "ill")
+    assert _health(own, "ill") == "starting 0"
+    own.ok("rm", "-f", "well", "ill")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from berth.client.engine import Engine
+from berth.errors import NotFound
 
 if TYPE_CHECKING:
     from berth.wire.system import SystemVersion
@@ -39,6 +40,13 @@ class System:
     def disk_usage(self, *, verbose: bool = False) -> Any:
         """What uses the disk, as the engine wrote it."""
         return self._engine.json("GET", "/system/df", query={"verbose": verbose or None})
+
+    def data_root(self) -> Any:
+        """Every byte below the engine's data root, by area: Root, Size, Areas. None from an engine that is not berth's."""
+        try:
+            return self._engine.json("GET", "/berth/df")
+        except NotFound:
+            return None
 
     def login(self, username: str, password: str, server: str) -> Any:
         """Check credentials; Unauthenticated when they are wrong."""

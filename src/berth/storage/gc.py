@@ -13,13 +13,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
 from berth.errors import BerthError, Conflict
-from berth.model.digest import Digest
+from berth.model.digest import Digest, hex_of
+from berth.storage.account import Census
 from berth.storage.blob import BlobStore
 from berth.storage.database import Database
 from berth.storage.layer import LayerStore
@@ -151,6 +153,28 @@ class Collector:
             wanted, documents = self._digests(_WANTED), self._digests(_DOCUMENTS)
         layers = {Digest(chain): (parent, blob) for chain, parent, blob in rows}
         return Inventory(layers, blobs, wanted, self._edges(documents & blobs))
+
+    def census(self) -> Census:
+        """What there should be, for `account`: whatever something leads to."""
+        inventory = self.inventory()
+        garbage = unreachable(inventory)
+        with self._database.transaction():
+            images = [Digest(chain) for (chain,) in self._database.rows("SELECT chain_id FROM images") if chain]
+            containers = self._database.rows("SELECT id FROM containers UNION SELECT key FROM snapshots")
+            volumes = self._database.rows("SELECT name FROM volumes")
+        counts: Counter[str] = Counter()
+        for top in images:
+            chain: Digest | None = top
+            while chain is not None and chain in inventory.layers:
+                counts[hex_of(chain)] += 1
+                chain = inventory.layers[chain][0]
+        return Census(
+            images=counts,
+            layers=frozenset(map(hex_of, inventory.layers.keys() - set(garbage.layers))),
+            blobs=frozenset(map(hex_of, inventory.blobs - set(garbage.blobs))),
+            containers=frozenset(key for (key,) in containers),
+            volumes=frozenset(name for (name,) in volumes),
+        )
 
     def _digests(self, sql: str) -> frozenset[Digest]:
         return frozenset(Digest(text) for (text,) in self._database.rows(sql))

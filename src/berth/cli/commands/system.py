@@ -133,9 +133,11 @@ def df(form: str | None, verbose: bool) -> None:
         _df_row("Build Cache", len(cache), sum(bool(c.get("InUse")) for c in cache), cached, human_size(idle_cache)),
     ]  # fmt: skip
     if verbose and not form:
-        from berth.cli.commands.usage import show_details
+        from berth.cli.commands.usage import show_details, show_root
 
         show_details(images, containers, volumes, cache)
+        if whole := engine().system.data_root():
+            show_root(whole)
         return
     from berth.cli.table import print_rows
 

@@ -83,6 +83,15 @@ def _record(record: dict[str, Any]) -> dict[str, str]:
     }
 
 
+AREAS = [("Name", "AREA"), ("Size", "ON DISK"), ("Hint", "TO FREE IT")]
+
+
+def show_root(whole: dict[str, Any]) -> None:
+    """Print where all bytes of the data root are."""
+    click.echo(f"\nOn disk in {whole['Root']}: {human_size(whole['Size'], 3)}\n")
+    print_rows([{**area, "Size": human_size(area["Size"], 3)} for area in whole["Areas"] if area["Size"]], AREAS)
+
+
 def show_details(images: Documents, containers: Documents, volumes: Documents, cache: Documents) -> None:
     """Print the four tables."""
     click.echo("Images space usage:\n")

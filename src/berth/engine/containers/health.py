@@ -90,8 +90,14 @@ class Prober:
         if check is None:
             container.health = None
             return
-        container.health = Health(status=STARTING, failing_streak=0, log=[])
+        state = container.state
+        known = state.health if state.health_of == state.started_at else None
+        container.health = known or Health(status=STARTING, failing_streak=0, log=[])
         container.prober = asyncio.create_task(self._loop(container, task, check), name=f"health {short_id(container.id)}")
+
+    def keep(self, container: Container) -> None:
+        """Put it into the record of the run, for the next engine."""
+        container.state.health, container.state.health_of = container.health, container.state.started_at
 
     def end(self, container: Container) -> None:
         """Idempotent."""
@@ -113,8 +119,12 @@ class Prober:
             result = await self._probe(container, task, check)
             if container.task is not task or container.health is None:
                 return
-            before = container.health.status
+            before, streak = container.health.status, container.health.failing_streak
             container.health = judge(container.health, result, check, container.running_for())
+            if (container.health.status, container.health.failing_streak) != (before, streak):
+                # Not after every probe: one that says what the last one said is not worth a write.
+                self.keep(container)
+                self._parts.catalog.note(container)
             if container.health.status != before:
                 self._parts.emit(container, f"health_status: {container.health.status}")
             if container.health.status == UNHEALTHY:

@@ -55,7 +55,8 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
     meanwhile. `id_map` belongs to the running task: empty in the host's user
     namespace. `manual_stop` tells unless-stopped and recovery that the user wanted it to be down.
     `cause` is why the last run ended, or what was asked for to end this one. `renewing`: it is being ended for its health, to be
-    started again whatever its restart policy says."""
+    started again whatever its restart policy says. `health` is what the next engine goes on from, if the run that it is of
+    (`health_of`, a start) is still the one."""
 
     status: Status = Status.CREATED
     started_at: float = 0.0
@@ -69,6 +70,8 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
     manual_stop: bool = False
     cause: Cause | None = None
     renewing: bool = False
+    health: Health | None = None
+    health_of: float = 0.0
     id_map: list[IdMapping] = field(default_factory=list)
 
 

@@ -207,6 +207,7 @@ class Running:
 
     async def let_go(self, container: Container) -> None:
         """The engine ends: stop watching; what runs goes on."""
+        self._prober.keep(container)
         self._prober.end(container)
         for background in (container.watcher, container.restarter):
             if background is not None:
