@@ -65,6 +65,9 @@ class TwinExec:
         self.killed.append(signal)
         self.finish(128 + signal)
 
+    async def end(self) -> None:
+        await self.kill(1)
+
 
 class TwinTask:
     """A container that runs until it is killed or told to end. `ignores` are signals without effect."""

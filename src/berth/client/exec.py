@@ -24,6 +24,7 @@ class ExecConfig(Struct, kw_only=True, omit_defaults=True):
     attach_stderr: bool | None = field(name="AttachStderr", default=None)
     detach_keys: str | None = field(name="DetachKeys", default=None)
     console_size: list[int] | None = field(name="ConsoleSize", default=None)
+    on_disconnect: str | None = field(name="OnDisconnect", default=None)
 
 
 class ExecInspect(Struct, kw_only=True):
@@ -58,6 +59,10 @@ class Execs:
     def inspect(self, exec_id: str) -> ExecInspect:
         """Whether it runs, and how it ended."""
         return self._engine.typed(ExecInspect, "GET", f"/exec/{exec_id}/json")
+
+    def end(self, exec_id: str) -> None:
+        """End it and what it started: an extension of berthd. Conflict when it does not run."""
+        self._engine.raw("DELETE", f"/exec/{exec_id}")
 
     def resize(self, exec_id: str, *, height: int, width: int) -> None:
         """The size of the terminal, in characters."""

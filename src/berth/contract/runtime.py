@@ -89,6 +89,8 @@ class ExecRequest(Struct, frozen=True, kw_only=True):
     """A further process in a running container. `user` as in LaunchRequest; empty is the container's own user.
 
     `about` means nothing to the runtime: it is kept beside the process, so that an engine that starts later gets it back.
+    `ends_with_client`: when the last client closes its connection without detaching, the process and what it started are told
+    to hang up, and killed two seconds later.
     """
 
     id: str
@@ -100,6 +102,7 @@ class ExecRequest(Struct, frozen=True, kw_only=True):
     width: int = 0
     privileged: bool = False
     about: str = ""
+    ends_with_client: bool = False
 
 
 class Exit(Struct, frozen=True, kw_only=True):
@@ -205,6 +208,10 @@ class ExecTask(Protocol):
 
     async def kill(self, signal: int) -> None:
         """A signal to the process. NotFound when it has ended."""
+        ...
+
+    async def end(self) -> None:
+        """End it and what it started: SIGHUP, two seconds later SIGKILL. NotFound when it has ended."""
         ...
 
 

@@ -62,6 +62,8 @@ class ExecService:
                 raise InvalidArgument(f"invalid environment variable: {entry}")
         if body.working_dir and not body.working_dir.startswith("/"):
             raise InvalidArgument(f"the working directory '{body.working_dir}' is invalid, it needs to be an absolute path")
+        if body.on_disconnect not in (None, "", "keep", "kill"):
+            raise InvalidArgument(f"invalid OnDisconnect {body.on_disconnect!r}: it is keep or kill")
         self._forget_old()
         execution = Execution(new_id(), container, body, args)
         self._execs[execution.id] = execution
@@ -116,7 +118,9 @@ class ExecService:
                 raise Conflict(f"container {execution.container.id} is not running")
             try:
                 failpoint.hit("exec.start.before-process")
-                process = await task.exec(execution.request(size, self._parts.config.default_ulimits), streams)
+                settings = self._parts.settings(execution.container)
+                request = execution.request(size, self._parts.config.default_ulimits, settings.exec_on_disconnect)
+                process = await task.exec(request, streams)
             except LaunchFailed as failure:
                 error = exec_error(failure, execution.args[0])
                 execution.ended(error.code)
@@ -142,6 +146,13 @@ class ExecService:
             code = 255
         execution.ended(code)
         self._emit(execution, "exec_die", {"exitCode": str(execution.exit_code)})
+
+    async def end(self, identifier: str) -> None:
+        """End it and what it started. Conflict unless it runs."""
+        execution = self.get(identifier)
+        if execution.task is None or not execution.running:
+            raise Conflict(f"exec process is not running: {execution.id}")
+        await execution.task.end()
 
     def inspect(self, identifier: str) -> ExecInspect:
         """Its state."""

@@ -25,7 +25,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     `health_on_failure` is what happens to one that is unhealthy, no sooner than `health_cooldown` after its start. The delay
     before a restart is `restart_delay`, each time multiplied by `restart_factor` up to `restart_max_delay`, until a run has
-    lasted for `restart_window`.
+    lasted for `restart_window`. `exec_on_disconnect`: whether what `exec` started goes on without its client.
     """
 
     health_on_failure: str = "none"
@@ -34,6 +34,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     restart_factor: float = 2.0
     restart_max_delay: float = 60.0
     restart_window: float = 10.0
+    exec_on_disconnect: str = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,9 @@ EXTENSIONS = (
     Extension("restart-factor", "N", "By what the delay is multiplied each time (2)", _factor),
     Extension("restart-max-delay", "DURATION", "The longest delay before a restart (1m)", _delay),
     Extension("restart-window", "DURATION", "How long a run has to last for the delay to begin anew (10s)", _seconds),
+    Extension(
+        "exec-on-disconnect", "keep|kill", "What becomes of an exec whose client goes without detaching", _choice("keep", "kill")
+    ),
 )
 _BY_NAME = {extension.name: extension for extension in EXTENSIONS}
 

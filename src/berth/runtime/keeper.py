@@ -22,7 +22,7 @@ from binascii import a2b_base64
 
 from berth import failpoint, trace
 from berth.kernel.file import write_text
-from berth.runtime import channel, record
+from berth.runtime import channel, exec_session, record
 from berth.runtime.connection import Connection
 from berth.runtime.logfile import LogFile
 from berth.runtime.loop import READ, Loop
@@ -47,6 +47,8 @@ GRACE = 2.0
 PROTECTED = "-999"
 # How long a shim that has been told to quit stays for clients that have not taken their output yet.
 _LINGER = 600.0
+# What an exec has to end by itself once its client has gone.
+_HANG_UP_SECONDS = 2.0
 _EXECS_REMEMBERED = 128
 _SCTP = 132
 
@@ -224,11 +226,33 @@ class Keeper:
         held = stdio.held(entered.console)
         session = streams_of(self._loop, held, stdin_once=True, on_detach=lambda: self._event("detach", exec=id))
         exec = self._execs[id] = Exec(entered.pid, entered.pidfd, session, message.get("about", ""))
+        if message.get("ends"):
+            session.on_gone = lambda: self._end_exec(exec)
         self._watch_strays()
         for stream in message["streams"]:
             self._attach(session, stream, fds.pop(0))
         self._loop.watch(exec.pidfd, READ, lambda _mask: self._exec_ended(id, exec))
         return {"pid": exec.pid}, [exec.pidfd]
+
+    def _op_end_exec(self, message: Message, _fds: list[int]) -> tuple[Message, list[int]]:
+        exec = self._execs.get(message["exec"])
+        if exec is None or exec.exit is not None:
+            raise Refused("NotFound", f"No such exec instance: {message['exec']}")
+        self._end_exec(exec)
+        return {}, []
+
+    def _end_exec(self, exec: Exec) -> None:
+        """All that the exec has started, unless it has made a session of its own."""
+        pidfds = exec_session.members(exec.pid)
+        exec_session.hang_up(pidfds)
+
+        def kill() -> None:
+            # Its number may be another's by now, unless it is still not reaped.
+            late = exec_session.members(exec.pid) if self._loop.watches(exec.pidfd) else []
+            exec_session.kill([*pidfds, *late])
+            channel.close_all([*pidfds, *late])
+
+        self._loop.after(_HANG_UP_SECONDS, kill)
 
     def _watch_strays(self) -> None:
         """Another runtime's binary leaves what it starts to us as orphans; others may come in the same moment.
@@ -391,6 +415,7 @@ class Keeper:
 
 _OPERATIONS: dict[str, Any] = {
     "attach": Keeper._op_attach,
+    "end-exec": Keeper._op_end_exec,
     "exec": Keeper._op_exec,
     "hold": Keeper._op_hold,
     "resize": Keeper._op_resize,

@@ -270,6 +270,7 @@ class Client:
             self.update()
         else:
             self.finish()
+            self._session.gone()
 
     def _gone(self) -> None:
         """Both directions are closed: deliver what it had still written, then let go."""
@@ -285,13 +286,15 @@ class Client:
             if self._fd >= 0:
                 self._ended()
         self.close()
+        self._session.gone()
 
 
 class Session:
     """The streams of one process from its start to its end.
 
     `outputs` are (number, descriptor) with 1 for stdout (or a terminal) and 2 for stderr. `on_detach` is called when a client
-    detaches, `on_end` once the process has ended and all of its output is in the log.
+    detaches, `on_end` once the process has ended and all of its output is in the log, `on_gone` when the last client has closed
+    its connection before that.
     """
 
     def __init__(
@@ -311,6 +314,7 @@ class Session:
         self._stdin_once = stdin_once
         self._on_detach = on_detach
         self._on_end: Callable[[], None] | None = None
+        self.on_gone: Callable[[], None] | None = None
         self._clients: list[Client] = []
         self._outputs = dict(outputs)
         self._ended = False
@@ -368,6 +372,12 @@ class Session:
             self._input.end()
             return True
         return False
+
+    def gone(self) -> None:
+        """A client has closed its connection, without its detach keys. Was it the last, nobody is there for the process."""
+        if self.on_gone is not None and not self._clients and not self._exited:
+            told, self.on_gone = self.on_gone, None
+            told()
 
     def remove(self, client: Client) -> None:
         """A client has been closed."""

@@ -128,6 +128,10 @@ class NativeExec:
             raise NotFound(f"exec {self.id} has ended already")
         _signal(self._pidfd, signal, f"exec {self.id} has ended already")
 
+    async def end(self) -> None:
+        """Hang up, then kill."""
+        await self._task.request("end-exec", {"exec": self.id})
+
     def began(self, pid: int, pidfd: int) -> None:
         """It runs."""
         self._pid = pid
@@ -248,6 +252,7 @@ class NativeTask:
                 "width": request.width,
                 "streams": [stream_message(stream) for stream in streams],
                 "about": request.about,
+                "ends": request.ends_with_client,
             }
             # Known before it runs: its end may be heard of in the same breath as the answer.
             exec = self._execs[request.id] = NativeExec(request.id, self, request.about)

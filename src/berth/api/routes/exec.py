@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 
 def routes(engine: Engine) -> list[Route]:
-    """Create, start, resize, inspect."""
+    """Create, start, resize, inspect; end, which Docker does not have."""
     return [
         Route("POST", "/containers/{id}/exec", _create(engine)),
         Route("POST", "/exec/{id}/start", _start(engine)),
         Route("POST", "/exec/{id}/resize", _resize(engine)),
+        Route("DELETE", "/exec/{id}", _end(engine)),
         Route("GET", "/exec/{id}/json", _inspect(engine)),
     ]
 
@@ -82,6 +83,14 @@ def _resize(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         await engine.execs.resize(request.match_info["id"], query_int(request, "h", 0), query_int(request, "w", 0))
         return web.Response()
+
+    return handle
+
+
+def _end(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        await engine.execs.end(request.match_info["id"])
+        return web.Response(status=204)
 
     return handle
 

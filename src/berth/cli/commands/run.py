@@ -200,6 +200,13 @@ def attach(name: str, no_stdin: bool, detach_keys: str | None, sig_proxy: bool) 
 @click.option("-e", "--env", multiple=True, help="Set environment variables")
 @click.option("--env-file", multiple=True, help="Read in a file of environment variables")
 @click.option("-i", "--interactive", is_flag=True, help="Keep STDIN open even if not attached")
+@click.option(
+    "--on-disconnect",
+    type=click.Choice(["keep", "kill"]),
+    default="kill",
+    show_default=True,
+    help="What becomes of the command when this client goes without detaching (killed, its terminal closed)",
+)
 @click.option("--privileged", is_flag=True, help="Give extended privileges to the command")
 @click.option("-t", "--tty", is_flag=True, help="Allocate a pseudo-TTY")
 @click.option("-u", "--user", help='Username or UID (format: "<name|uid>[:<group|gid>]")')
@@ -233,6 +240,7 @@ def _exec(target: Engine, name: str, command: list[str], options: dict[str, Any]
         attach_stderr=not detach or None,
         detach_keys=options["detach_keys"],
         console_size=list(terminal.size()) if tty else None,
+        on_disconnect=None if detach else options["on_disconnect"],
     )
     identifier = target.execs.create(name, config)
     if detach:

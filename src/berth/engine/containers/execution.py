@@ -17,7 +17,7 @@ from berth.wire.container import ProcessConfig
 
 
 class ExecBody(Struct, kw_only=True, omit_defaults=True):
-    """The body of POST /containers/{id}/exec."""
+    """The body of POST /containers/{id}/exec. `on_disconnect`, which Docker's does not have, is keep or kill."""
 
     attach_stdin: bool | None = field(name="AttachStdin", default=None)
     attach_stdout: bool | None = field(name="AttachStdout", default=None)
@@ -31,6 +31,7 @@ class ExecBody(Struct, kw_only=True, omit_defaults=True):
     user: str | None = field(name="User", default=None)
     working_dir: str | None = field(name="WorkingDir", default=None)
     detach: bool | None = field(name="Detach", default=None)
+    on_disconnect: str | None = field(name="OnDisconnect", default=None)
 
 
 class ExecInspect(Struct, kw_only=True):
@@ -96,8 +97,8 @@ class Execution:
         if self.running:
             self.ended(137)
 
-    def request(self, size: tuple[int, int], default_ulimits: tuple[Ulimit, ...]) -> ExecRequest:
-        """What the runtime gets."""
+    def request(self, size: tuple[int, int], default_ulimits: tuple[Ulimit, ...], on_disconnect: str) -> ExecRequest:
+        """What the runtime gets. `on_disconnect` is the container's, for a request that says nothing."""
         body = self.body
         return exec_request(
             self.container,
@@ -112,6 +113,7 @@ class Execution:
             default_ulimits=default_ulimits,
             # The environment may hold secrets, and nobody asks for it again.
             about=json.encode(structs.replace(body, env=None)).decode(),
+            ends_with_client=(body.on_disconnect or on_disconnect) == "kill",
         )
 
     def inspect(self) -> ExecInspect:
@@ -147,6 +149,7 @@ def exec_request(
     size: tuple[int, int] = (0, 0),
     default_ulimits: tuple[Ulimit, ...] = (),
     about: str = "",
+    ends_with_client: bool = False,
 ) -> ExecRequest:
     """A process with the container's environment, user, directory, ulimits and confinement, unless told otherwise."""
     config, host = container.record.config, container.record.host_config
@@ -178,4 +181,5 @@ def exec_request(
         width=size[1],
         privileged=privileged,
         about=about,
+        ends_with_client=ends_with_client,
     )
