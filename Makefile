@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-unit test-guest fuzz check bench clean
+.PHONY: help setup demo demo-down test test-unit test-guest fuzz chaos scale check bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ test-guest: setup ## launch, bind-mount, network and cgroup tests in a QEMU gues
 
 fuzz: setup ## 20,000 requests that nobody would send, to an engine in namespaces of its own (root; about 15 minutes)
 	$(BIN)/python scripts/fuzz_api.py $(ARGS)
+
+chaos: setup ## 24 clients do everything at once for three minutes, while the engine is killed every 20 seconds (root)
+	$(BIN)/python scripts/chaos.py $(ARGS)
+
+scale: setup ## how the engine's times grow to 1,000 created and 300 running containers, 500 images, 100 networks (root)
+	$(BIN)/python -m bench.scale $(ARGS)
 
 check: setup ## ruff, mypy --strict, import bands, links in the docs
 	$(BIN)/ruff check src tests bench scripts

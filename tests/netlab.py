@@ -12,6 +12,7 @@ import subprocess
 import time
 import traceback
 from array import array
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +130,12 @@ class NoUsage:
 
     def of_image(self, image_id: str) -> list[User]:
         return []
+
+    def by_image(self) -> Counter[str]:
+        return Counter()
+
+    def by_volume(self) -> Counter[str]:
+        return Counter()
 
     def of_volume(self, name: str) -> list[User]:
         return []

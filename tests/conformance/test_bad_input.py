@@ -68,6 +68,8 @@ BODIES: list[tuple[str, str]] = [
     ("/containers/create", "[" * 100_000),
     ("/containers/create", '{"x":' * 100_000),
     ("/containers/create", '{"x":' * 100_000 + "10000000000000000000"),
+    ("/containers/create", '{"Image": "busybox", "Cmd": ["a\\u0000b"]}'),
+    ("/containers/create", '{"Image": "busybox", "HostConfig": {"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": -1}]}}'),
     ("/networks/create", '{"Name": ""}'),
     ("/networks/create", '{"Name": 5}'),
     ("/networks/create", '{"Name": "n", "IPAM": {"Config": [{"Subnet": "10.0.0.0/99"}]}}'),
@@ -108,6 +110,7 @@ def test_bodies_that_make_no_sense(engine: EngineProcess, path: str, body: str) 
         ("GET", "/containers/json?filters=nonsense", 400),
         ("GET", "/containers/json?filters=%7B%22nonsense%22%3A%5B%22a%22%5D%7D", 400),
         ("GET", "/containers/json?limit=abc", 400),
+        ("GET", "/images/json?filters=%7B%7D&x=%00", 400),
         ("GET", "/events?since=yesterday&until=1", 400),
         ("POST", "/containers/nosuch/kill?signal=NONSENSE", 404),
         ("GET", "/containers/..%2f..%2fetc/json", 404),
@@ -143,6 +146,36 @@ def test_queries_on_a_container(engine: EngineProcess) -> None:
     assert status == 400, message
     assert engine.ok("exec", "one", "ls", "/tmp") == ""
     assert engine.ok("inspect", "-f", "{{.State.Running}}", "one") == "true"
+    alive(engine)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ({"MaskedPaths": ["/" + "x" * 300]}, "file name too long"),
+        ({"ReadonlyPaths": ["/proc/self/fd/0"]}, "too many levels of symbolic links"),
+        ({"BlkioDeviceWriteBps": [{"Path": "/etc", "Rate": 5}]}, "cannot use block device /etc: it is no device"),
+        ({"BlkioDeviceWriteBps": [{"Path": "/dev/null", "Rate": 5}]}, "no such device"),
+    ],
+)
+def test_what_the_kernel_refuses_at_the_start_is_the_requests_fault(
+    engine: EngineProcess, host: dict[str, object], words: str
+) -> None:
+    body = json.dumps({"Image": "busybox", "Cmd": ["true"], "HostConfig": host}).encode()
+    status, text = ask(engine, "POST", "/containers/create?name=refused", body)
+    assert status == 201, text
+    status, message = ask(engine, "POST", "/containers/refused/start", b"")
+    assert status == 400 and words in message, (status, message)
+    assert engine.ok("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "refused") == "created 128"
+    alive(engine)
+
+
+def test_what_is_no_http_is_not_an_error_of_the_engine(engine: EngineProcess) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(engine.socket)
+        sock.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\nX-Null: \0\r\n\r\n")
+        assert b" 400 " in sock.recv(4096)
+    assert "Traceback" not in engine.log_text() and "a request was refused" in engine.log_text()
     alive(engine)
 
 

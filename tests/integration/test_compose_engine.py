@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,17 @@ class Target:
         return Engine(Address(path=self.socket))
 
 
+def remove_stale(bridge: str) -> None:
+    """Take away what a run that was killed has left. A run that goes on keeps its own."""
+    if not os.path.exists(f"/sys/class/net/{bridge}"):
+        return
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            in_use = f"\0--bridge\0{bridge}\0".encode() in entry.read_bytes()
+            assert not in_use, f"another run of these tests uses the bridge {bridge}: process {entry.parent.name}"
+    subprocess.run(["ip", "link", "del", bridge], check=True)
+
+
 @pytest.fixture(scope="session")
 def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """Debian's engine with a root of its own."""
@@ -44,6 +56,7 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("dockerd")
     target = Target(f"{folder}/d.sock")
     bridge = "dckcmpt0"
+    remove_stale(bridge)
     subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
     subprocess.run(["ip", "addr", "add", "10.243.0.1/24", "dev", bridge], check=True)
     command = [

@@ -31,7 +31,7 @@ _STREAMS = ("/events", "/containers/{id}/logs", "/containers/{id}/stats", "/cont
             "/images/create")  # fmt: skip
 # Swarm and plugins answer the same to everything: now and then is enough.
 _DULL = ("swarm", "nodes", "services", "tasks", "secrets", "configs", "plugins")
-_ALLOWED = (501, 503)
+ALLOWED = (501, 503)
 _STRINGS = ("", " ", "a", "..", "../../etc/passwd", "/", "/etc", "\0", "a\nb", "x" * 300, "ünï\u202ecode", "%00", "-1", "0",
             "true", "null", "{}", "[]", "*", "host", "none", "bridge", "container:one", "busybox", "sha256:" + "0" * 64, "a:b:c",
             "a/b@c")  # fmt: skip
@@ -92,7 +92,7 @@ class Fuzzer:
         end = time.monotonic() + seconds
         while self.outcome.requests < requests and time.monotonic() < end:
             if self.outcome.requests % 50 == 0:
-                self._tidy()
+                self.tidy()
             self._one()
         return self.outcome
 
@@ -102,7 +102,7 @@ class Fuzzer:
         answer = ask(self.engine.socket, method, path, body, timeout=HANGS_AFTER)
         return answer.document if answer.status < 300 and answer.body else None
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """The image is there, two containers run, and there are not too many of anything."""
         if self._ask("GET", "/images/busybox/json") is None:
             self.engine.add_busybox()
@@ -252,11 +252,11 @@ class Fuzzer:
             return
         self.outcome.slowest = max(self.outcome.slowest, time.monotonic() - started)
         self.outcome.statuses[status] += 1
-        if status >= 500 and status not in _ALLOWED:
+        if status >= 500 and status not in ALLOWED:
             self._fault(number, line, f"{status} {message}")
 
     def _fault(self, number: int, request: str, what: str) -> None:
-        self.outcome.faults.append(Fault(number, request, what))
+        self.outcome.faults.append(Fault(number, request, f"{what} ({time.strftime('%H:%M:%S')})"))
 
     def _target(self, operation: Operation) -> str:
         noun = operation.path.split("/")[1].replace("distribution", "images")

@@ -10,16 +10,19 @@ descriptor is one end of a socketpair, and `tls` stays between the other end and
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import socket
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from berth.api.tls import Front
 
+log = logging.getLogger("berth.api")
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 _CHUNK = 65536
@@ -85,6 +88,14 @@ class Protocol(RequestHandler):
         if self._early:
             tail.feed_data(bytes(self._early))
             self._early.clear()
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """What is no HTTP is its sender's mistake, and has been answered with 400: one line, not a traceback."""
+        error = kw.get("exc_info")
+        if isinstance(error, HttpProcessingError):
+            log.info("a request was refused: %s", " ".join(error.message.split())[:200])
+        else:
+            super().log_exception(*args, **kw)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

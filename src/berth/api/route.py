@@ -21,7 +21,8 @@ from berth.model.malformed import MALFORMED
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
 
-_LONG_NUMBER = re.compile(rb"\d{19}")
+# Integers of more than 64 bits, and texts with a NUL, are looked for only where there may be some.
+_SUSPICIOUS = re.compile(rb"\d{19}|\\u0000")
 
 API_VERSION = web.RequestKey("api_version", tuple[int, int])
 
@@ -49,18 +50,21 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
     """The JSON body as `kind`. An empty body is an empty object."""
     data = await request.read()
     try:
-        if _LONG_NUMBER.search(data):
-            _check_numbers(msgspec.json.decode(data))
+        if _SUSPICIOUS.search(data):
+            _check_values(msgspec.json.decode(data))
         return msgspec.json.decode(data or b"{}", type=kind)
     except MALFORMED as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
 
 
-def _check_numbers(value: Any) -> None:
-    """InvalidArgument for an integer that no client could read back: all of the API's have 64 bits."""
+def _check_values(value: Any) -> None:
+    """InvalidArgument for an integer that no client could read back (all of the API's have 64 bits), and for a text that the
+    kernel could not take: its texts end at a NUL."""
     if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_numbers(inner)
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_values(inner)
+    elif isinstance(value, str) and "\0" in value:
+        raise InvalidArgument(f"invalid JSON: {value!r} contains a NUL character, which no name, path or argument may")
     elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         raise InvalidArgument(f"invalid JSON: the number {value} does not fit into 64 bits")
 

@@ -37,12 +37,21 @@ def _versioned(route: Route) -> Handler:
     async def serve(request: web.Request) -> web.StreamResponse:
         component = request.match_info.get("api")
         version = request[API_VERSION] = versions.parse(component) if component else versions.NEWEST
+        _check_query(request)
         response = await route.handler(request)
         if adapt is not None and isinstance(response, web.Response) and isinstance(response.body, bytes):
             response.body = msgspec.json.encode(adapt(msgspec.json.decode(response.body), version)) + b"\n"
         return response
 
     return serve
+
+
+def _check_query(request: web.Request) -> None:
+    """InvalidArgument for what no text of the kernel's can hold, as `route.read_body` says it of bodies."""
+    if "%00" in request.rel_url.raw_query_string:
+        for name, value in request.query.items():
+            if "\0" in name + value:
+                raise InvalidArgument(f"invalid query: {name!r} contains a NUL character, which no name, path or argument may")
 
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
 from msgspec import Struct
@@ -20,6 +21,14 @@ class Usage(Protocol):
 
     def of_image(self, image_id: str) -> list[User]:
         """Containers made from the image."""
+        ...
+
+    def by_image(self) -> Counter[str]:
+        """How many containers each image has: for lists, where asking for one after another would take long."""
+        ...
+
+    def by_volume(self) -> Counter[str]:
+        """How many containers mount each volume."""
         ...
 
     def of_volume(self, name: str) -> list[User]:

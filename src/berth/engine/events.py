@@ -28,6 +28,11 @@ class Events:
         self._listeners: set[asyncio.Queue[EventMessage | None]] = set()
 
     @property
+    def kept(self) -> list[EventMessage]:
+        """The last ones, oldest first, those of earlier engines among them."""
+        return list(self._kept)
+
+    @property
     def listeners(self) -> int:
         """How many listen."""
         return len(self._listeners)

@@ -16,6 +16,7 @@ from berth.engine.containers.launcherror import exec_error
 from berth.engine.containers.lifecycle import require_task
 from berth.engine.containers.record import Container
 from berth.engine.containers.service import ContainerService
+from berth.engine.containers.telling import Told
 from berth.engine.containers.validation import check_terminal_size, console_size
 from berth.errors import BerthError, Conflict, InvalidArgument, NotFound
 from berth.model.identifier import is_id_prefix, new_id, short_id
@@ -36,19 +37,25 @@ class ExecService:
 
     def restore(self) -> None:
         """At engine start, after the containers: find the execs that an earlier engine started."""
+        told = Told(self._parts.events.kept)
         for container in self._parts.catalog:
             task = container.live_task()
             if task is not None:
                 for identifier in task.exec_ids():
-                    self._adopt(container, identifier, task.find_exec(identifier))
+                    self._adopt(container, identifier, task.find_exec(identifier), told)
 
-    def _adopt(self, container: Container, identifier: str, process: ExecTask | None) -> None:
+    def _adopt(self, container: Container, identifier: str, process: ExecTask | None, told: Told) -> None:
         execution = Execution.restored(identifier, container, process) if process is not None else None
         if process is None or execution is None:
             return
         self._execs[identifier] = container.execs[identifier] = execution
+        # What the earlier engine did not come to tell, and what has happened since.
+        if told.lacks_exec(container.id, identifier, "exec_start"):
+            self._emit(execution, f"exec_start: {' '.join(execution.args)}")
         if execution.running:
             self._watch(execution, process)
+        elif told.lacks_exec(container.id, identifier, "exec_die"):
+            self._emit(execution, "exec_die", {"exitCode": str(execution.exit_code)})
 
     def create(self, reference: str, body: ExecBody) -> str:
         """A new exec, not started. Conflict unless the container runs and is not frozen."""

@@ -24,12 +24,13 @@ class NetworkCatalog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.networks: dict[str, NetworkRecord] = {}
+        self._names: dict[str, str] = {}
         self.endpoints: dict[str, dict[str, Endpoint]] = {}
         self.ports: dict[str, list[Published]] = {}
         self._addresses: dict[str, list[Addresses]] = {}
         for (document,) in database.rows("SELECT document FROM networks ORDER BY created"):
             record = msgspec.json.decode(document, type=NetworkRecord)
-            self.networks[record.id] = record
+            self.admit(record)
         for (document,) in database.rows("SELECT document FROM endpoints"):
             endpoint = msgspec.json.decode(document, type=Endpoint)
             if endpoint.network_id in self.networks:
@@ -48,24 +49,27 @@ class NetworkCatalog:
     def admit(self, record: NetworkRecord) -> None:
         """From now on it can be found."""
         self.networks[record.id] = record
+        self._names[record.name] = record.id
 
     def withdraw(self, record: NetworkRecord) -> None:
         """From now on nobody finds it; what is written down stays until `erase`."""
         self.networks.pop(record.id, None)
+        if self._names.get(record.name) == record.id:
+            del self._names[record.name]
 
     def erase(self, record: NetworkRecord) -> None:
         """Forget a network and what is recorded of its endpoints, flushed, when there is nothing of it any more."""
         with self._database.transaction(durable=True):
             self._database.execute("DELETE FROM endpoints WHERE network_id = ?", (record.id,))
             self._database.execute("DELETE FROM networks WHERE id = ?", (record.id,))
-        self.networks.pop(record.id, None)
+        self.withdraw(record)
         self._addresses.pop(record.id, None)
         for rows in self.endpoints.values():
             rows.pop(record.id, None)
 
     def by_name(self, name: str) -> NetworkRecord | None:
         """The network of exactly this name."""
-        return next((n for n in self.networks.values() if n.name == name), None)
+        return self.networks.get(self._names.get(name, ""))
 
     def find(self, reference: str) -> NetworkRecord:
         """By id, name, or a beginning of the id that fits only one."""

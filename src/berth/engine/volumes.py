@@ -12,7 +12,7 @@ import asyncio
 import os
 import re
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -67,14 +67,16 @@ class VolumeService:
         """The volumes that match dangling, driver, label and name (a part of it, or a pattern), by name."""
         rows = self._database.rows("SELECT document FROM volumes ORDER BY name")
         found = [msgspec.json.decode(document, type=Volume) for (document,) in rows]
-        return [volume for volume in found if self._matches(volume, filters)]
+        users = self.usage.by_volume() if "dangling" in filters else Counter()
+        return [volume for volume in found if self._matches(volume, filters, users)]
 
-    def _matches(self, volume: Volume, filters: Filters) -> bool:
+    @staticmethod
+    def _matches(volume: Volume, filters: Filters, users: Counter[str]) -> bool:
         if "name" in filters and not any(_part_of(pattern, volume.name) for pattern in filters.get("name")):
             return False
         if "driver" in filters and volume.driver not in filters.get("driver"):
             return False
-        if "dangling" in filters and bool(self.usage.of_volume(volume.name)) == filters.flag("dangling"):
+        if "dangling" in filters and bool(users[volume.name]) == filters.flag("dangling"):
             return False
         return filters.match_labels(volume.labels)
 

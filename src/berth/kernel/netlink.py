@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from _socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
 from _socket import socket as Socket
+from errno import ENODEV
 from struct import pack, unpack_from
 
 TYPE_CHECKING = False
@@ -317,23 +318,40 @@ def dump(protocol: int, kind: int, body: bytes) -> Iterator[bytes]:
 
 def links() -> list[dict[str, str | int]]:
     """All links: name, index, mtu, up, kind ("" for a physical one), master (an index, 0 for none), mac."""
-    found: list[dict[str, str | int]] = []
-    for body in dump(NETLINK_ROUTE, GETLINK, _interface()):
-        index, flags = unpack_from("iI", body, 4)
-        values = attributes(body, 16)
-        info = attributes(values.get(_LINKINFO, b""), 0)
-        found.append(
-            {
-                "name": values[_IFNAME].rstrip(b"\0").decode(),
-                "index": index,
-                "mtu": unpack_from("I", values[_MTU])[0],
-                "up": flags & _IFF_UP,
-                "kind": info.get(_INFO_KIND, b"").rstrip(b"\0").decode(),
-                "master": unpack_from("i", values[_MASTER])[0] if _MASTER in values else 0,
-                "mac": values.get(_ADDRESS, b"").hex(":"),
-            }
-        )
-    return found
+    return [_described(body) for body in dump(NETLINK_ROUTE, GETLINK, _interface())]
+
+
+def link(which: str | int) -> dict[str, str | int] | None:
+    """The link of this name or index, as in `links`, or None: where there are hundreds, asking for all of them takes long."""
+    sock = open_socket(NETLINK_ROUTE)
+    try:
+        body = _interface(which) if isinstance(which, int) else _interface() + _name(which)
+        sock.send(message(GETLINK, 0, body))
+        answer = sock.recv(1 << 18)
+    finally:
+        sock.close()
+    length, kind = unpack_from("IH", answer)
+    if kind != _ERROR:
+        return _described(answer[16:length])
+    number = -unpack_from("i", answer, 16)[0]
+    if number == ENODEV:
+        return None
+    raise OSError(number, os.strerror(number), str(which))
+
+
+def _described(body: bytes) -> dict[str, str | int]:
+    index, flags = unpack_from("iI", body, 4)
+    values = attributes(body, 16)
+    info = attributes(values.get(_LINKINFO, b""), 0)
+    return {
+        "name": values[_IFNAME].rstrip(b"\0").decode(),
+        "index": index,
+        "mtu": unpack_from("I", values[_MTU])[0],
+        "up": flags & _IFF_UP,
+        "kind": info.get(_INFO_KIND, b"").rstrip(b"\0").decode(),
+        "master": unpack_from("i", values[_MASTER])[0] if _MASTER in values else 0,
+        "mac": values.get(_ADDRESS, b"").hex(":"),
+    }
 
 
 def addresses() -> list[tuple[int, str]]:

@@ -43,11 +43,11 @@ def ensure(record: NetworkRecord, mtu: int) -> None:
     """Make the bridge of a network, or bring the one that is there into the right state. Conflict when a link of that name is
     something else."""
     name = record.device
-    known = {str(link["name"]): link for link in netlink.links()}
-    if name not in known:
+    found = netlink.link(name)
+    if found is None:
         mac = "02:42:" + bytes.fromhex(record.id[:8]).hex(":")
         netlink.create_bridge(name, mac, mtu)
-    elif known[name]["kind"] != "bridge":
+    elif found["kind"] != "bridge":
         raise Conflict(f"network {record.name}: the link {name} is no bridge: rename it or choose another bridge name")
     _settings(name, ipv6=record.enable_ipv6)
     for address in gateway_addresses(record):

@@ -31,10 +31,9 @@ def subnets_in_use() -> list[Subnet]:
 
 def uplink() -> tuple[str, int] | None:
     """Name and MTU of the link of the default route; None without one."""
-    links = {int(link["index"]): link for link in netlink.links()}
     for destination, _, index in sorted(netlink.routes()):
-        if destination in ("0.0.0.0/0", "::/0") and index in links:
-            return str(links[index]["name"]), int(links[index]["mtu"])
+        if destination in ("0.0.0.0/0", "::/0") and index and (link := netlink.link(index)):
+            return str(link["name"]), int(link["mtu"])
     return None
 
 

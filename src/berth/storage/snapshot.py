@@ -158,7 +158,8 @@ class SnapshotStore:
 
     async def usage(self, key: str) -> int:
         """Bytes in the upper directory: the sizes of its files, each inode once."""
-        upper, _ = self._paths(key)
+        self._parent(key)
+        upper = f"{self._root}/{self._directory(key)}/upper"
 
         def work(stop: Callable[[], bool]) -> int:
             with translated(f"measuring {key}"), _opened(upper, []) as (top, _):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,9 @@ class Users:
 
     def of_volume(self, name: str) -> list[User]:
         return self.volumes.get(name, [])
+
+    def by_volume(self) -> Counter[str]:
+        return Counter({name: len(users) for name, users in self.volumes.items()})
 
 
 @dataclass

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import tarfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -143,6 +144,12 @@ class MemoryUsage:
 
     def of_image(self, image_id: str) -> list[User]:
         return self.images.get(image_id, [])
+
+    def by_image(self) -> Counter[str]:
+        return Counter({image: len(users) for image, users in self.images.items()})
+
+    def by_volume(self) -> Counter[str]:
+        return Counter()
 
     def of_volume(self, name: str) -> list[User]:
         return []

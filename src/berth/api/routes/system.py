@@ -55,7 +55,7 @@ def _version(engine: Engine) -> Handler:
 
 def _info(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        info = engine.system.info(engine.containers.count_by_state(), len(engine.images.list()))
+        info = engine.system.info(engine.containers.count_by_state(), engine.images.count())
         info.warnings = [*warnings(engine.config.hosts, engine.config.tls), *(info.warnings or [])]
         return json_response(info)
 

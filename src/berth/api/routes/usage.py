@@ -58,11 +58,11 @@ def _area(area: Area) -> dict[str, Any]:
 
 
 async def _volumes(engine: Engine) -> list[Volume]:
-    found = []
+    found, users = [], engine.containers.by_volume()
     for volume in engine.volumes.list(Filters()):
         described = engine.volumes.describe(volume)
         size = await asyncio.to_thread(tree_size, volume.mountpoint)
-        described.usage_data = VolumeUsageData(size=size, ref_count=len(engine.containers.of_volume(volume.name)))
+        described.usage_data = VolumeUsageData(size=size, ref_count=users[volume.name])
         found.append(described)
     return found
 
@@ -89,9 +89,9 @@ def _summaries(document: dict[str, Any], verbose: bool) -> dict[str, Any]:
     images, containers = document.get("Images"), document.get("Containers")
     volumes, cache = document.get("Volumes"), document.get("BuildCache")
     if images is not None:
-        active = [i for i in images if i.get("Containers", 0) > 0]
-        idle = sum(i["Size"] - max(0, i.get("SharedSize", 0)) for i in images if i not in active)
-        document["ImageUsage"] = _summary(images, len(active), document["LayersSize"], idle, verbose)
+        idle = [i for i in images if not i.get("Containers", 0) > 0]
+        reclaimable = sum(i["Size"] - max(0, i.get("SharedSize", 0)) for i in idle)
+        document["ImageUsage"] = _summary(images, len(images) - len(idle), document["LayersSize"], reclaimable, verbose)
     if containers is not None:
         sizes = [(c.get("SizeRw") or 0, c["State"] in _ACTIVE) for c in containers]
         document["ContainerUsage"] = _summary(containers, *_split(sizes), verbose)

@@ -66,7 +66,7 @@ class Committing:
     @asynccontextmanager
     async def _paused(self, container: Container, pause: bool) -> AsyncIterator[None]:
         """The lock keeps the container from being changed while its upper directory is read."""
-        async with container.lock:
+        async with container.changing():
             task = container.live_task()
             if not pause or task is None or container.status is not Status.RUNNING:
                 yield

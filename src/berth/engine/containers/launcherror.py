@@ -16,6 +16,11 @@ _TEXT = {
     errno.ENOEXEC: "exec format error",
     errno.ENOTDIR: "not a directory",
 }
+# What the kernel says of a request that it cannot do. The rest (no memory, no room, a disk that failed) is the host's.
+_REFUSED = {
+    errno.EACCES, errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENOENT,
+    errno.ENOTDIR, errno.ENXIO, errno.EOPNOTSUPP, errno.EPERM, errno.ERANGE,
+}  # fmt: skip
 
 
 class StartFailed(BerthError):
@@ -27,7 +32,8 @@ class StartFailed(BerthError):
 
 
 class CommandFailed(InvalidArgument):
-    """The command cannot be run: 127 when it does not exist, 126 when it may not be executed."""
+    """What was asked for cannot be run: 127 when the command does not exist, 126 when it may not be executed, 128 when the
+    kernel refuses what it was to be given."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -62,7 +68,7 @@ def start_error(failure: LaunchFailed, program: str) -> StartFailed | CommandFai
     if failure.step == "user":
         return CommandFailed(failure.message, 128)
     if failure.step not in ("execve", "chdir"):
-        return StartFailed(failure.message, code)
+        return (CommandFailed if failure.errno in _REFUSED else StartFailed)(failure.message, code)
     text = f"{_START}unable to start container process: {_process_error(failure, program)}: unknown"
     return CommandFailed(text, code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 
@@ -11,7 +12,7 @@ from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
 from berth.engine.containers.removal import matches_no_label
-from berth.errors import InvalidArgument
+from berth.errors import InvalidArgument, NotFound
 from berth.model.filters import Filters
 from berth.model.units import human_duration
 from berth.wire.container import (
@@ -109,12 +110,20 @@ def _port_set(value: str) -> set[str]:
     return {f"{n}/{protocol or 'tcp'}" for n in range(int(first), int(last or first) + 1)}
 
 
-class ImageNames:
-    """How images are called in one list: many containers have the same."""
+class ListedImages:
+    """What one list tells of images: many containers have the same."""
 
     def __init__(self, images: Images) -> None:
         self._images = images
         self._ids: dict[str, str | None] = {}
+        self._sizes: dict[str, int] = {}
+
+    def size(self, image_id: str) -> int:
+        """Bytes of its layers; 0 for one that has gone."""
+        if image_id not in self._sizes:
+            image = self._images.find(image_id)
+            self._sizes[image_id] = image.size if image is not None else 0
+        return self._sizes[image_id]
 
     def shown(self, name: str, image_id: str) -> str:
         """The name as the user wrote it while it still stands for the container's image, else the id."""
@@ -140,8 +149,21 @@ class Listing:
                 break
             if (everything or is_running(container.status)) and self._matches(container, filters):
                 chosen.append(container)
-        images = ImageNames(self._parts.images)
-        return [await self._summary(c, images, size) for c in chosen]
+        images, now = ListedImages(self._parts.images), time.time()
+        found = [self._summary(c, images, now) for c in chosen]
+        if size:
+            usages = await asyncio.gather(*map(self._usage, chosen))
+            for container, summary, usage in zip(chosen, found, usages, strict=True):
+                summary.size_rw = usage
+                summary.size_root_fs = usage + images.size(container.record.image_id)
+        return found
+
+    async def _usage(self, container: Container) -> int:
+        """Bytes of its own; 0 for one that has been removed meanwhile."""
+        try:
+            return await self._parts.snapshots.usage(container.id)
+        except NotFound:
+            return 0
 
     def _check(self, filters: Filters) -> None:
         for key, allowed in (("status", _STATES), ("health", _HEALTH)):
@@ -212,10 +234,10 @@ class Listing:
             image = self._parts.images.find(image.parent) if image.parent else None
         return False
 
-    async def _summary(self, container: Container, images: ImageNames, size: bool) -> ContainerSummary:
+    def _summary(self, container: Container, images: ListedImages, now: float) -> ContainerSummary:
         record, parts = container.record, self._parts
         settings = parts.networks.settings(container.facts())
-        summary = ContainerSummary(
+        return ContainerSummary(
             id=record.id,
             names=["/" + record.name],
             image=images.shown(record.image_name, record.image_id),
@@ -225,7 +247,7 @@ class Listing:
             ports=port_summaries(settings),
             labels=record.config.labels or {},
             state=str(container.status),
-            status=status_text(container, time.time()),
+            status=status_text(container, now),
             host_config=ContainerSummaryHostConfig(
                 network_mode=record.host_config.network_mode, annotations=record.host_config.annotations
             ),
@@ -236,8 +258,3 @@ class Listing:
                 failing_streak=(container.health.failing_streak if container.health else None) or 0,
             ),
         )
-        if size:
-            stored = parts.images.find(record.image_id)
-            summary.size_rw = await parts.snapshots.usage(record.id)
-            summary.size_root_fs = summary.size_rw + (stored.size if stored is not None else 0)
-        return summary

@@ -39,7 +39,10 @@ class Parts:
     trace: LaunchTrace
 
     def emit(self, container: Container, action: str, extra: Mapping[str, str] | None = None) -> None:
-        """An event of a container, with Docker's attributes: its labels, image and name, and what the action adds."""
+        """An event of a container, with Docker's attributes: its labels, image and name, and what the action adds. Nothing is
+        told of one that has gone: what was still being done to it had no effect."""
+        if container.gone:
+            return
         record = container.record
         attributes = {**(record.config.labels or {}), "image": record.image_name, "name": record.name, **(extra or {})}
         self.events.publish("container", action, record.id, attributes)

@@ -10,6 +10,8 @@ import asyncio
 import os
 import select
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -18,6 +20,7 @@ from berth.contract.network import ContainerFacts
 from berth.contract.runtime import AttachStream, Task
 from berth.engine.containers.cause import Cause
 from berth.engine.containers.lifecycle import HAS_TASK, Status, check_transition
+from berth.errors import NotFound
 from berth.model.oci import IdMapping
 from berth.wire.container import ContainerConfig, HostConfig
 from berth.wire.health import Health
@@ -167,6 +170,14 @@ class Container:
     def live_task(self) -> Task | None:
         """The task while there is one that has not ended."""
         return self.task if self.status in HAS_TASK else None
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """The lock of a container that is there: NotFound when it was removed while this was waiting."""
+        async with self.lock:
+            if self.gone:
+                raise NotFound(f"No such container: {self.id}")
+            yield
 
     def facts(self) -> ContainerFacts:
         """What networks need to know."""

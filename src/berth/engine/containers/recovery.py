@@ -8,6 +8,7 @@ row says running/paused, shim lives   frozen or not: as the row says
 row says restarting                   the back-off starts anew
 row says removing                     the removal is finished
 directory or shim without a row       removed
+a record whose event was not told     told (see telling)
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
 from berth.engine.containers.removal import Removal
 from berth.engine.containers.running import Running
+from berth.engine.containers.telling import make_up
 from berth.errors import BerthError
 from berth.kernel.fs import remove_tree
 from berth.model.identifier import short_id
@@ -50,6 +52,7 @@ class Recovery:
         tasks = await self._load_tasks([c for c in containers if c.status in HAS_TASK or c.id in present])
         for container in containers:
             self._note_start(container, tasks.get(container.id))
+        make_up(self._parts, containers)
         ended = {identifier: task.exit for identifier, task in tasks.items() if task.exit is not None}
         alive = [c for c in containers if c.id in tasks and c.id not in ended]
         for container in alive:

@@ -169,5 +169,9 @@ def _check_io(res: Resources) -> None:
     for weight in res.blkio_weight_device or []:
         if not 10 <= (weight.weight or 0) <= 1000:
             raise InvalidArgument(f"Range of blkio weight is from 10 to 1000, but {weight.path} has {weight.weight}")
+    for field, what, _ in _THROTTLES:
+        for throttle in getattr(res, field) or []:
+            if (throttle.rate or 0) < 0:
+                raise InvalidArgument(f"Invalid {what} {throttle.rate} for {throttle.path}: a rate is 0 (no limit) or more")
     if res.io_maximum_bandwidth or res.io_maximum_iops:
         raise InvalidArgument("Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps")

@@ -55,6 +55,8 @@ def _number(path: str | None) -> tuple[int, int]:
         number = os.stat(path or "").st_rdev
     except OSError as error:
         raise InvalidArgument(f"cannot use block device {path}: {(error.strerror or '').lower()}") from error
+    if not number:
+        raise InvalidArgument(f"cannot use block device {path}: it is no device")
     return os.major(number), os.minor(number)
 
 

@@ -172,6 +172,14 @@ class ContainerService:
         """Usage: containers that mount the volume."""
         return [_user(c) for c in self.parts.catalog if any(m.type == "volume" and m.name == name for m in c.record.mounts)]
 
+    def by_image(self) -> Counter[str]:
+        """Usage: how many containers each image has."""
+        return Counter(c.record.image_id for c in self.parts.catalog)
+
+    def by_volume(self) -> Counter[str]:
+        """Usage: how many containers mount each volume."""
+        return Counter(name for c in self.parts.catalog for name in {m.name for m in c.record.mounts if m.type == "volume"})
+
     def of_network(self, network_id: str, name: str) -> list[User]:
         """Usage: containers with an endpoint in the network."""
         found = []
@@ -247,7 +255,7 @@ class ContainerService:
     async def connect(self, reference: str, network: str, settings: EndpointSettings) -> None:
         """Add an endpoint, at once when it runs."""
         container = self.get(reference)
-        async with container.lock:
+        async with container.changing():
             task = container.live_task()
             await self.parts.networks.connect(container.facts(), network, settings, task.pid if task else None)
             self._save_endpoints(container)
@@ -255,7 +263,7 @@ class ContainerService:
     async def disconnect(self, reference: str, network: str, *, force: bool) -> None:
         """Take an endpoint away."""
         container = self.get(reference)
-        async with container.lock:
+        async with container.changing():
             task = container.live_task()
             await self.parts.networks.disconnect(container.facts(), network, task.pid if task else None, force=force)
             self._save_endpoints(container)

@@ -50,7 +50,7 @@ class Updating:
         changes = {n: getattr(body, n) for n in _CHANGEABLE if getattr(body, n) not in (None, 0, "", [])}
         if body.restart_policy is not None and not body.restart_policy.name:
             changes.pop("restart_policy", None)
-        async with container.lock:
+        async with container.changing():
             if container.status in (Status.REMOVING, Status.DEAD):
                 raise _refusal(container, 'Container is marked for removal and cannot be "update".')
             old = container.record.host_config
@@ -74,7 +74,7 @@ class Updating:
 
     async def rename(self, container: Container, name: str) -> None:
         """Conflict when the name is taken."""
-        async with container.lock:
+        async with container.changing():
             old = container.name
             self._parts.catalog.rename(container, name)
             failpoint.hit("container.rename.after-row")

@@ -29,6 +29,8 @@ from berth.wire.document import ImageDocument
 
 _ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
 log = logging.getLogger(__name__)
+# More images than this are read from disk at every list. A configuration has some kilobytes.
+_DOCUMENTS = 4096
 _COLUMNS = "id, chain_id, created, parent, size"
 
 
@@ -52,7 +54,7 @@ class ImageStore:
         self._database = database
         self._blobs = blobs
         self._layers = layers
-        self._document_bytes = lru_cache(maxsize=256)(blobs.read)
+        self._document_bytes = lru_cache(maxsize=_DOCUMENTS)(blobs.read)
 
     # Looking up
 

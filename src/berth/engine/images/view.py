@@ -145,6 +145,7 @@ class Listing:
         self._store = store
         self._layers = layers
         self._usage = usage
+        self._chains: dict[Digest, list[Digest]] = {}
 
     def summaries(
         self, filters: Filters, now: float, *, all_images: bool = False, shared_size: bool = False, count_containers: bool = False
@@ -155,14 +156,15 @@ class Listing:
         chosen = [image for image in images if self._shown(image, filters, parents, all_images)]
         before, since = (self._bound(filters, key) for key in ("before", "since"))
         until = min((parse_moment(value, now) for value in filters.get("until")), default=None)
-        shared = self._shared_sizes(images) if shared_size else {}
+        shared = self._shared_sizes(images) if shared_size else None
+        users = self._usage.by_image() if count_containers and self._usage else None
         summaries = []
         for image in chosen:
             if (before is not None and image.created >= before) or (since is not None and image.created <= since):
                 continue
             if until is not None and image.created > until:
                 continue
-            summaries.append(self._summary(image, filters, shared if shared_size else None, count_containers))
+            summaries.append(self._summary(image, filters, shared, users))
         return summaries
 
     def _shown(self, image: Image, filters: Filters, parents: set[Digest], all_images: bool) -> bool:
@@ -184,12 +186,13 @@ class Listing:
             return None
         return self._store.get(filters.get(key)[0]).created
 
-    def _summary(self, image: Image, filters: Filters, shared: dict[Digest, int] | None, count_containers: bool) -> ImageSummary:
+    def _summary(
+        self, image: Image, filters: Filters, shared: dict[Digest, int] | None, users: Counter[str] | None
+    ) -> ImageSummary:
         tags, digests = image.tags, image.digests
         if "reference" in filters:
             patterns = filters.get("reference")
             tags, digests = _matching(tags, patterns), _matching(digests, patterns) or digests
-        containers = len(self._usage.of_image(image.id)) if count_containers and self._usage else -1
         labels = image.document.config.labels if image.document.config else None
         return ImageSummary(
             id=image.id,
@@ -201,11 +204,13 @@ class Listing:
             shared_size=-1 if shared is None else sum(shared.get(layer, 0) for layer in self._chain(image)),
             virtual_size=image.size,
             labels=labels or {},
-            containers=containers,
+            containers=-1 if users is None else users[image.id],
         )
 
     def _chain(self, image: Image) -> list[Digest]:
-        return [layer.chain_id for layer in self._store.stack(image)]
+        if image.id not in self._chains:
+            self._chains[image.id] = [layer.chain_id for layer in self._store.stack(image)]
+        return self._chains[image.id]
 
     def _shared_sizes(self, images: list[Image]) -> dict[Digest, int]:
         used = Counter(layer for image in images for layer in self._chain(image))
