@@ -1,4 +1,4 @@
-"""Let schemathesis ask an engine: schemathesis_api.py SCHEMA [--examples N] [--seed N] [--tool PATH].
+"""Let schemathesis ask an engine: schemathesis_api.py SCHEMA [--examples N] [--seed N] [--tool PATH] [options of st run].
 
 SCHEMA is one of Docker's definitions of the Engine API (Swagger 2.0); its version is the one that is asked for. The engine runs
 in the same namespaces as with fuzz_api.py, and is held to the same: no status of 500 and above but 501 and 503, no request
@@ -37,6 +37,7 @@ _PORT = 18080
 # How long a stream without an end of its own is listened to.
 _GLIMPSE = 1.0
 _TIDY_SECONDS = 5.0
+_REQUEST = re.compile(rb"[A-Z]+ /")
 _HEAD = re.compile(rb"HTTP/1\.1 (\d{3})")
 _KNOWN = {"id": ["one", "two", "bridge", "none"], "name": ["busybox", "busybox:latest", "one", "v1"]}
 
@@ -48,7 +49,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=150, help="per operation and phase")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tool", default=shutil.which("st"), help="the program `st`")
-    options = parser.parse_args()
+    options, options.more = parser.parse_known_args()
     if not options.tool:
         parser.error("schemathesis is not there: install it in an environment of its own, and give that one's `st` by --tool")
     return in_place(lambda: _ask(options))
@@ -99,7 +100,7 @@ def _command(options: argparse.Namespace) -> list[str]:
         "--url", f"http://127.0.0.1:{_PORT}" + (f"/{version[0]}" if version else ""),
         "--checks", "not_a_server_error", "--continue-on-failure", "--max-examples", str(options.examples),
         "--seed", str(options.seed), "--request-timeout", str(HANGS_AFTER), "--suppress-health-check", "all",
-        "--warnings", "off", "--no-shrink",
+        "--warnings", "off", "--no-shrink", *options.more,
     ]  # fmt: skip
 
 
@@ -140,7 +141,7 @@ class Connection:
     async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
-                if not self._request:
+                if not self._request and _REQUEST.match(data):
                     self._request, self._sent = repr(data[:1500]), time.monotonic()
                 writer.write(data)
                 await writer.drain()

@@ -38,7 +38,8 @@ _STRINGS = ("", " ", "a", "..", "../../etc/passwd", "/", "/etc", "\0", "a\nb", "
 _NUMBERS = (0, 1, -1, 2, 7, 255, 65535, 65536, 1 << 31, -(1 << 31), (1 << 63) - 1, -(1 << 63), 10**30)
 # How long a client is willing to wait is for the client to say: nothing is found out by waiting long.
 _ALWAYS = ("Image", "Cmd", "Container", "Name")
-_BOUNDED = ("t", "StopTimeout")
+# A container that gets nothing of a processor that others use takes as long to start and to end.
+_BOUNDED = ("t", "StopTimeout", "CpuShares")
 # More than these are taken away, so that the engine stays as quick as it was.
 _CONTAINERS, _NETWORKS = 40, 10
 _COMPANY: dict[str, Any] = {
@@ -179,6 +180,7 @@ class Fuzzer:
             "names": lambda: named("images"),
             "repo": some("made", "Made", "a/b", ""),
             "StopTimeout": some(0, 1),
+            "CpuShares": some(0, 512, 1024, -1, 1 << 18),
             "Detach": some(True, False),
             "Privileged": some(True, False),
             "filters": self._filters,

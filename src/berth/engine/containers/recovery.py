@@ -13,6 +13,7 @@ a record whose event was not told     told (see telling)
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -46,7 +47,7 @@ class Recovery:
     async def restore(self) -> None:
         """See the module's table."""
         containers = self._parts.catalog.load()
-        present = [identifier async for identifier in self._parts.runtime.tasks()]
+        present = {identifier async for identifier in self._parts.runtime.tasks()}
         await self._remove_unknown({c.id for c in containers}, present)
         failpoint.hit("engine.recover.after-unknown")
         tasks = await self._load_tasks([c for c in containers if c.status in HAS_TASK or c.id in present])
@@ -59,13 +60,14 @@ class Recovery:
             container.task = tasks[container.id]
             if container.uid_base:
                 self._parts.ranges.adopt(container.uid_base)
-            await self._thaw_or_freeze(container, tasks[container.id])
+        await asyncio.gather(*(self._thaw_or_freeze(c, tasks[c.id]) for c in alive))
         await self._parts.networks.restore([(c.facts(), tasks[c.id].pid) for c in alive])
         failpoint.hit("engine.recover.after-networks")
         for container in alive:
             self._running.watch(container, tasks[container.id])
+        running = {c.id for c in alive}
         for container in containers:
-            if container not in alive:
+            if container.id not in running:
                 await self._settle(container, tasks.get(container.id), ended.get(container.id))
 
     def _note_start(self, container: Container, task: Task | None) -> None:
@@ -87,19 +89,20 @@ class Recovery:
             log.warning("container %s: %s", short_id(container.id), error.message)
 
     async def _load_tasks(self, containers: list[Container]) -> dict[str, Task]:
-        found: dict[str, Task] = {}
-        for container in containers:
-            try:
-                task = await self._parts.runtime.load(container.id)
-            except BerthError as error:
-                log.error("cannot reach container %s: %s", short_id(container.id), error.message)
-                continue
-            if task is not None:
-                found[container.id] = task
-            else:
-                # A launch that did not get as far as a run file, and ended with its shim.
-                await self._parts.runtime.remove_leftovers(container.id)
-        return found
+        """All at once: each is asked for by a message to another process."""
+        loaded = await asyncio.gather(*map(self._load_task, containers))
+        return {container.id: task for container, task in zip(containers, loaded, strict=True) if task is not None}
+
+    async def _load_task(self, container: Container) -> Task | None:
+        try:
+            task = await self._parts.runtime.load(container.id)
+        except BerthError as error:
+            log.error("cannot reach container %s: %s", short_id(container.id), error.message)
+            return None
+        if task is None:
+            # A launch that did not get as far as a run file, and ended with its shim.
+            await self._parts.runtime.remove_leftovers(container.id)
+        return task
 
     async def _settle(self, container: Container, task: Task | None, ended: Exit | None) -> None:
         try:
@@ -136,7 +139,7 @@ class Recovery:
             container.state.status = Status.RESTARTING
             self._running.schedule(container, 0.0)
 
-    async def _remove_unknown(self, known: set[str], present: list[str]) -> None:
+    async def _remove_unknown(self, known: set[str], present: set[str]) -> None:
         for identifier in present:
             if identifier not in known:
                 await self._parts.runtime.remove_leftovers(identifier)
