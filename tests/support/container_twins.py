@@ -115,6 +115,9 @@ class TwinTask:
         if signal in (2, 9, 15) and signal not in self.ignores and (signal == 9 or not self.frozen):
             self.finish(128 + signal)
 
+    def check(self, op: str) -> None:
+        return
+
     async def attach(self, stream: AttachStream) -> None:
         self.streams.append(stream)
 

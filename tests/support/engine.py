@@ -116,6 +116,9 @@ class EngineProcess:
                 if self.process.poll() is not None:
                     break
                 time.sleep(0.01)
+        if isinstance(self.process, ForkedProcess):
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(1)
         self.process.kill()
         self.process.wait()
         raise AssertionError(f"berthd did not become ready:\n{self.log_text()}")

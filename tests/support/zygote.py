@@ -8,9 +8,12 @@ Run as `python -c "..." berthd-zygote`: what looks for an engine's leftovers tak
 
 from __future__ import annotations
 
+import asyncio
+import faulthandler
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import traceback
@@ -47,6 +50,7 @@ def _become(request: dict[str, Any], run: Any) -> None:
             os.dup2(fd, target)
             os.close(fd)
         os.dup2(1, 2)
+        signal.signal(signal.SIGUSR1, _tell)
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.argv = ["berthd", *request["arguments"]]
@@ -58,6 +62,14 @@ def _become(request: dict[str, Any], run: Any) -> None:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _tell(_number: int, _frame: object) -> None:
+    """SIGUSR1: what the engine is waiting for, into its log."""
+    faulthandler.dump_traceback()
+    with suppress(RuntimeError):
+        for task in asyncio.all_tasks():
+            task.print_stack()
 
 
 class ForkedProcess:

@@ -250,6 +250,10 @@ class Task(Protocol):
         """A signal to init, by pidfd. NotFound when it has ended."""
         ...
 
+    def check(self, op: str) -> None:
+        """Before something is begun that needs the shim (exec, attach). Unavailable when that one cannot be talked to."""
+        ...
+
     async def attach(self, stream: AttachStream) -> None:
         """Add a client. Its connection is closed by the shim once the container has ended and all output is sent."""
         ...

@@ -64,6 +64,8 @@ class ExecService:
         if not args:
             raise InvalidArgument("No exec command specified")
         require_task(container.id, container.status)
+        if container.task is not None:
+            container.task.check("exec")
         for entry in body.env or []:
             if not entry or entry.startswith("="):
                 raise InvalidArgument(f"invalid environment variable: {entry}")

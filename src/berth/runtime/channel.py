@@ -7,6 +7,9 @@
 
 Both at once is the memfd first, then the bundle. A message is one packet, so it is sent wholly or not at all, also without
 blocking. Lean code: imported by launcher and shim.
+
+Shims outlive the engine that started them, so both sides meet older and newer ones: what a message has beyond what is known is
+ignored, what it lacks has a default. VERSION grows only with what others cannot understand so; a side that knows less says so.
 """
 
 from __future__ import annotations
@@ -32,6 +35,15 @@ _SPACE = _socket.CMSG_SPACE(4 * 253)
 
 class ChannelError(Exception):
     """A packet that does not follow the protocol, or whose descriptors did not fit into this process."""
+
+
+class NewerVersion(ChannelError):
+    """A message of a version that this side does not know. `id` is the request's, if it is one."""
+
+    def __init__(self, version: object, id: object) -> None:
+        super().__init__(f"a message of version {version}: this side speaks version {VERSION}")
+        self.version = version
+        self.id = id
 
 
 def close_all(fds: Sequence[int]) -> None:
@@ -140,10 +152,15 @@ def receive(sock: _socket.socket) -> tuple[Message, list[int]] | None:
     except (ValueError, IndexError, AttributeError) as error:
         close_all(fds)
         raise ChannelError(f"a packet that is not a message: {error}") from error
-    if message.get("v") != VERSION:
+    if not known(message.get("v")):
         close_all(fds)
-        raise ChannelError(f"a message of version {message.get('v')}: this side speaks version {VERSION}")
+        raise NewerVersion(message.get("v"), message.get("id"))
     return message, fds
+
+
+def known(version: object) -> bool:
+    """Whether this side understands messages of that version."""
+    return isinstance(version, int) and 1 <= version <= VERSION
 
 
 def peer_is_root(sock: _socket.socket) -> bool:

@@ -89,6 +89,9 @@ class Connection:
             received = channel.receive(self._sock)
         except BlockingIOError:
             return
+        except channel.NewerVersion as newer:
+            self.send({"id": newer.id, "error": {"kind": "Unavailable", "message": f"the container's shim got {newer}"}})
+            return
         except (OSError, channel.ChannelError):
             received = None
         if received is None:

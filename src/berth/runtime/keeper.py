@@ -162,6 +162,8 @@ class Keeper:
         answer: Message = {"id": message.get("id")}
         passed: list[int] = []
         try:
+            if message.get("op") not in _OPERATIONS:
+                raise Refused("Unavailable", f"the shim of {self._id[:12]} does not know how to {message.get('op')}: it is older")
             answer["result"], passed = _OPERATIONS[message["op"]](self, message, fds)
         except self._launch.Failure as failure:
             answer["error"] = failure_of(failure)

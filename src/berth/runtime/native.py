@@ -22,6 +22,7 @@ from berth import failpoint, trace
 from berth.contract.runtime import Abilities, AttachStream, LaunchFailed, LaunchRequest
 from berth.errors import AlreadyExists, BerthError, Internal
 from berth.runtime import cgroup_host, channel, record, remains
+from berth.runtime.distant import DistantTask, is_distant
 from berth.runtime.foreign_plan import BUNDLE
 from berth.runtime.fork_server import ForkServer
 from berth.runtime.link import Disconnected, Link, error_of
@@ -153,7 +154,7 @@ class NativeRuntime:
             known = self._tasks.get(id)
             if known is not None:
                 return known
-            task = await self._connect(id) or await self._ended(id)
+            task = self._distant(id) or await self._connect(id) or await self._ended(id)
             if task is not None:
                 self._tasks[id] = task
         return task
@@ -335,6 +336,15 @@ class NativeRuntime:
             link.close()
             return None
         _take_over(task, link, summary, fds)
+        return task
+
+    def _distant(self, id: str) -> NativeTask | None:
+        """The task of a shim that only a newer engine can talk to."""
+        state = record.read(record.state_path(self._run, id))
+        if state is None or not is_distant(state):
+            return None
+        task = DistantTask(id, self._run, self._name, state["directory"], self._planner, self._oom, self._deleted)
+        task.watch(state)
         return task
 
     def _dial(self, id: str) -> socket.socket | None:

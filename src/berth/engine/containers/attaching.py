@@ -50,6 +50,8 @@ class Attaching:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running.")
         if container.deleting or container.status in (Status.REMOVING, Status.DEAD):
             raise Conflict(f"Container {container.id} is marked for removal, nobody can attach to it")
+        if container.task is not None:
+            container.task.check("attach")
 
     async def attach(self, container: Container, stream: AttachStream) -> None:
         """The stream's descriptor is owned by this call. A container that does not run gets the client at its start."""
