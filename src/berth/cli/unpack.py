@@ -55,18 +55,21 @@ def _remove(name: str, fd: int) -> None:
         raise InvalidArgument(f"cannot overwrite directory {name} with a file") from error
 
 
-def unpack(tar: tarfile.TarFile, folder: str, rename: Rename, *, archive: bool) -> None:
-    """Unpack below the existing `folder`. `rename` gives each member's new name; `archive` keeps owners and all mode bits."""
+def unpack(tar: tarfile.TarFile, folder: str, rename: Rename, *, archive: bool, owner: tuple[int, int] | None = None) -> None:
+    """Unpack below the existing `folder`. `rename` gives each member's new name; `archive` keeps owners and all mode bits;
+    `owner` is (uid, gid) to give all of it to."""
     root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     times: list[tuple[list[str], float]] = []
     try:
         for member in tar:
+            if owner is not None:
+                member.uid, member.gid = owner
             parts = _parts(rename(member.name))
             if member.isdir():
-                _directory(root, parts, member, archive)
+                _directory(root, parts, member, archive, owner is not None)
                 times.append((parts, member.mtime))
             elif parts:
-                _other(tar, root, parts, member, rename, archive)
+                _other(tar, root, parts, member, rename, archive, owner is not None)
         for parts, mtime in reversed(times):
             with _parent(root, [*parts, ""]) as fd:
                 os.utime(fd, (mtime, mtime))
@@ -74,24 +77,28 @@ def unpack(tar: tarfile.TarFile, folder: str, rename: Rename, *, archive: bool) 
         os.close(root)
 
 
-def _owner_and_mode(fd: int, member: tarfile.TarInfo, archive: bool) -> None:
-    if archive and os.geteuid() == 0:
+def _owner_and_mode(fd: int, member: tarfile.TarInfo, archive: bool, given: bool) -> None:
+    if given or (archive and os.geteuid() == 0):
         os.chown(fd, member.uid, member.gid)
     os.chmod(fd, member.mode & (0o7777 if archive else 0o777))
 
 
-def _directory(root: int, parts: list[str], member: tarfile.TarInfo, archive: bool) -> None:
+def _directory(root: int, parts: list[str], member: tarfile.TarInfo, archive: bool, given: bool) -> None:
     if parts:
         with _parent(root, [*parts, ""]) as fd:
-            _owner_and_mode(fd, member, archive)
+            _owner_and_mode(fd, member, archive, given)
 
 
-def _other(tar: tarfile.TarFile, root: int, parts: list[str], member: tarfile.TarInfo, rename: Rename, archive: bool) -> None:
+def _other(
+    tar: tarfile.TarFile, root: int, parts: list[str], member: tarfile.TarInfo, rename: Rename, archive: bool, given: bool
+) -> None:
     name = parts[-1]
     with _parent(root, parts) as fd:
         if member.issym():
             _remove(name, fd)
             os.symlink(member.linkname, name, dir_fd=fd)
+            if given or (archive and os.geteuid() == 0):
+                os.chown(name, member.uid, member.gid, dir_fd=fd, follow_symlinks=False)
         elif member.islnk():
             target = _parts(rename(member.linkname))
             with _parent(root, target) as source:
@@ -99,18 +106,18 @@ def _other(tar: tarfile.TarFile, root: int, parts: list[str], member: tarfile.Ta
                 os.link(target[-1], name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
         elif member.isreg():
             _remove(name, fd)
-            _file(tar, fd, name, member, archive)
+            _file(tar, fd, name, member, archive, given)
         elif member.isfifo():
             _remove(name, fd)
             os.mkfifo(name, member.mode & 0o777, dir_fd=fd)
 
 
-def _file(tar: tarfile.TarFile, parent: int, name: str, member: tarfile.TarInfo, archive: bool) -> None:
+def _file(tar: tarfile.TarFile, parent: int, name: str, member: tarfile.TarInfo, archive: bool, given: bool) -> None:
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
     content = tar.extractfile(member)
     with open(fd, "wb") as out:
         if content is not None:
             shutil.copyfileobj(content, out, 1 << 17)
         out.flush()
-        _owner_and_mode(fd, member, archive)
+        _owner_and_mode(fd, member, archive, given)
         os.utime(fd, (member.mtime, member.mtime))

@@ -136,13 +136,14 @@ class WorkerTree:
     async def put(
         self, path: str, stream: ByteStream, *, no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False
     ) -> None:
-        """Unpack a tar. Owners are those of the tar either way, as with Docker for containers without a user."""
+        """Unpack a tar. Owners are those of the tar either way, as with Docker for containers without a user. One that a running
+        container has no id for becomes its root; with `copy_uid_gid` it is refused."""
         loop = asyncio.get_running_loop()
         async with self._turn:
             near, far = _pair()
             try:
                 try:
-                    self._send("put", {"path": path, "strict": no_overwrite_dir_non_dir}, [far.fileno()])
+                    self._send("put", {"path": path, "strict": no_overwrite_dir_non_dir, "exact": copy_uid_gid}, [far.fileno()])
                 finally:
                     far.close()
                 try:

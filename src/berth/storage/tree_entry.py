@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from berth.errors import Conflict, NotFound
+from berth.errors import Conflict, InvalidArgument, NotFound
 from berth.kernel import mount
 from berth.kernel.libc import AT_FDCWD
 from berth.kernel.namespace import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
@@ -51,6 +51,15 @@ class IdMap:
                 return outside + number - inside
         return self.outside(0)
 
+    def exact(self, number: int) -> int:
+        """The id on this side. InvalidArgument, in Docker's words, for one that the container does not have."""
+        if not any(inside <= number < inside + count for inside, _, count in self._extents):
+            raise InvalidArgument(
+                f"Container ID {number} cannot be mapped to a host ID: the container runs with a range of ids of its own. "
+                "Stop it first, or copy without the owners"
+            )
+        return self.outside(number)
+
     def inside(self, number: int) -> int:
         """The id that the container sees; 65534 for one that it does not have."""
         for inside, outside, count in self._extents:
@@ -72,6 +81,10 @@ class Entered:
     def outside(self, uid: int, gid: int) -> tuple[int, int]:
         """Ids to write on disk for the container's ids."""
         return self._uids.outside(uid), self._gids.outside(gid)
+
+    def exact(self, uid: int, gid: int) -> tuple[int, int]:
+        """Like `outside`; InvalidArgument for ids that the container cannot have."""
+        return self._uids.exact(uid), self._gids.exact(gid)
 
     def inside(self, uid: int, gid: int) -> tuple[int, int]:
         """The container's ids for those of a stat."""

@@ -159,8 +159,8 @@ def _filesystem(fd: int) -> int:
     return int.from_bytes(buffer.raw[:4], "little")
 
 
-def put(tree: Entered, fds: list[int], path: str, strict: bool) -> None:
-    """Unpack the stream from the socket, a plain tar, into an existing directory."""
+def put(tree: Entered, fds: list[int], path: str, strict: bool, exact: bool) -> None:
+    """Unpack the stream from the socket, a plain tar, into an existing directory. `exact`: nothing gets another's owner."""
     asked = _Asked(path)
     try:
         base = open_in_root(tree.root, os.fsencode(asked.clean), os.O_PATH)
@@ -174,7 +174,11 @@ def put(tree: Entered, fds: list[int], path: str, strict: bool) -> None:
     with socket.socket(fileno=os.dup(fds[0])) as source:
         try:
             with Unpacker(
-                tree.root, os.fsencode(asked.clean), strict=strict, owner=tree.outside, set_capability=tree.set_capability
+                tree.root,
+                os.fsencode(asked.clean),
+                strict=strict,
+                owner=tree.exact if exact else tree.outside,
+                set_capability=tree.set_capability,
             ) as unpacker:
                 unpacker.run(TarReader(Source(lambda: source.recv(_PIECE))))
             while source.recv(_PIECE):

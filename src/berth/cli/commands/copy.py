@@ -11,35 +11,20 @@ import os
 import posixpath
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import click
 
+from berth.cli import ownership
 from berth.cli.command import declare
+from berth.cli.ownership import Owner
+from berth.cli.pieces import PieceReader
 from berth.cli.session import engine
 from berth.cli.unpack import unpack
 from berth.client.containers import PathStat
 from berth.client.engine import Engine
 from berth.errors import InvalidArgument, NotFound
-
-
-class _PieceReader:
-    """A read-only file over pieces, for tarfile's streaming mode."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._left = b""
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self._left) < size:
-            piece = next(self._pieces, None)
-            if piece is None:
-                break
-            self._left += piece
-        cut = len(self._left) if size < 0 else size
-        out, self._left = self._left[:cut], self._left[cut:]
-        return out
 
 
 def split(text: str) -> tuple[str, str]:
@@ -69,7 +54,12 @@ def _asserts_directory(path: str) -> bool:
     return path.endswith(("/", "/.")) or path in (".", "..")
 
 
-def _from_container(target: Engine, container: str, source: str, destination: str, follow: bool, archive: bool) -> None:
+def _from_container(
+    target: Engine, container: str, source: str, destination: str, follow: bool, archive: bool, chown: str
+) -> None:
+    owner = ownership.of_host(chown) if chown else None
+    if owner is not None:
+        ownership.check_may_give(owner)
     if destination == "-":
         _, response = target.containers.get_archive(container, source)
         for piece in response:
@@ -104,48 +94,61 @@ def _from_container(target: Engine, container: str, source: str, destination: st
             return f"{name}/{rest}"
         return name + rest[len(top) :] if rest.rstrip("/") == top or rest.startswith(top + "/") else rest
 
-    with tarfile.open(fileobj=_PieceReader(iter(response)), mode="r|") as tar:  # type: ignore[call-overload]
-        unpack(tar, folder, rename, archive=archive)
+    with tarfile.open(fileobj=PieceReader(iter(response)), mode="r|") as tar:  # type: ignore[call-overload]
+        unpack(tar, folder, rename, archive=archive, owner=owner)
 
 
-def _local_members(source: str, name: str, follow: bool, archive: bool, out: IO[bytes]) -> None:
-    def owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
-        if not archive:
-            info.uid = info.gid = 0
-            info.uname = info.gname = ""
-        return info
-
+def _local_members(source: str, name: str, follow: bool, owner: Owner | None, out: IO[bytes]) -> None:
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        tar.add(os.path.realpath(source) if follow else source, name, filter=owner)
+        tar.add(
+            os.path.realpath(source) if follow else source,
+            name,
+            filter=lambda info: info if owner is None else ownership.given(info, owner),
+        )
 
 
-def _stream_local(source: str, name: str, follow: bool, archive: bool) -> Iterator[bytes]:
-    """The local path as a tar, made by a second thread as it is read."""
+def _streamed(produce: Callable[[IO[bytes]], None]) -> Iterator[bytes]:
+    """What a second thread writes, as it is read."""
     import threading
 
     reader, writer = os.pipe()
-    failures: list[OSError] = []
+    failures: list[OSError | tarfile.TarError] = []
 
-    def produce() -> None:
+    def work() -> None:
         with open(writer, "wb") as out:
             try:
-                _local_members(source, name, follow, archive, out)
-            except OSError as error:
+                produce(out)
+            except (OSError, tarfile.TarError) as error:
                 failures.append(error)
 
-    thread = threading.Thread(target=produce, daemon=True)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     with open(reader, "rb") as file:
         while piece := file.read(1 << 17):
             yield piece
     thread.join()
-    if failures:
+    if failures and isinstance(failures[0], OSError):
         raise InvalidArgument(f"cannot read {failures[0].filename}: {(failures[0].strerror or '').lower()}")
+    if failures:
+        raise InvalidArgument(f"what came on standard input is no tar archive: {failures[0]}")
 
 
-def _to_container(target: Engine, source: str, container: str, destination: str, follow: bool, archive: bool) -> None:
+def _owner(target: Engine, container: str, archive: bool, chown: str) -> Owner | None:
+    """Whom what is copied into a container shall belong to: its own user, unless the owners are kept (None)."""
+    if archive:
+        return None
+    if chown:
+        return ownership.of_container(target, container, chown)
+    user = str(target.containers.inspect_raw(container)["Config"].get("User") or "")
+    return ownership.of_container(target, container, user, same_group=False) if user else Owner(0, 0)
+
+
+def _to_container(target: Engine, source: str, container: str, destination: str, follow: bool, archive: bool, chown: str) -> None:
     if source == "-":
         pieces = iter(lambda: sys.stdin.buffer.read(1 << 17), b"")
+        if chown:
+            owner = ownership.of_container(target, container, chown)
+            pieces = _streamed(lambda out: ownership.rewritten(iter(lambda: sys.stdin.buffer.read(1 << 17), b""), owner, out))
         target.containers.put_archive(container, destination, pieces, copy_ids=archive)
         return
     if not os.path.lexists(source):
@@ -161,29 +164,35 @@ def _to_container(target: Engine, source: str, container: str, destination: str,
         if found is None and _asserts_directory(destination) and not is_dir:
             raise NotFound(f"no such directory: {container}:{destination}")
         folder, name = posixpath.split(destination.rstrip("/"))
-    target.containers.put_archive(
-        container, folder or "/", _stream_local(source.rstrip("/") or "/", name, follow, archive), copy_ids=archive
-    )
+    given = _owner(target, container, archive, chown)
+    members = _streamed(lambda out: _local_members(source.rstrip("/") or "/", name, follow, given, out))
+    target.containers.put_archive(container, folder or "/", members, copy_ids=archive)
 
 
 @declare("cp")
 @click.option("-a", "--archive", is_flag=True, help="Archive mode (copy all uid/gid information)")
+@click.option("--chown", default="", metavar="USER[:GROUP]", help="Give what is copied to this user, as known where it goes")
 @click.option("-L", "--follow-link", is_flag=True, help="Always follow symbol link in SRC_PATH")
 @click.option("-q", "--quiet", is_flag=True, help="Suppress progress output during copy")
 @click.argument("source", metavar="CONTAINER:SRC_PATH|SRC_PATH|-")
 @click.argument("destination", metavar="DEST_PATH|-|CONTAINER:DEST_PATH")
-def cp(source: str, destination: str, archive: bool, follow_link: bool, quiet: bool) -> None:
-    """Copy files/folders between a container and the local filesystem."""
+def cp(source: str, destination: str, archive: bool, chown: str, follow_link: bool, quiet: bool) -> None:
+    """Copy files/folders between a container and the local filesystem.
+
+    What is copied into a container belongs to the user that it runs as; what comes out, to you. -a keeps the owners.
+    """
+    if archive and chown:
+        raise InvalidArgument("--archive keeps the owners and --chown changes them: leave one of them out")
     (from_container, from_path), (to_container, to_path) = split(source), split(destination)
     target: Any = engine()
     if from_container and to_container:
         raise InvalidArgument("copying between containers is not supported")
     if from_container:
-        _from_container(target, from_container, from_path, to_path, follow_link, archive)
+        _from_container(target, from_container, from_path, to_path, follow_link, archive, chown)
         if not quiet and to_path != "-":
             print(f"Successfully copied to {os.path.abspath(to_path)}", file=sys.stderr)
     elif to_container:
-        _to_container(target, from_path, to_container, to_path, follow_link, archive)
+        _to_container(target, from_path, to_container, to_path, follow_link, archive, chown)
         if not quiet:
             print(f"Successfully copied to {to_container}:{to_path}", file=sys.stderr)
     else:
