@@ -1,7 +1,7 @@
 """Options of the local volume driver (`docker volume create -o ...`): type, device, o, as mount(8) has them. Pure.
 
-tmpfs is mounted afresh in each container; a bind shows a directory of the host. Network filesystems and block devices would
-have to be mounted on the host and live there for ever, which an engine that leaves nothing behind does not do.
+tmpfs is mounted afresh in each container; a bind shows a directory of the host. Network and disk filesystems are mounted by the
+runtime for each container that starts, with the host's network and rights, and go with it: nothing is ever mounted on the host.
 """
 
 from __future__ import annotations
@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from berth.errors import InvalidArgument, NotImplementedKind
+from berth.network.host import is_address
 
 _KNOWN = ("type", "o", "device", "size")
 _FLAGS = ("bind", "rbind")
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph"})
+DISK = frozenset(
+    {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "erofs", "squashfs", "iso9660", "udf", "vfat", "exfat", "ntfs3"}
+)
 
 
 def check(options: Mapping[str, str]) -> None:
@@ -33,10 +38,26 @@ def check(options: Mapping[str, str]) -> None:
         return
     if kind == "tmpfs":
         return
+    if kind in NETWORK or kind in DISK:
+        _check_filesystem(kind, options)
+        return
     raise NotImplementedKind(
         f"volumes of type {kind} are not mounted by berth: mount {options['device']} on the host, "
         "and create the volume with type=none, o=bind and device=<the mounted directory>"
     )
+
+
+def _check_filesystem(kind: str, options: Mapping[str, str]) -> None:
+    """What the kernel would refuse with no more than `invalid argument`."""
+    address = next((part.partition("=")[2] for part in _parts(options) if part.startswith("addr=")), None)
+    if kind in ("nfs", "nfs4") and address is None:
+        raise InvalidArgument(
+            f"a volume of type {kind} needs the server's address: -o o=addr=192.0.2.1,... with -o device=:/path"
+        )
+    if address is not None and not is_address(address):
+        raise InvalidArgument(f"addr={address}: give the IP address of the server: names are not looked up")
+    if kind in DISK and not options["device"].startswith("/"):
+        raise InvalidArgument(f"the device of a volume of type {kind} must be an absolute path: {options['device']!r}")
 
 
 def is_bind(options: Mapping[str, str]) -> bool:

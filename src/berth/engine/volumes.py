@@ -28,6 +28,7 @@ from berth.kernel.paths import open_in_root
 from berth.model.filters import Filters
 from berth.model.identifier import new_id
 from berth.model.oci import Mount
+from berth.model.rootfs import FILESYSTEM_MOUNT
 from berth.storage.database import Database
 from berth.storage.snapshot import size_of
 from berth.storage.space import translated
@@ -257,12 +258,19 @@ class VolumeService:
 
     def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "") -> Mount:
         """The OCI mount that shows the volume at `destination`."""
-        access = "ro" if read_only else "rw"
         options = volume_options.mount_options(volume.options)
+        # A volume that is read-only by its own options stays so, whatever the container asks for.
+        frozen = "ro" in options
+        access = "ro" if read_only or frozen else "rw"
         if volume.options.get("type") == "tmpfs":
             if subpath:
                 raise InvalidArgument(f"volume {volume.name} is a tmpfs: it has no subpath {subpath!r}")
             return Mount(destination=destination, type="tmpfs", source="tmpfs", options=[*options, access])
+        if volume.options.get("type") in volume_options.NETWORK | volume_options.DISK:
+            if subpath:
+                raise InvalidArgument(f"volume {volume.name} is a filesystem of its own: it has no subpath {subpath!r}")
+            options = [f"type={volume.options['type']}", *(["frozen"] if frozen else []), *options, access]
+            return Mount(destination=destination, type=FILESYSTEM_MOUNT, source=volume.options["device"], options=options)
         if not os.path.lexists(volume.mountpoint):
             raise NotFound(
                 f"failed to mount local volume: mount {volume.mountpoint}:{self._data(volume.name)}: no such file or directory"

@@ -89,11 +89,15 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _binds(native: Plan, spec: Spec) -> dict[str, dict[str, Any]]:
-    """The sources of bind mounts by where they are attached. What shows control groups is for the binary to mount."""
+    """The sources of bind mounts and images by where they are attached. What shows control groups is for the binary to mount."""
     groups = {entry.destination for entry in spec.mounts if entry.type in ("cgroup", "cgroup2")}
     steps = [arguments for step, arguments in native["steps"] if step == "attach"]
     found = {step["target"]: native["sources"][step["source"]] for step in steps}
-    return {target: source for target, source in found.items() if source["kind"] == "bind" and target not in groups}
+    return {
+        target: source
+        for target, source in found.items()
+        if source["kind"] in ("bind", "overlay", "filesystem") and target not in groups
+    }
 
 
 def _nodes(spec: Spec) -> dict[str, dict[str, Any]]:

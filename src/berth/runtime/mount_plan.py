@@ -6,6 +6,7 @@ import posixpath
 
 from berth.errors import InvalidArgument
 from berth.kernel import mount
+from berth.model.rootfs import FILESYSTEM_MOUNT, IMAGE_MOUNT
 from berth.runtime import mount_options, sysctl
 
 TYPE_CHECKING = False
@@ -66,13 +67,17 @@ class Mounts:
         target = entry.destination
         if not target.startswith("/") or posixpath.normpath(target).strip("/") == "" or "\0" in target:
             raise InvalidArgument(f"invalid mount destination {target!r}: it must be absolute and not the root")
-        options = mount_options.parse(entry.options, target)
+        options = mount_options.parse([] if entry.type == IMAGE_MOUNT else entry.options, target)
         kind = entry.type or ("bind" if options.bind else "")
         _check_proc(target, kind)
         if options.bind or kind == "bind":
             if not entry.source:
                 raise InvalidArgument(f"the mount at {target} has no source")
             self._bind(entry.source, target, options, maps=self._maps(entry, options))
+        elif kind == FILESYSTEM_MOUNT:
+            self._filesystem(entry, options)
+        elif kind == IMAGE_MOUNT:
+            self._image(entry)
         elif kind == "tmpfs" and target.rstrip("/") == "/dev":
             self._dev(options)
         elif kind in ("cgroup", "cgroup2"):
@@ -88,6 +93,26 @@ class Mounts:
             arguments = {"target": target, "kind": kind, "name": entry.source or kind, "options": options.data}
             step = "mount-copy" if options.copy_up and kind == "tmpfs" else "mount"
             self.steps.append([step, {**arguments, "attributes": options.attributes}])
+
+    def _image(self, entry: Mount) -> None:
+        """Layers of an image, read-only, with the container's ids (see spec.image_mount)."""
+        pairs = [option.partition("=") for option in entry.options]
+        layers = [value for key, _, value in pairs if key == "layer"]
+        subpath = next((value for key, _, value in pairs if key == "subpath"), "")
+        source = {"kind": "overlay", "step": "mount", "store": entry.source, "layers": layers, "upper": None, "work": None}
+        number = self._source({**source, "subpath": subpath})
+        self.steps.append(["attach", {"target": entry.destination, "source": number, "inside_proc": False}])
+
+    def _filesystem(self, entry: Mount, options: mount_options.Options) -> None:
+        """One that only the host's root may mount, a network's or a disk's (see engine.volumes)."""
+        kind = next(value for key, value in options.data if key == "type")
+        data = [pair for pair in options.data if pair[0] not in ("type", "frozen")]
+        if ["frozen", None] in options.data:
+            # The filesystem itself, not this mount of it alone, which others may have writable.
+            data.append(["ro", None])
+        source = {"kind": "filesystem", "step": "mount", "type": kind, "device": entry.source, "data": data}
+        number = self._source({**source, "attributes": options.attributes | mount.MOUNT_ATTR_NODEV})
+        self.steps.append(["attach", {"target": entry.destination, "source": number, "inside_proc": False}])
 
     def _owns(self, kind: str) -> bool:
         return "user" not in self.kinds or ("network" if kind == "sysfs" else "pid") in self.kinds

@@ -29,6 +29,7 @@ from berth.kernel.mount import (
     umount2,
 )
 from berth.kernel.namespace import CLONE_NEWNS, CLONE_NEWUSER, setns
+from berth.kernel.paths import open_in_root
 from berth.kernel.process import clone3, set_filesystem_ids
 
 TYPE_CHECKING = False
@@ -75,11 +76,14 @@ def prepare(source: Source, setting: Setting) -> Parts:
     """The detached mounts of one source of the plan. OSError names the path."""
     kind = source["kind"]
     if kind == "overlay":
-        return [("", overlay(source, setting), True)]
+        fd = overlay(source, setting)
+        return [("", fd, os.fstat(fd).st_mode & 0o170000 == 0o040000)]
     if kind == "directory":
         return [("", directory(source), True)]
     if kind == "dev":
         return [("", dev(source, setting), True)]
+    if kind == "filesystem":
+        return [("", filesystem(source, setting), True)]
     if kind == "node":
         return [("", node(source, setting), False)]
     return bind(source, setting)
@@ -130,7 +134,7 @@ def _overlay_on(tree: int, source: Source, setting: Setting, root: str) -> int:
         finally:
             set_filesystem_ids(0)
         try:
-            return open_tree(AT_FDCWD, root)
+            return _part(root, source.get("subpath") or "")
         finally:
             umount2(root)
     finally:
@@ -138,6 +142,23 @@ def _overlay_on(tree: int, source: Source, setting: Setting, root: str) -> int:
         os.close(here)
         for fd in fds:
             os.close(fd)
+
+
+def _part(root: str, subpath: str) -> int:
+    """The mount, or what is at a path in it: links are followed inside of it only."""
+    if not subpath:
+        return open_tree(AT_FDCWD, root)
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        place = open_in_root(top, subpath, os.O_PATH)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"image-subpath {subpath}") from error
+    finally:
+        os.close(top)
+    try:
+        return open_tree(place)
+    finally:
+        os.close(place)
 
 
 def _idmap(tree: int, setting: Setting, propagation: int = MS_PRIVATE, recursive: bool = False) -> None:
@@ -154,6 +175,22 @@ def directory(source: Source) -> int:
     if source["attributes"]:
         mount_setattr(tree, source["attributes"])
     return tree
+
+
+def filesystem(source: Source, setting: Setting) -> int:
+    """A filesystem of a network or a disk, idmapped where it can be."""
+    pairs = tuple((key, value) for key, value in source["data"])
+    try:
+        fd = new_mount(source["type"], (("source", source["device"]), *pairs), source["attributes"])
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{source['device']} as {error.filename}") from error
+    try:
+        _idmap(fd, setting)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EPERM):
+            raise
+        mount_setattr(fd, 0, 0, MS_PRIVATE)
+    return fd
 
 
 def dev(source: Source, setting: Setting) -> int:

@@ -21,6 +21,7 @@ from berth.engine.events import Events
 from berth.engine.volumes import VolumeService
 from berth.errors import Conflict, InvalidArgument, NotFound, NotImplementedKind
 from berth.model.filters import Filters
+from berth.model.rootfs import FILESYSTEM_MOUNT
 from berth.storage.database import Database
 
 
@@ -94,7 +95,10 @@ def test_names_and_drivers_are_checked(world: World) -> None:
         ({"foo": "1"}, InvalidArgument, 'invalid option: "foo"'),
         ({"type": "tmpfs"}, InvalidArgument, 'missing required option: "device"'),
         ({"o": "bind"}, InvalidArgument, 'missing required option: "device"'),
-        ({"type": "nfs", "device": ":/x", "o": "addr=1.2.3.4"}, NotImplementedKind, "volumes of type nfs are not mounted"),
+        ({"type": "nfs", "device": ":/x", "o": "rw"}, InvalidArgument, "needs the server's address"),
+        ({"type": "nfs", "device": ":/x", "o": "addr=nas"}, InvalidArgument, "names are not looked up"),
+        ({"type": "ext4", "device": "sda1"}, InvalidArgument, "absolute path"),
+        ({"type": "proc", "device": "proc"}, NotImplementedKind, "volumes of type proc are not mounted"),
         ({"type": "none", "device": "x", "o": "bind"}, InvalidArgument, "absolute path"),
         ({"size": "1g"}, InvalidArgument, "no quota support"),
     ],
@@ -119,6 +123,12 @@ def test_mounts(world: World) -> None:
     (world.root / "host").mkdir()
     mount = service.mount(bound, "/b", read_only=False)
     assert (mount.source, mount.options) == (str(world.root / "host"), ["rbind", "rprivate", "nosuid", "rw"])
+    frozen = service.create("frozen", options={"type": "none", "device": str(world.root / "host"), "o": "bind,ro"})
+    assert service.mount(frozen, "/b", read_only=False).options == ["rbind", "rprivate", "ro", "ro"]
+    nfs = service.create("nas", options={"type": "nfs4", "device": ":/share", "o": "addr=192.0.2.1,soft,ro"})
+    mount = service.mount(nfs, "/n", read_only=False)
+    assert (mount.type, mount.source) == (FILESYSTEM_MOUNT, ":/share")
+    assert mount.options == ["type=nfs4", "frozen", "addr=192.0.2.1", "soft", "ro", "ro"]
 
 
 def test_a_subpath_stays_in_its_volume(world: World) -> None:

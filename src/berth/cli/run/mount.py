@@ -7,7 +7,14 @@ import os
 
 from berth.errors import InvalidArgument
 from berth.model.units import parse_size
-from berth.wire.mount import Mount, MountBindOptions, MountTmpfsOptions, MountVolumeOptions, MountVolumeOptionsDriverConfig
+from berth.wire.mount import (
+    Mount,
+    MountBindOptions,
+    MountImageOptions,
+    MountTmpfsOptions,
+    MountVolumeOptions,
+    MountVolumeOptionsDriverConfig,
+)
 
 _ALIASES = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
 
@@ -54,6 +61,9 @@ def _mount(fields: dict[str, str], labels: dict[str, str], options: dict[str, st
         mount.tmpfs_options = MountTmpfsOptions(
             size_bytes=parse_size(size) if size else None, mode=int(mode, 8) if mode else None
         )
+    elif kind == "image":
+        subpath = fields.pop("image-subpath", None)
+        mount.image_options = MountImageOptions(subpath=subpath) if subpath else None
     elif kind == "volume":
         mount.volume_options = MountVolumeOptions(
             no_copy=_flag(fields.pop("volume-nocopy", "false")) or None, labels=labels or None

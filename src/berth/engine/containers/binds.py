@@ -7,8 +7,9 @@ import platform
 import re
 import stat
 
+from berth.contract.volume import Volumes
 from berth.engine.containers.record import MountRecord
-from berth.errors import InvalidArgument
+from berth.errors import InvalidArgument, NotFound
 
 # Tried: the kernel refuses MOUNT_ATTR_IDMAP on these.
 _NEVER = frozenset(
@@ -27,6 +28,8 @@ _NEVER = frozenset(
         "nfs",
         "nfs4",
         "cifs",
+        "smb3",
+        "ceph",
         "fuse",
         "fuseblk",
         "9p",
@@ -58,17 +61,17 @@ def can_idmap(kind: str, kernel: tuple[int, int]) -> bool:
     return kind != "tmpfs" or kernel >= _TMPFS_SINCE
 
 
-def unmappable_binds(mounts: list[MountRecord]) -> tuple[str, ...]:
-    """Sources of writable binds whose own filesystem cannot be id-mapped: they would show as nobody's inside.
+def unmappable_binds(mounts: list[MountRecord], volumes: Volumes) -> tuple[str, ...]:
+    """Sources of writable binds, and of volumes, whose own filesystem cannot be id-mapped: they would show as nobody's inside.
 
     Device nodes keep their own permissions and are not written as files, so they do not count; sockets do, as connecting
     needs write permission.
     """
     binds = [m for m in mounts if m.type == "bind" and not m.read_only]
+    found = [source for m in mounts if m.type == "volume" and not m.read_only and (source := _unmappable_volume(m, volumes))]
     if not binds:
-        return ()
+        return tuple(found)
     kinds, kernel = _filesystems(), _kernel()
-    found = []
     for record in binds:
         try:
             status = os.stat(record.source)
@@ -78,6 +81,15 @@ def unmappable_binds(mounts: list[MountRecord]) -> tuple[str, ...]:
         if not node and not can_idmap(kinds.get(status.st_dev, ""), kernel):
             found.append(record.source)
     return tuple(found)
+
+
+def _unmappable_volume(record: MountRecord, volumes: Volumes) -> str:
+    try:
+        options = volumes.get(record.name).options if record.name else {}
+    except NotFound:
+        # Made with the container, and looked at again when that starts.
+        return ""
+    return options.get("device", "") if options.get("type") in _NEVER else ""
 
 
 def check_sources(mounts: list[MountRecord]) -> list[int]:

@@ -58,6 +58,7 @@ class Creation:
         extensions = extension.asked(body.labels or {}, (base.labels if base else None) or {})
         config, host, warnings = self._complete(body, image)
         mounts = mounting.wanted_mounts(config, host, self._mounts_of)
+        mounting.resolve_images(mounts, self._parts.images)
         separation = self._isolation(host, mounts)
         warnings += isolation.warnings(separation)
         # With a slot's id the container can be started from there.
@@ -101,7 +102,7 @@ class Creation:
         return config, host, warnings
 
     def _isolation(self, host: HostConfig, mounts: list[MountRecord]) -> Isolation:
-        separation = isolation.decide(host, unmappable_binds(mounts))
+        separation = isolation.decide(host, unmappable_binds(mounts, self._parts.volumes))
         if self._parts.config.userns_fallback == "refuse":
             isolation.refuse_fallback(separation)
         isolation.check_partner(separation, {n: self._other(n).id for n in separation.joins.values()})

@@ -55,7 +55,8 @@ class Files:
     def _binds(self, container: Container) -> tuple[tuple[str, str, str], ...]:
         found = []
         for mount in container.record.mounts:
-            source = mount.source
+            # An image's filesystem is no directory: what is below its mount point is seen while the container runs.
+            source = mount.source if mount.type != "image" else ""
             if mount.type == "volume":
                 try:
                     source = self._parts.volumes.get(mount.name).mountpoint

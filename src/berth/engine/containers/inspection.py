@@ -94,7 +94,7 @@ def mount_point(record: MountRecord) -> MountPoint:
     is_volume = record.type == "volume"
     return MountPoint(
         type=record.type,
-        name=record.name if is_volume else None,
+        name=record.name if record.type in ("volume", "image") else None,
         source=record.source if record.type != "tmpfs" else "",
         destination=record.destination,
         driver=(record.driver or "local") if is_volume else None,

@@ -10,10 +10,11 @@ import os
 import posixpath
 from collections.abc import Callable, Iterable
 
+from berth.contract.image import Images
 from berth.contract.volume import Volumes
 from berth.engine.containers.record import MountRecord
 from berth.engine.containers.validation import check_volume_name
-from berth.errors import InvalidArgument, NotImplementedKind
+from berth.errors import InvalidArgument
 from berth.wire.container import ContainerConfig, HostConfig
 from berth.wire.mount import Mount
 
@@ -73,9 +74,7 @@ def parse_mount(mount: Mount) -> MountRecord:
 
     if not mount.target:
         raise refuse("field Target must not be empty")
-    if kind == "image":
-        raise NotImplementedKind("mounts of type image are not supported yet: use a volume, or COPY --from in a build")
-    if kind not in ("bind", "volume", "tmpfs"):
+    if kind not in ("bind", "volume", "tmpfs", "image"):
         raise InvalidArgument(f'invalid mount config: mount type unknown: "{kind}"')
     if not mount.target.startswith("/"):
         raise refuse(f"invalid mount path: '{mount.target}' mount path must be absolute")
@@ -91,6 +90,8 @@ def parse_mount(mount: Mount) -> MountRecord:
             record.options.append("nocopy")
         if record.name:
             check_volume_name(record.name)
+    elif kind == "image":
+        _fill_image(record, mount, refuse)
     else:
         if mount.source:
             raise refuse("field Source must not be specified")
@@ -120,6 +121,29 @@ def _fill_bind(record: MountRecord, mount: Mount, refuse: Callable[[str], Invali
         raise refuse("ReadOnlyForceRecursive needs ReadOnly, and neither ReadOnlyNonRecursive nor NonRecursive")
     if not record.create_source and not os.path.exists(record.source):
         raise refuse(f"bind source path does not exist: {record.source}")
+
+
+def _fill_image(record: MountRecord, mount: Mount, refuse: Callable[[str], InvalidArgument]) -> None:
+    if not mount.source:
+        raise refuse("field Source must not be empty")
+    options = mount.image_options
+    record.subpath = (options.subpath if options else None) or ""
+    if record.subpath.startswith("/") or ".." in record.subpath.split("/"):
+        raise refuse(f"subpath {record.subpath!r} must be a relative path within the image")
+    record.name, record.read_only = mount.source, True
+
+
+def resolve_images(mounts: list[MountRecord], images: Images) -> None:
+    """Fill in which images are meant now: a tag that moves later changes nothing for the container. A missing one is no
+    NotFound: the docker CLI would pull the container's own image for it."""
+    for record in mounts:
+        if record.type == "image" and not record.source:
+            image = images.find(record.name)
+            if image is None:
+                raise InvalidArgument(
+                    f'invalid mount config for type "image": No such image: {record.name}: pull, load or build it first'
+                )
+            record.source = image.id
 
 
 def _tmpfs_options(mount: Mount) -> list[str]:

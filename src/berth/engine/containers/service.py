@@ -165,8 +165,12 @@ class ContainerService:
         return frozenset(c.id for c in self.parts.catalog if c.status in HAS_TASK)
 
     def of_image(self, image_id: str) -> list[User]:
-        """Usage: containers made from the image."""
-        return [_user(c) for c in self.parts.catalog if c.record.image_id == image_id]
+        """Usage: containers made from the image, or with a mount of it."""
+        return [
+            _user(c)
+            for c in self.parts.catalog
+            if c.record.image_id == image_id or any(m.type == "image" and m.source == image_id for m in c.record.mounts)
+        ]
 
     def of_volume(self, name: str) -> list[User]:
         """Usage: containers that mount the volume."""

@@ -18,6 +18,7 @@ from berth.engine.containers.isolation import Isolation
 from berth.engine.containers.record import MountRecord
 from berth.engine.containers.security import SecurityOptions
 from berth.model import oci
+from berth.model.rootfs import IMAGE_MOUNT, Overlay
 from berth.wire.container import ContainerConfig, HostConfig
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -121,6 +122,12 @@ def bind_mount(record: MountRecord) -> oci.Mount:
     if record.read_only:
         options.append("rro" if record.recursive and record.read_only_recursive else "ro")
     return oci.Mount(destination=record.destination, type="bind", source=record.source, options=options)
+
+
+def image_mount(record: MountRecord, view: Overlay) -> oci.Mount:
+    """An image's filesystem, or a part of it, read-only. The layers are options, as there is nothing to bind."""
+    options = [*(f"layer={layer}" for layer in view.layers), *([f"subpath={record.subpath}"] if record.subpath else [])]
+    return oci.Mount(destination=record.destination, type=IMAGE_MOUNT, source=view.store, options=options)
 
 
 def tmpfs_mount(record: MountRecord) -> oci.Mount:

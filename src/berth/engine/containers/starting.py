@@ -13,6 +13,7 @@ import os
 from contextlib import AsyncExitStack
 
 from berth import failpoint, trace
+from berth.contract.image import Image
 from berth.contract.network import Attachment
 from berth.contract.runtime import AttachStream, IOPlan, LaunchFailed, LaunchRequest, Task
 from berth.engine import idrange, runtimes
@@ -24,9 +25,9 @@ from berth.engine.containers.isolation import Isolation
 from berth.engine.containers.launcherror import CommandFailed, StartFailed, start_error
 from berth.engine.containers.lifecycle import HAS_TASK, Status
 from berth.engine.containers.parts import Parts
-from berth.engine.containers.record import Container, ContainerRecord
+from berth.engine.containers.record import Container, ContainerRecord, MountRecord
 from berth.engine.containers.signals import parse_signal
-from berth.errors import BerthError, Conflict, NotModified
+from berth.errors import BerthError, Conflict, InvalidArgument, NotModified
 from berth.model import oci
 from berth.model.identifier import short_id
 from berth.model.rootfs import Overlay
@@ -101,7 +102,7 @@ class Launching:
 
     async def _launch(self, container: Container, streams: list[AttachStream], undo: AsyncExitStack, handed: list[bool]) -> Task:
         parts, record = self._parts, container.record
-        separation = isolation.decide(record.host_config, unmappable_binds(record.mounts))
+        separation = isolation.decide(record.host_config, unmappable_binds(record.mounts, parts.volumes))
         if parts.config.userns_fallback == "refuse":
             isolation.refuse_fallback(separation)
         partner = self._partner(container, separation)
@@ -150,12 +151,23 @@ class Launching:
                 mounts.append(spec.bind_mount(wanted))
             elif wanted.type == "tmpfs":
                 mounts.append(spec.tmpfs_mount(wanted))
+            elif wanted.type == "image":
+                mounts.append(spec.image_mount(wanted, self._parts.snapshots.view(self._mounted_image(wanted).chain_id)))
             else:
                 volume = self._parts.volumes.get(wanted.name)
                 mounts.append(
                     self._parts.volumes.mount(volume, wanted.destination, read_only=wanted.read_only, subpath=wanted.subpath)
                 )
         return mounts
+
+    def _mounted_image(self, wanted: MountRecord) -> Image:
+        image = self._parts.images.find(wanted.source)
+        if image is None:
+            raise InvalidArgument(
+                f"the image {wanted.name} ({wanted.source}) that is mounted at {wanted.destination} has been removed: "
+                "make the container anew"
+            )
+        return image
 
     def _id_map(
         self,
@@ -172,8 +184,9 @@ class Launching:
                 self._parts.ranges.adopt(partner.uid_base)
                 undo.callback(self._parts.ranges.give_back, partner.uid_base)
             return list(partner.state.id_map)
-        image = self._parts.images.find(record.image_id)
-        layer_ids = self._parts.layers.large_ids(image.chain_id) if image is not None and image.chain_id else ()
+        named = [record.image_id, *(mount.source for mount in record.mounts if mount.type == "image")]
+        images = [image for image in map(self._parts.images.find, named) if image is not None]
+        layer_ids = [number for image in images if image.chain_id for number in self._parts.layers.large_ids(image.chain_id)]
         user_ids = spec.large_user_ids(record.config.user or "", record.host_config.group_add or [])
         base = self._parts.runtime.slot_range(record.id) or self._parts.ranges.take()
         undo.callback(self._parts.ranges.give_back, base)
