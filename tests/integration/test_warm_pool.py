@@ -14,6 +14,7 @@ import pytest
 from berth.client.containers import CreateBody
 from berth.wire.container import HostConfig
 from support import leak
+from support.control_group import group_of, pure_v2
 from support.engine import EngineProcess
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: containers are started")
@@ -112,6 +113,7 @@ def test_a_container_that_is_not_started_gives_its_slot_back(engine: EngineProce
 def test_a_killed_slot_is_replaced_and_not_missed(engine: EngineProcess, tmp_path: Path, which: int) -> None:
     """One that waits, and one that a container has already been made for."""
     id = created(engine)
+    engine.await_slots()
     waiting = (ids(engine) - {id}).pop()
     for slot in waiting, id:
         os.kill(shim_of(engine, slot)[which], signal.SIGKILL)
@@ -147,6 +149,75 @@ def test_slots_outlive_the_launcher(engine: EngineProcess, tmp_path: Path) -> No
     engine.ok("start", id)
     assert id in slots and traced(engine, tmp_path, id)["slot"] is True
     engine.ok("rm", "-f", id)
+    engine.await_slots()
+
+
+def memory_limit(engine: EngineProcess, id: str) -> int:
+    name = "memory.max" if pure_v2() else "memory.limit_in_bytes"
+    return int(Path(group_of(int(engine.ok("inspect", "-f", "{{.State.Pid}}", id)), "memory"), name).read_text())
+
+
+def ahead_of_start(line: dict[str, object]) -> list[str]:
+    """The phases of a launch that were over when the request came."""
+    marks = line.get("ahead", [])
+    assert isinstance(marks, list)
+    return [name for name, _ in marks]
+
+
+def test_a_slot_begins_with_a_container_that_was_created(engine: EngineProcess, tmp_path: Path) -> None:
+    id = created(engine, "-m", "64m", "--hostname", "warm", "--tmpfs", "/scratch", "--add-host", "other:192.0.2.9")
+    time.sleep(0.3)
+    engine.ok("start", id)
+    line = traced(engine, tmp_path, id)
+    assert line["slot"] is True and {"primed", "init:pivot", "init:bound"} <= set(ahead_of_start(line))
+    script = "hostname; grep -c 192.0.2.9 /etc/hosts; grep CapBnd /proc/1/status; df /scratch | tail -1"
+    said = engine.ok("exec", id, "sh", "-c", script)
+    assert said.split("\n")[:3] == ["warm", "1", "CapBnd:\t00000000a80425fb"] and "tmpfs" in said
+    address = engine.ok("inspect", "-f", "{{.NetworkSettings.IPAddress}}", id)
+    assert address in engine.ok("exec", id, "ip", "address", "show", "eth0")
+    assert engine.ok("exec", id, "ip", "route").startswith("default via")
+    assert memory_limit(engine, id) == 64 << 20
+    engine.ok("rm", "-f", id)
+    engine.await_slots()
+
+
+@pytest.mark.parametrize("change", ["update", "cp", "connect"])
+def test_what_changes_between_creation_and_start_counts(engine: EngineProcess, tmp_path: Path, change: str) -> None:
+    (tmp_path / "file").write_text("hello")
+    id = created(engine, "-m", "64m")
+    time.sleep(0.3)
+    if change == "update":
+        engine.ok("update", "-m", "32m", "--memory-swap", "32m", id)
+    elif change == "cp":
+        engine.ok("cp", str(tmp_path / "file"), f"{id}:/file")
+    else:
+        engine.ok("network", "create", "second")
+        engine.ok("network", "connect", "second", id)
+    engine.ok("start", id)
+    assert traced(engine, tmp_path, id)["slot"] is False
+    if change == "update":
+        assert memory_limit(engine, id) == 32 << 20
+    elif change == "cp":
+        assert engine.ok("exec", id, "cat", "/file") == "hello"
+    else:
+        assert "eth1" in engine.ok("exec", id, "ip", "link")
+    engine.ok("rm", "-f", id)
+    if change == "connect":
+        engine.ok("network", "rm", "second")
+    engine.await_slots()
+
+
+def test_what_is_wrong_with_a_container_is_told_by_its_start(engine: EngineProcess, tmp_path: Path) -> None:
+    id = engine.ok("create", "--workdir", "/bin/sh", "busybox", "true")
+    time.sleep(0.3)
+    failed = engine.docker("start", id)
+    assert failed.returncode == 1 and "chdir to cwd" in failed.stderr
+    id = engine.ok("create", "--tmpfs", "/bin/sh", "busybox", "true")
+    time.sleep(0.3)
+    failed = engine.docker("start", id)
+    assert failed.returncode == 1 and "/bin/sh" in failed.stderr
+    for entry in engine.ok("ps", "-aq").split():
+        engine.ok("rm", entry)
     engine.await_slots()
 
 

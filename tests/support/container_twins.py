@@ -189,6 +189,12 @@ class TwinRuntime:
     def claim_slot(self) -> str:
         return ""
 
+    def slot_base(self, id: str) -> int:
+        return 0
+
+    def prime_slot(self, request: LaunchRequest) -> bool:
+        return False
+
     def slot_range(self, id: str) -> int:
         return 0
 

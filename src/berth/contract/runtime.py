@@ -328,6 +328,16 @@ class Runtime(Protocol):
         not started within seconds are ended, and the container starts without."""
         ...
 
+    def slot_base(self, id: str) -> int:
+        """The first of the host ids of this container's slot, which still belong to the slot; 0 without one."""
+        ...
+
+    def prime_slot(self, request: LaunchRequest) -> bool:
+        """The container may be started soon: have its slot do what depends neither on the network (what the request says of it
+        does not count) nor on attached streams; whether it has a slot for that. The launch that comes is of the same request but
+        for these, or does without the slot. Who opens the root filesystem before that drops the slot."""
+        ...
+
     def slot_range(self, id: str) -> int:
         """The first of the host ids of this container's slot, which belong to the caller from now on; 0 without a slot.
         After that the launch comes, or `drop_slot`."""

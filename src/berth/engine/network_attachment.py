@@ -166,7 +166,6 @@ class Attacher:
             ipv4=ipv4,
             ipv6=ipv6,
             interface=interface,
-            host_name=f"veth{new_id()[:7]}",
             names=names,
             resolver=resolver,
         )
@@ -257,7 +256,8 @@ class Attacher:
         return EndpointPlan(
             kind="veth" if is_bridge else network.driver,
             parent=network.device,
-            host_name=entry.host_name if is_bridge else "",
+            # A link that was made ahead has a name already.
+            host_name=f"veth{new_id()[:7]}" if is_bridge else "",
             name=entry.interface,
             mac=entry.mac,
             addresses=addresses,

@@ -141,6 +141,21 @@ def create_veth(
         sock.close()
 
 
+def prepare_veth(host_name: str, peer_name: str, peer_netns_fd: int) -> int:
+    """A veth pair for somebody who is still to come: both ends down, the one here in no bridge. The index of that one."""
+    peer = _interface() + _name(peer_name) + attribute(_NET_NS_FD, pack("i", peer_netns_fd))
+    info = attribute(_INFO_KIND, b"veth\0") + attribute(_INFO_DATA, attribute(_VETH_PEER, peer))
+    _send(message(NEWLINK, ACK | CREATE | EXCL, _interface() + _name(host_name) + attribute(_LINKINFO, info)), host_name)
+    return if_nametoindex(host_name)
+
+
+def connect_veth(index: int, parent: str, mac: str, mtu: int, hairpin: bool, isolated: bool) -> None:
+    """What is left to do of `create_veth` on this side after `prepare_veth`: the bridge, up. A name it has: to give it another
+    one would wait for all who read the list of names."""
+    body = _interface(index, _IFF_UP) + attribute(_MTU, pack("I", mtu)) + attribute(_MASTER, pack("i", if_nametoindex(parent)))
+    _send(message(NEWLINK, 0, body) + _bridge_port_messages(index, mac, hairpin, isolated), parent)
+
+
 def _bridge_port_messages(port: int, mac: str, hairpin: bool, isolated: bool) -> bytes:
     """The messages that set a bridge port's options and its forwarding entry; the last asks for an acknowledgement."""
     flags = attribute(_BRPORT_HAIRPIN, pack("B", hairpin)) + attribute(_BRPORT_ISOLATED, pack("B", isolated))

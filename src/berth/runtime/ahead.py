@@ -3,7 +3,8 @@
 A plan's steps come in two parts. The early ones build /proc, /dev and /sys, with masks and all, on a staging tmpfs of
 init's own, and need nothing but namespaces, ids and a control group; the late ones begin with the root filesystem, and
 the first thing that they put onto it are these trees, each moved with all that is mounted below. When everything is
-mounted, init waits for its limits and links.
+mounted, init waits for its limits and links. Where its only link was made ahead too (`veth`), it configures that one by
+itself, and waits for what is done outside as late as it can: before the filter is loaded.
 
 A launch does both in one go, the early part while the setter-up prepares what the late part needs. A slot of the warm
 pool has done its early part long ago: a plan with the same `shape` can go on from there.
@@ -32,15 +33,21 @@ _SYSCTLS = ("net/ipv4/ping_group_range", "net/ipv4/ip_unprivileged_port_start")
 _ROOT = "root"
 # Init does these without waiting for its links.
 _MOUNTING = ("root", "mount", "attach", "cgroup")
+# Nobody is needed for these, and nothing that is only known at the start; the second ones where init has its procfs already,
+# since no other one can be made when the host's tree is gone.
+_QUIET = ("root", "trees", "mount", "attach", "cgroup", "mask", "protect")
+_QUIET_AFTER_SYSCTL = (*_QUIET, "pivot", "hostname", "domainname", "bound")
+# From here on init may not be able to hear its setter-up.
+_CLOSING = ("no-new-privileges", "seccomp", "capabilities", "execve")
 
 
-def split(plan: Plan) -> tuple[list[Step], list[Step]]:
-    """The early and the late steps of a plan."""
+def split(plan: Plan, veth: str = "") -> tuple[list[Step], list[Step]]:
+    """The early and the late steps of a plan. `veth`: the name of its only link, where that has been made ahead."""
     early: list[Step] = []
     late: list[Step] = []
     trees: list[str] = []
     closed: set[str] = set()
-    linked: Step | None = ("linked", {"network": None})
+    network: dict[str, Any] | None = None
     for name, arguments in plan["steps"]:
         path = _path(arguments)
         tree = path[: path.find("/", 1)] if path.find("/", 1) > 0 else path
@@ -50,11 +57,10 @@ def split(plan: Plan) -> tuple[list[Step], list[Step]]:
                 trees.append(path)
             continue
         if name == "network":
-            linked = ("linked", {"network": arguments})
+            network = {**arguments, "loopback": False}
+            if arguments["loopback"]:
+                early.append(("loopback", {}))
             continue
-        if name not in _MOUNTING and late and linked is not None:
-            late.append(linked)
-            linked = None
         late.append((name, arguments))
         if name == "root":
             # The list grows until the last early step is found.
@@ -62,7 +68,34 @@ def split(plan: Plan) -> tuple[list[Step], list[Step]]:
         # After a step that is late in a tree, what follows there is late too.
         if path:
             closed.add(tree)
+    if veth:
+        _insert(late, _quiet_names(early), ("network", network or {}))
+        _insert(late, tuple(name for name, _ in late if name not in _CLOSING), ("linked", {"network": None}))
+    else:
+        _insert(late, (*_MOUNTING, "trees"), ("linked", {"network": network}))
     return early, late
+
+
+def _insert(steps: list[Step], after: tuple[str, ...], step: Step) -> None:
+    """Behind the steps at the beginning whose names are in `after`."""
+    place = next((index for index, (name, _) in enumerate(steps) if name not in after), len(steps))
+    steps.insert(place, step)
+
+
+def _quiet_names(early: list[Step]) -> tuple[str, ...]:
+    return _QUIET_AFTER_SYSCTL if any(name == "sysctl" for name, _ in early) else _QUIET
+
+
+def quiet(early: list[Step], late: list[Step]) -> int:
+    """How many of the late steps can be done before it is known when, with what streams and where in the network."""
+    names = _quiet_names(early)
+    return next((index for index, (name, _) in enumerate(late) if name not in names), len(late))
+
+
+def veth(plan: Plan) -> str:
+    """The name of the link that can be made ahead: the only one, of the usual kind."""
+    links = plan["links"]
+    return links[0]["name"] if len(links) == 1 and links[0]["kind"] == "veth" else ""
 
 
 def _path(arguments: dict[str, Any]) -> str:
@@ -71,7 +104,7 @@ def _path(arguments: dict[str, Any]) -> str:
 
 
 def _is_early(name: str, arguments: dict[str, Any], path: str, tree: str, trees: list[str], plan: Plan) -> bool:
-    if name == "identity":
+    if name in ("identity", "loopback"):
         return True
     if name == "sysctl":
         return arguments["name"] in _SYSCTLS
@@ -97,6 +130,7 @@ def shape(plan: Plan) -> dict[str, Any] | None:
         "namespaces": plan["namespaces"]["new"],
         "seccomp": plan["seccomp"],
         "devices": plan["devices"],
+        "veth": veth(plan),
         "early": [list(step) for step in early],
         "sources": [plan["sources"][index] for index in sources(early)],
     }

@@ -56,6 +56,10 @@ def begin(plan: Plan, early: list[Step], sock: Socket, program: bytes, habit: Ha
         if failed is not None:
             # That has been said instead of "ready".
             os._exit(127)
+        if value.get("more"):
+            _take_sources(state, value["go"], fds)
+            init.carry_out(value["steps"], state)
+            value, fds = _await(sock)
         if value["stdio"]:
             state.stdio = (fds.pop(0), fds.pop(0), fds.pop(0))
         _take_sources(state, value["go"], fds)
@@ -63,7 +67,7 @@ def begin(plan: Plan, early: list[Step], sock: Socket, program: bytes, habit: Ha
         steps = ahead.with_program(value["steps"], program)
     except BaseException:
         os._exit(127)
-    init.run(sock, steps, state)
+    init.run(steps, state)
 
 
 def _await(sock: Socket) -> tuple[dict[str, Any], list[int]]:

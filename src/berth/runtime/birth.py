@@ -10,8 +10,9 @@ container, whose init becomes the shim's child. Then it writes the run file, ans
 The request is a memfd: one line of JSON about the shim, a second one with the plan.
 
 A slot of the warm pool is a birth that has made all but the container: it answers, waits, and goes on when a request comes
-on the same connection, {"op":"launch"} with the memfd, streams and reserved sockets. It ends when the engine, its shim
-or its init does. Lean code.
+on the same connection, {"op":"launch"} with the memfd, streams and reserved sockets. Before that there may be
+{"op":"prime"} with the memfd of a container that has been created: then the second line of the launch has only what is
+new in its plan. It ends when the engine, its shim or its init does. Lean code.
 """
 
 from __future__ import annotations
@@ -134,6 +135,10 @@ class Birth:
             return
         sock = _socket.socket(fileno=os.dup(fds[0]))
         request = self._request(sock, work) if self._offer(sock) else None
+        primed = None
+        if request is not None and request[0]["op"] == "prime":
+            primed = self._prime(sock, work, *request)
+            request = self._request(sock, work) if primed is not None else None
         if request is None:
             self._fail(None, plan["cgroup"], work)
             return
@@ -142,8 +147,21 @@ class Birth:
         trace.mark("woken")
         message, self._passed = request
         self._asked = message["id"]
-        self._head, plan = read_request(self._passed[0])
-        self.run(plan, fds, work)
+        self._head, rest = read_request(self._passed[0])
+        self.run(rest if primed is None else {**primed, **rest}, fds, work)
+
+    def _prime(self, sock: _socket.socket, work: Any, message: Message, fds: list[int]) -> Message | None:
+        """What can be done for a container before its start; its plan, or None when that fails: the start will say why."""
+        self._head, plan = read_request(fds[0])
+        channel.close_all(fds)
+        if self._launch.prime(work, plan, self._make_files) is not None:
+            return None
+        try:
+            channel.send(sock, {"id": message["id"], "result": {}})
+        except OSError:
+            return None
+        trace.mark("primed")
+        return plan
 
     def _offer(self, sock: _socket.socket) -> bool:
         """Tell the engine that the slot is ready; False when there is no engine any more."""

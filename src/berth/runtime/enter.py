@@ -142,7 +142,7 @@ def _entrant(
         pid, pidfd = process.clone3(process.CLONE_PARENT)
         if pid == 0:
             far.close()
-            init.run(theirs, steps, init.Init(theirs, stdio, {}))
+            init.run(steps, init.Init(theirs, stdio, {}))
         failpoint.hit("exec.entrant.after-process")
         send(far, {"pid": pid}, [pidfd])
     except BaseException as error:

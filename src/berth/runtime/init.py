@@ -63,8 +63,14 @@ class Init:
         self.habit: Habit | None = None
 
 
-def run(sock: Socket, steps: list[Step], state: Init) -> NoReturn:
+def run(steps: list[Step], state: Init) -> NoReturn:
     """Carry the steps out; the last one is execve."""
+    carry_out(steps, state)
+    os._exit(127)
+
+
+def carry_out(steps: list[Step], state: Init) -> None:
+    """Steps, of which more are to come. One that fails ends this process."""
     step = ""
     try:
         for step, arguments in steps:
@@ -77,7 +83,6 @@ def run(sock: Socket, steps: list[Step], state: Init) -> NoReturn:
             send(state.sock, {"failed": record(step, error)})
         finally:
             os._exit(127)
-    os._exit(127)
 
 
 def read_program(path: str) -> bytes:
@@ -116,6 +121,11 @@ def network(
     tcp.listen(64)
     nfnetlink.redirect_dns(udp.getsockname()[1], tcp.getsockname()[1])
     send(state.sock, {"resolver": True}, [udp.fileno(), tcp.fileno()])
+
+
+def loopback(state: Init) -> None:
+    """The link of a network namespace's own."""
+    netlink.configure()
 
 
 def linked(state: Init, *, network: dict[str, Any] | None) -> None:
@@ -342,6 +352,7 @@ def find(name: str, environment: dict[str, str]) -> str:
 
 STEPS: dict[str, Callable[..., None]] = {
     "identity": identity,
+    "loopback": loopback,
     "network": network,
     "linked": linked,
     "root": init_mounts.root,

@@ -10,7 +10,8 @@ The setter-up clones init with CLONE_PARENT, which makes init the shim's child. 
 
     setter-up -> init    {"early": mounts} + fds when it may take its ids and do the early steps (see runtime.ahead)
     init -> setter-up    {"ready"}: they are done
-    setter-up -> init    {"go": mounts, "stdio", "steps"} + fds, {"linked"} when it has its limits and links
+    setter-up -> init    {"go": mounts, "stdio", "steps", "more"} + fds, twice where the container is known before its start
+                         (see runtime.pool), {"linked"} when it has its limits and links
     init -> setter-up    {"resolver"} + fds, {"console"} + fd, then {"exec"} and the end: execve has worked
                          or {"failed": [step, errno, path]}
     setter-up -> shim    {"pid", "console", "resolver"} + fds, or {"failed", "pid"} + pidfd
@@ -186,6 +187,15 @@ def fill(work: SetUp, plan: Plan, stdio: Stdio | None, meanwhile: Callable[[], N
     return None
 
 
+def prime(work: SetUp, plan: Plan, meanwhile: Callable[[], None]) -> list[str | int] | None:
+    """For a slot whose container is known and may be started: all that does not depend on when, and on who listens."""
+    try:
+        work.prime(plan, meanwhile)
+    except BaseException as error:
+        return record(work.step, error)
+    return None
+
+
 def settle() -> None:
     """At the end of a setter-up that was a slot: the next ones know what it needed."""
     _habits[0].learn()
@@ -240,6 +250,11 @@ class SetUp:
         self.plan = plan
         self.family = family
         self.early, self.late = ahead.split(plan)
+        # A slot's link: its name inside, and its index here.
+        self.veth = ahead.veth(plan) if plan.get("slot") else ""
+        self.veth_index = 0
+        # How many of the late steps init has been given.
+        self.given = 0
         self.step = "cgroup"
         self.sock: Socket | None = None
         self.pid = 0
@@ -272,6 +287,8 @@ class SetUp:
         self.step = "source"
         self._sources("early", ahead.sources(self.early), {})
         trace.mark("dev")
+        if self.veth:
+            self._make_veth()
 
     def await_early(self) -> list[str | int] | None:
         """Until init has done the early steps; what failed."""
@@ -280,20 +297,52 @@ class SetUp:
         failed: list[str | int] | None = value.get("failed")
         return failed
 
+    def prime(self, plan: Plan, meanwhile: Callable[[], None]) -> None:
+        """Of a container that may be started soon: its mounts, its limits; `meanwhile` is the caller's share."""
+        self._take(plan)
+        self.given = ahead.quiet(self.early, self.late)
+        self._go({"stdio": False, "steps": self.late[: self.given], "more": True}, ())
+        meanwhile()
+        self._limits()
+
     def complete(self, plan: Plan, stdio: Stdio | None, meanwhile: Callable[[], None]) -> None:
         """From there to execve. Init mounts what it gets first, beside everything else; `meanwhile` is the caller's share."""
-        if plan is not self.plan:
+        self._own_streams(plan["base"], stdio)
+        if self.given:
             self.plan = plan
-            self.early, self.late = ahead.split(plan)
+            steps = [(name, plan["network_step"] if name == "network" else values) for name, values in self.late[self.given :]]
+            self._send({"go": {}, "stdio": stdio is not None, "steps": steps}, stdio or ())
+        else:
+            if plan is not self.plan:
+                self._take(plan)
+            self._go({"stdio": stdio is not None, "steps": self.late}, stdio or ())
+            meanwhile()
+            self._limits()
+        self._network()
+        failpoint.hit("launch.setup.after-links")
+        trace.mark("links")
+        self._send({"linked": True})
+        self._wait()
+        failpoint.hit("launch.setup.after-exec")
+        trace.mark("executed")
+
+    def _take(self, plan: Plan) -> None:
+        """A slot's: what it is for."""
+        self.plan = plan
+        self.early, self.late = ahead.split(plan, self.veth)
+
+    def _go(self, message: dict[str, Any], before: Sequence[int]) -> None:
+        """Send init what it mounts."""
         self.step = "source"
-        self._own_streams(stdio)
         done = ahead.sources(self.early)
-        chosen = [index for index in range(len(plan["sources"])) if index not in done]
-        self._sources("go", chosen, {"stdio": stdio is not None, "steps": self.late}, stdio or ())
+        chosen = [index for index in range(len(self.plan["sources"])) if index not in done]
+        self._sources("go", chosen, message, before)
         failpoint.hit("launch.setup.after-sources")
         trace.mark("sources")
-        meanwhile()
+
+    def _limits(self) -> None:
         self.step = "cgroup"
+        plan = self.plan
         group = plan["cgroup"]
         for controller, name, value, optional in plan["limits"]:
             self._limit(group, controller, name, value, optional)
@@ -302,13 +351,6 @@ class SetUp:
         failpoint.hit("launch.setup.after-limits")
         trace.mark("limits")
         self._adjust_oom(plan["oom_score_adj"])
-        self._network()
-        failpoint.hit("launch.setup.after-links")
-        trace.mark("links")
-        self._send({"linked": True})
-        self._wait()
-        failpoint.hit("launch.setup.after-exec")
-        trace.mark("executed")
 
     def _send(self, value: dict[str, Any], fds: Sequence[int] = ()) -> None:
         assert self.sock is not None
@@ -374,9 +416,9 @@ class SetUp:
             # lowering it needs CAP_SYS_RESOURCE, which an engine inside a container may not have
             pass
 
-    def _own_streams(self, stdio: Stdio | None) -> None:
+    def _own_streams(self, base: int, stdio: Stdio | None) -> None:
         """Pipes belong to the container's root, else /dev/stdout cannot be opened there; init passes them on."""
-        base = self.plan["base"]
+        self.step = "source"
         if not base or stdio is None:
             return
         for fd in stdio:
@@ -385,7 +427,19 @@ class SetUp:
 
     def _network(self) -> None:
         self.step = "network"
-        make_links(self.plan["links"], self.pid)
+        if self.veth:
+            link = self.plan["links"][0]
+            netlink.connect_veth(self.veth_index, link["parent"], link["mac"], link["mtu"], link["hairpin"], link["isolated"])
+        else:
+            make_links(self.plan["links"], self.pid)
+
+    def _make_veth(self) -> None:
+        self.step = "network"
+        netns = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.veth_index = netlink.prepare_veth(self.plan["slot"], self.veth, netns)
+        finally:
+            os.close(netns)
 
     def _sources(self, message: str, chosen: list[int], values: dict[str, Any], before: Sequence[int] = ()) -> None:
         """Send the `chosen` sources, opened, in a message with `values`; descriptors `before` go first."""

@@ -41,27 +41,38 @@ def send(sock: Socket, value: dict[str, Any], fds: Sequence[int] = ()) -> None:
 
 def receive(sock: Socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next value and its descriptors (close-on-exec); None at the end of the conversation."""
-    try:
-        data = sock.recv(_ROOM)
-    except ConnectionError:
-        # That the peer has left something unread is told first, once; what it had said comes after that.
-        try:
-            data = sock.recv(_ROOM)
-        except ConnectionError:
-            return None
+    data, _ = _packet(sock, _ROOM)
     if not data:
         return None
     count, value = marshal.loads(data)
     fds: list[int] = []
     for _ in range(count):
-        got, ancillary, _, _ = sock.recvmsg(1, CMSG_SPACE(4 * _GROUP), 0x40000000)
-        for _, kind, rights in ancillary:
-            if kind == _SCM_RIGHTS:
-                fds += unpack(f"{len(rights) // 4}i", rights[: len(rights) // 4 * 4])
+        got, passed = _packet(sock, 1)
+        fds += passed
         if not got:
             close_all(fds)
             return None
     return value, fds
+
+
+def _packet(sock: Socket, room: int) -> tuple[bytes, list[int]]:
+    """The next packet and its descriptors; an empty one at the end.
+
+    That the peer has left something unread is told first, once, in between what it had said.
+    """
+    for _ in range(2):
+        try:
+            data, ancillary, _, _ = sock.recvmsg(room, CMSG_SPACE(4 * _GROUP), 0x40000000)
+            break
+        except ConnectionError:
+            continue
+    else:
+        return b"", []
+    fds: list[int] = []
+    for _, kind, rights in ancillary:
+        if kind == _SCM_RIGHTS:
+            fds += unpack(f"{len(rights) // 4}i", rights[: len(rights) // 4 * 4])
+    return data, fds
 
 
 def send_errno(sock: Socket, number: int) -> None:

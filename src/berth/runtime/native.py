@@ -28,7 +28,7 @@ from berth.runtime.fork_server import ForkServer
 from berth.runtime.link import Disconnected, Link, error_of
 from berth.runtime.oom_watch import OomWatch
 from berth.runtime.planner import NativePlanner
-from berth.runtime.pool import Pool, Ranges, Slot
+from berth.runtime.pool import Pool, Ranges, Slot, network_of, without_network
 from berth.runtime.task import NativeTask, Planner, stream_message
 
 if TYPE_CHECKING:
@@ -82,22 +82,24 @@ class NativeRuntime:
             self._pool.launching(+1)
         try:
             await self._make_room(request.id)
-            plan = self._planner.launch_plan(request)
+            plan = self._plan(request)
             trace.mark("plan", request.id)
-            document = self._document(request, streams, plan)
-            return await self._from_slot(request, plan, document, fds) or await self._from_launcher(request, document, fds)
+            return await self._from_slot(request, plan, streams, fds) or await self._from_launcher(request, plan, streams, fds)
         finally:
             channel.close_all(fds)
             if self._pool is not None:
                 self._pool.launching(-1)
 
-    async def _from_slot(self, request: LaunchRequest, plan: Message, document: bytes, fds: Sequence[int]) -> NativeTask | None:
+    async def _from_slot(
+        self, request: LaunchRequest, plan: Message, streams: Sequence[AttachStream], fds: Sequence[int]
+    ) -> NativeTask | None:
         if self._pool is None or request.runtime:
             return None
         shape = self._pool.learn(plan)
         slot = await self._pool.take(plan, shape, len(fds))
         if slot is None:
             return None
+        document = self._document(request, plan if slot.primed is None else network_of(plan), streams)
         try:
             task = await self._launch(self._task(request.id, request.directory), document, fds, slot)
         except Disconnected:
@@ -117,7 +119,10 @@ class NativeRuntime:
         self._pool.release(slot)
         return task
 
-    async def _from_launcher(self, request: LaunchRequest, document: bytes, fds: Sequence[int]) -> NativeTask:
+    async def _from_launcher(
+        self, request: LaunchRequest, plan: Message, streams: Sequence[AttachStream], fds: Sequence[int]
+    ) -> NativeTask:
+        document = self._document(request, plan, streams)
         for attempt in range(3):
             task = self._task(request.id, request.directory)
             try:
@@ -138,6 +143,22 @@ class NativeRuntime:
     def claim_slot(self) -> str:
         """The id of a slot for a container that is being made, or nothing."""
         return self._pool.claim() if self._pool is not None else ""
+
+    def slot_base(self, id: str) -> int:
+        """The host ids of this container's slot, which stay the slot's; 0 without one."""
+        return self._pool.base(id) if self._pool is not None else 0
+
+    def prime_slot(self, request: LaunchRequest) -> bool:
+        """This container may be started soon: have its slot begin, if it has one that fits."""
+        if self._pool is None or not self._pool.base(request.id) or request.runtime:
+            return False
+        request = without_network(request)
+        plan = self._planner.launch_plan(request)
+        return self._pool.prime(request, plan, self._document(request, plan))
+
+    def _plan(self, request: LaunchRequest) -> Message:
+        primed = self._pool.primed_plan(request) if self._pool is not None else None
+        return self._planner.launch_plan(request) if primed is None else self._planner.with_network(primed, request)
 
     def slot_range(self, id: str) -> int:
         """The host ids of this container's slot, from now on the caller's; 0 without one."""
@@ -231,7 +252,7 @@ class NativeRuntime:
             raise AlreadyExists(f"container {id} is running already")
         await known.delete()
 
-    def _document(self, request: LaunchRequest, streams: Sequence[AttachStream], plan: Message) -> bytes:
+    def _document(self, request: LaunchRequest, plan: Message, streams: Sequence[AttachStream] = ()) -> bytes:
         """Two lines: about the shim, and the plan (see runtime.birth)."""
         head = {
             "id": request.id,

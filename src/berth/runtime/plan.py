@@ -88,14 +88,21 @@ class Compiler:
             "delegated": _delegated(spec),
             "devices": devices,
             "oom_score_adj": spec.process.oom_score_adj,
-            "links": _links(request.network),
-            "network": {"resolver": request.network.resolver} if request.network else None,
+            **_outside(request.network),
             "sources": work.sources,
             "seccomp": filter_path,
             "steps": steps,
             "state": self._state(request, group, filter_path, flags),
             "terminal": request.io.terminal,
         }
+
+    def with_network(self, plan: Plan, request: LaunchRequest) -> Plan:
+        """The plan of the same request without a network, with one."""
+        steps = plan["steps"]
+        known = _network(request.spec, request.network)
+        changed = {**plan, **_outside(request.network)}
+        changed["steps"] = [step for old in steps for step in (known if old[0] == "network" else [old])]
+        return changed
 
     def exec(self, request: ExecRequest) -> Plan:
         """The plan of a further process; what it inherits of the container is in the run state."""
@@ -239,6 +246,10 @@ def _maps(spec: Spec) -> dict[str, str] | None:
     return mount_plan.map_texts(spec.linux.uid_mappings, spec.linux.gid_mappings)
 
 
+def _outside(network: NetworkPlan | None) -> dict[str, Any]:
+    return {"links": _links(network), "network": {"resolver": network.resolver} if network else None}
+
+
 def _links(network: NetworkPlan | None) -> list[dict[str, Any]]:
     return [
         {
@@ -334,12 +345,11 @@ def _process(
         raise InvalidArgument("no command specified")
     if not process.cwd.startswith("/"):
         raise InvalidArgument(f"the working directory '{process.cwd}' is invalid, it needs to be an absolute path")
-    steps: list[Step] = _standing(process)
+    steps: list[Step] = [["bound", {"bounding": sets["bounding"]}], *_standing(process)]
     steps += [_rlimit(limit) for limit in process.rlimits]
     umask = process.user.umask
     steps.append(["session", {"umask": 0o022 if umask is None else umask}])
     steps.append(["chdir", {"path": process.cwd, "make": make}])
-    steps.append(["bound", {"bounding": sets["bounding"]}])
     steps.append(["user", {"name": name, "groups": more, "environment": process.env}])
     if init:
         steps.append(["reaper", {}])

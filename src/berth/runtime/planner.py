@@ -32,6 +32,10 @@ class NativePlanner:
         _grant_realtime(plan["cgroup"], request.spec.linux.resources)
         return plan
 
+    def with_network(self, plan: dict[str, Any], request: LaunchRequest) -> dict[str, Any]:
+        """The plan of a container, for one of its request without a network."""
+        return self._compiler.with_network(plan, request)
+
     def exec_plan(self, request: ExecRequest) -> dict[str, Any]:
         """The plan of a further process."""
         return self._compiler.exec(request)

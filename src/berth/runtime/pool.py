@@ -5,8 +5,11 @@ group is named after a container, so the slot has that container's id from the b
 take it (`claim`), and who starts it under that id finds the slot if it fits (`take`). All slots have the shape of the
 launches that the engine was last asked for.
 
-    ready ──claim──> claimed ──take──> a container's shim
+    ready ──claim──> claimed ──(prime)──take──> a container's shim
       └──── another shape ────┴── not started for a while, or does not fit ──> ended
+
+A container that was created is likely to be started at once, so its slot mounts its root and does all else that does not
+depend on when (`prime`); the launch that comes then has to be of the same plan, but for the network.
 
 The pool fills up while nothing is launched, one slot after another. Slots hang on connections of this engine: when it is
 killed, they end.
@@ -20,7 +23,7 @@ import secrets
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
-from msgspec import json
+from msgspec import json, structs
 
 from berth import trace
 from berth.errors import BerthError
@@ -28,6 +31,7 @@ from berth.runtime import ahead, channel, remains
 from berth.runtime.link import Link
 
 if TYPE_CHECKING:
+    from berth.contract.runtime import LaunchRequest
     from berth.runtime.fork_server import ForkServer
 
     Plan = dict[str, Any]
@@ -65,11 +69,14 @@ class Slot:
         self.link = link
         self.shim = shim
         self.owns_base = True
+        # What it was primed with: the request without a network, and its plan.
+        self.primed: tuple[LaunchRequest, Plan] | None = None
         self.expiry: asyncio.TimerHandle | None = None
 
     def fits(self, plan: Plan, shape: Shape | None, descriptors: int) -> bool:
         """Whether a launch can go on from here."""
         same = shape == self.shape and plan["base"] == self.base and plan["cgroup"] == self.group
+        same = same and (self.primed is None or _lasting(plan) == _lasting(self.primed[1]))
         return same and descriptors <= MOST_DESCRIPTORS and not self.link.closed
 
 
@@ -92,7 +99,7 @@ class Pool:
         self._launching = 0
         self._timer: asyncio.TimerHandle | None = None
         self._filling: asyncio.Task[None] | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
     def __len__(self) -> int:
@@ -100,7 +107,10 @@ class Pool:
 
     def learn(self, plan: Plan) -> Shape | None:
         """The shape of a plan; when two launches in a row have another one than the slots, the slots get it."""
-        shape = ahead.shape(plan)
+        slot = self._claimed.get(plan["id"])
+        known = slot is not None and slot.primed is not None and slot.primed[1]["sources"] is plan["sources"]
+        # Where the plan is that of a primed slot, but for the network, the shape is, too.
+        shape = {**slot.shape, "veth": ahead.veth(plan)} if slot is not None and known else ahead.shape(plan)
         if shape is None or shape == self._shape:
             self._other = None
         elif self._shape is not None and shape != self._other:
@@ -122,6 +132,33 @@ class Pool:
         self._wait_for_quiet()
         return id
 
+    def base(self, id: str) -> int:
+        """The host ids of the slot of a container, which stay the pool's; 0 without a slot."""
+        slot = self._claimed.get(id)
+        return slot.base if slot is not None else 0
+
+    def prime(self, request: LaunchRequest, plan: Plan, document: bytes) -> bool:
+        """Have the slot of this container begin with it; whether there is one that fits. `request` is without a network."""
+        slot, shape = self._claimed.get(plan["id"]), ahead.shape(plan)
+        if slot is None or shape is None or slot.primed is not None or not slot.shape["veth"]:
+            return False
+        if not slot.fits(plan, {**shape, "veth": slot.shape["veth"]}, 0):
+            return False
+        memory = channel.memory_file(document)
+        try:
+            slot.link.ask("prime", None, [memory]).add_done_callback(_discard)
+        finally:
+            os.close(memory)
+        slot.primed = (request, plan)
+        return True
+
+    def primed_plan(self, request: LaunchRequest) -> Plan | None:
+        """The plan that this container's slot was primed with, if it was with the same request."""
+        slot = self._claimed.get(request.id)
+        if slot is None or slot.primed is None or without_network(request) != slot.primed[0]:
+            return None
+        return slot.primed[1]
+
     def give_range(self, id: str) -> int:
         """The host ids of the slot of a container that is about to be started: the caller's from now on. 0 without a slot."""
         slot = self._claimed.get(id)
@@ -136,6 +173,7 @@ class Pool:
         """The slot of this container, if the launch can go on from it; one that does not fit is ended first."""
         slot = self._claimed.pop(plan["id"], None)
         if slot is None:
+            await self._ended(plan["id"])
             return None
         if slot.expiry is not None:
             slot.expiry.cancel()
@@ -150,6 +188,12 @@ class Pool:
         slot = self._claimed.get(id)
         if slot is not None:
             await self.end(slot)
+        await self._ended(id)
+
+    async def _ended(self, id: str) -> None:
+        """Nothing is left of a slot that has died or has been given up."""
+        if id in self._ending:
+            await asyncio.wait([self._ending[id]])
 
     def launching(self, change: int) -> None:
         """One more launch is under way, or one less."""
@@ -187,14 +231,14 @@ class Pool:
         for slot in [*self._ready.values(), *self._claimed.values()]:
             self._end_later(slot)
         if self._ending:
-            await asyncio.wait(self._ending)
+            await asyncio.wait(self._ending.values())
 
     def _end_later(self, slot: Slot) -> None:
         self._ready.pop(slot.id, None)
         self._claimed.pop(slot.id, None)
         task = self._loop.create_task(self.end(slot))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending[slot.id] = task
+        task.add_done_callback(lambda _: self._ending.pop(slot.id))
 
     def _wait_for_quiet(self, seconds: float = QUIET_SECONDS) -> None:
         if self._timer is not None:
@@ -231,6 +275,8 @@ class Pool:
         extent = f"0 {base} {self._template['maps']['uid'].split()[2]}\n"
         group = {**self._template["cgroup"], "path": f"/{self._name}/{id}"}
         plan = {**self._template, "id": id, "base": base, "cgroup": group, "maps": {"uid": extent, "gid": extent}}
+        # That it is one, and the name of the host's end of its link.
+        plan["slot"] = f"veth{secrets.token_hex(4)}"
         head = {"id": id, "run": self._run, "streams": [], "trace": trace.is_on()}
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         slots: list[Slot] = []
@@ -265,7 +311,29 @@ class Pool:
 def _template(plan: Plan) -> Plan:
     """What of a plan a slot needs."""
     early = ahead.split(plan)[0]
-    return {**plan, "steps": [list(step) for step in early], "limits": [], "links": [], "network": None, "slot": True}
+    return {**plan, "steps": [list(step) for step in early], "limits": [], "network": None}
+
+
+def without_network(request: LaunchRequest) -> LaunchRequest:
+    """What of a request is the same at the creation of a container and at its start."""
+    return structs.replace(request, network=None, reserved=())
+
+
+def network_of(plan: Plan) -> Plan:
+    """What of a plan a primed slot does not know."""
+    return {"links": plan["links"], "network_step": dict(plan["steps"])["network"]}
+
+
+def _lasting(plan: Plan) -> Plan:
+    """What of a plan is the same at the creation of a container and at its start."""
+    steps = [step for step in plan["steps"] if step[0] != "network"]
+    return {**plan, "steps": steps, "links": None, "network": None}
+
+
+def _discard(answer: asyncio.Future[Any]) -> None:
+    """A slot that cannot be primed ends, which its connection tells."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _end_shim(pidfd: int) -> None:

@@ -92,7 +92,12 @@ def prepare(source: Source, setting: Setting) -> Parts:
 def overlay(source: Source, setting: Setting) -> int:
     """The root filesystem. Its superblock belongs to the host, so NODEV: device nodes of an image would work otherwise."""
     store, root = setting.place + "/store", setting.place + "/root"
-    for path in setting.place, store, root:
+    try:
+        os.mkdir(setting.place, 0o700)
+    except FileExistsError:
+        _clear(setting.place)
+        os.mkdir(setting.place, 0o700)
+    for path in store, root:
         os.mkdir(path, 0o700)
     try:
         tree = open_tree(AT_FDCWD, source["store"])
@@ -108,6 +113,21 @@ def overlay(source: Source, setting: Setting) -> int:
     finally:
         for path in root, store, setting.place:
             os.rmdir(path)
+
+
+def _clear(place: str) -> None:
+    """What a setter-up of this container left that was killed at its work."""
+    for name in "root", "store":
+        try:
+            umount2(f"{place}/{name}")
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+        try:
+            os.rmdir(f"{place}/{name}")
+        except FileNotFoundError:
+            pass
+    os.rmdir(place)
 
 
 def _overlay_on(tree: int, source: Source, setting: Setting, root: str) -> int:

@@ -39,6 +39,10 @@ class Planner(Protocol):
         """The plan of a container. InvalidArgument when it cannot be."""
         ...
 
+    def with_network(self, plan: Message, request: LaunchRequest) -> Message:
+        """The plan of a request, from that of the same request without a network."""
+        ...
+
     def exec_plan(self, request: ExecRequest) -> Message:
         """The plan of a further process."""
         ...

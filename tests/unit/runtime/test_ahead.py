@@ -27,7 +27,8 @@ def plan(*steps: tuple[str, dict[str, Any]], **changes: Any) -> dict[str, Any]:
         "seccomp": "/filter",
         "devices": "",
         "sources": SOURCES,
-        "steps": [("identity", {"user": True, "unshare": 3}), ("network", {}), ("root", {"source": 0}), *steps],
+        "links": [],
+        "steps": [("identity", {"user": True, "unshare": 3}), ("network", {"loopback": True}), ("root", {"source": 0}), *steps],
         **changes,
     }
 
@@ -56,12 +57,49 @@ def test_the_trees_with_their_masks_come_first() -> None:
     )  # fmt: skip
     early, rest = ahead.split(plan(*steps))
     assert names(early) == [
-        "identity", "mount /proc", "attach /dev", "mount /dev/shm", "mount /sys", "cgroup /sys/fs/cgroup", "mask /proc/kcore",
-        "protect /proc/bus", "sysctl",
+        "identity", "loopback", "mount /proc", "attach /dev", "mount /dev/shm", "mount /sys", "cgroup /sys/fs/cgroup",
+        "mask /proc/kcore", "protect /proc/bus", "sysctl",
     ]  # fmt: skip
     assert names(rest) == ["root", "trees", "attach /etc/hosts", "linked", "sysctl", "pivot"]
     assert dict(rest)["trees"] == {"paths": ["/proc", "/dev", "/sys"]}
     assert ahead.sources(early) == [1]
+
+
+def test_with_a_link_of_its_own_init_waits_last() -> None:
+    sysctls = (("sysctl", {"name": "net/ipv4/ping_group_range"}), ("sysctl", {"name": "net/ipv4/ip_forward"}))
+    attach = ("attach", {"target": "/etc/hosts", **BIND})
+    steps = (("mount", PROC), attach, *sysctls, ("pivot", {}), ("session", {}), ("seccomp", {}))
+    early, rest = ahead.split(plan(*steps), "eth0")
+    assert names(rest) == ["root", "trees", "attach /etc/hosts", "network", "sysctl", "pivot", "session", "linked", "seccomp"]
+    assert dict(rest)["network"] == {"loopback": False} and dict(rest)["linked"] == {"network": None}
+    assert ahead.quiet(early, rest) == 3
+
+
+def test_before_its_start_a_container_can_be_brought_as_far_as_the_network() -> None:
+    steps = (("mount", PROC), ("sysctl", {"name": "net/ipv4/ping_group_range"}), ("pivot", {}), ("bound", {}), ("session", {}))
+    early, rest = ahead.split(plan(*steps), "eth0")
+    assert names(rest)[: ahead.quiet(early, rest)] == ["root", "trees", "pivot", "bound"]
+    # Without a procfs of its own, init could not get one any more.
+    early, rest = ahead.split(plan(*steps[:1], *steps[2:]), "eth0")
+    assert names(rest)[: ahead.quiet(early, rest)] == ["root", "trees"]
+
+
+def test_a_slots_own_plan_has_the_same_early_steps() -> None:
+    """It is made of the early steps of a container's."""
+    early = ahead.split(plan(("mount", PROC), ("pivot", {})))[0]
+    assert names(early) == ["identity", "loopback", "mount /proc"]
+    assert ahead.split({**plan(), "steps": early}) == (early, [("linked", {"network": None})])
+
+
+@pytest.mark.parametrize(
+    ("links", "name"),
+    [([], ""), (["veth"], "eth0"), (["macvlan"], ""), (["veth", "veth"], "")],
+    ids=["none", "one", "of another kind", "two"],
+)
+def test_the_link_that_a_slot_makes(links: list[str], name: str) -> None:
+    one = plan(("mount", PROC), links=[{"kind": kind, "name": f"eth{index}"} for index, kind in enumerate(links)])
+    shape = ahead.shape(one)
+    assert shape is not None and shape["veth"] == ahead.veth(one) == name
 
 
 @pytest.mark.parametrize(

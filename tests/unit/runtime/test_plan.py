@@ -69,9 +69,9 @@ def test_the_smallest_plan(compiler: Compiler) -> None:
         "identity user=True unshare=0xa000000",
         "root source=0 propagation=0x0",
         "pivot readonly=False",
+        "bound bounding=0x0",
         "session umask=18",
         "chdir path=/ make=True",
-        "bound bounding=0x0",
         "user name='' groups=[] environment=['A=b']",
         "capabilities effective=0x0 permitted=0x0 inheritable=0x0 ambient=0x0",
         "execve args=['sh'] death_signal=9 init=False",
@@ -212,9 +212,9 @@ def test_exec_plan(compiler: Compiler) -> None:
     compiled = compiler.exec(ExecRequest(id="e", process=process, terminal=True, height=3, width=4))
     assert [name for name, _ in compiled["steps"]] == [
         "console",
+        "bound",
         "session",
         "chdir",
-        "bound",
         "user",
         "seccomp",
         "capabilities",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 
 import msgspec
 from msgspec import field
@@ -43,10 +44,11 @@ class CreateBody(ContainerConfig, kw_only=True, omit_defaults=True):
 
 
 class Creation:
-    """Makes containers."""
+    """Makes containers. `prime` is called with one that may be started at once, as soon as its root filesystem is there."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, prime: Callable[[Container], None]) -> None:
         self._parts = parts
+        self._prime = prime
 
     async def create(self, name: str, body: CreateBody, platform: str = "") -> ContainerCreateResponse:
         """Docker's answer: the id, and warnings."""
@@ -139,6 +141,8 @@ class Creation:
             os.makedirs(parts.directory(record.id), mode=0o700, exist_ok=True)
             await self._copy_up(record.mounts, image)
             failpoint.hit("container.create.after-copy-up")
+            # Beside the commit, the answer and the way of the next request.
+            self._prime(container)
             parts.catalog.add(container, durable=not container.auto_remove)
         except BaseException:
             parts.catalog.release_name(record.name)

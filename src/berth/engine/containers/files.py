@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import aclosing, asynccontextmanager
 
 from berth.contract.store import PathStat, Tree
 from berth.engine.containers.parts import Parts
@@ -45,12 +45,18 @@ class Files:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def tree(self, container: Container) -> AbstractAsyncContextManager[Tree]:
+    @asynccontextmanager
+    async def tree(self, container: Container) -> AsyncIterator[Tree]:
         """The whole filesystem: through init while it runs, mounted by the worker otherwise."""
-        task = container.live_task()
+        trees, task = self._parts.trees, container.live_task()
         if task is not None:
-            return self._parts.trees.of_pid(task.pid, container.uid_base)
-        return self._parts.trees.of_overlay(self._parts.snapshots.mounts(container.id), self._binds(container))
+            opening = trees.of_pid(task.pid, container.uid_base)
+        else:
+            # A slot may have mounted it.
+            await self._parts.runtime.drop_slot(container.id)
+            opening = trees.of_overlay(self._parts.snapshots.mounts(container.id), self._binds(container))
+        async with opening as tree:
+            yield tree
 
     def _binds(self, container: Container) -> tuple[tuple[str, str, str], ...]:
         found = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from berth.contract.network import ContainerFacts
-from berth.contract.runtime import AttachStream, Task
+from berth.contract.runtime import AttachStream, LaunchRequest, Task
 from berth.engine.containers.cause import Cause
 from berth.engine.containers.lifecycle import HAS_TASK, Status, check_transition
 from berth.errors import NotFound
@@ -121,6 +121,8 @@ class Container:
         self.backoff = 0.0
         self.next_start = 0.0
         self.execs: dict[str, Execution] = {}
+        # What its slot has been told of it, and the settings that this came from.
+        self.primed: tuple[HostConfig, LaunchRequest] | None = None
         self.deleting = False
         self.held = False
         self.gone = False

@@ -40,6 +40,10 @@ class Running:
         """A launch like most."""
         return self._launching.typical_request()
 
+    def prime(self, container: Container) -> None:
+        """It may be started soon."""
+        self._launching.prime(container)
+
     async def start(self, container: Container) -> None:
         """By the user's hand. NotModified when it runs already; Conflict and launch errors in Docker's words."""
         async with container.lock:

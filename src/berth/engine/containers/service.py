@@ -93,7 +93,7 @@ class ContainerService:
         self._removal = Removal(parts)
         self._running = Running(parts, self._remove_ended)
         self._stopping = Stopping(parts, self._running)
-        self._creation = Creation(parts)
+        self._creation = Creation(parts, self._running.prime)
         self._attaching = Attaching(parts)
         self._inspection = Inspection(parts)
         self._listing = Listing(parts)

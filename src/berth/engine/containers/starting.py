@@ -9,8 +9,11 @@ the launch, so that they see the first byte of output.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from contextlib import AsyncExitStack
+
+from msgspec import structs
 
 from berth import failpoint, trace
 from berth.contract.image import Image
@@ -29,10 +32,12 @@ from berth.engine.containers.record import Container, ContainerRecord, MountReco
 from berth.engine.containers.signals import parse_signal
 from berth.errors import BerthError, Conflict, InvalidArgument, NotModified
 from berth.model import oci
+from berth.model.endpoint import EndpointPlan, NetworkPlan
 from berth.model.identifier import short_id
 from berth.model.rootfs import Overlay
 from berth.wire.container import ContainerConfig, HostConfig
 
+log = logging.getLogger("berth.containers")
 ETC_FILES = (("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf"))
 
 
@@ -82,23 +87,39 @@ class Launching:
         failpoint.hit("container.start.after-row")
         return task
 
+    def prime(self, container: Container) -> None:
+        """Of a container that was created: have its slot begin. What depends on the host's files, on other containers or on
+        more than one network waits for the start."""
+        record = container.record
+        base = self._parts.runtime.slot_base(container.id)
+        alone = len(record.endpoints) == 1 and not {"host", "none"} & record.endpoints.keys()
+        if not base or not alone or container.status is not Status.CREATED or any(m.type != "tmpfs" for m in record.mounts):
+            return
+        separation = isolation.decide(record.host_config)
+        id_map = self._own_map(record, base, [])
+        if len(id_map) > 1:
+            return
+        try:
+            files = self._write_files(record, Attachment(plan=None), separation, None)
+            request = self._request(
+                record, id_map, separation, None, self._mounts(record), Attachment(plan=None), files, self._rootfs(record)
+            )
+            if self._parts.runtime.prime_slot(request):
+                container.primed = (record.host_config, request)
+        except (BerthError, OSError) as error:
+            # The start will tell whom it concerns.
+            log.debug("container %s was not primed: %s", short_id(container.id), error)
+
     def typical_request(self) -> LaunchRequest:
         """What `docker run` without options becomes."""
         host = complete_host_config(HostConfig())
         record = ContainerRecord(
             id="0" * 64, name="", created=0.0, image_id="", image_name="", config=ContainerConfig(cmd=["true"]), host_config=host
         )
-        container = Container(record)
-        container.state.id_map = idrange.mapping(idrange.FIRST)
-        return self._request(
-            container,
-            isolation.decide(host),
-            None,
-            [],
-            Attachment(plan=None),
-            (),
-            Overlay(store=self._parts.config.root, layers=()),
-        )
+        endpoint = EndpointPlan(kind="veth", parent="", host_name="", name="eth0", mac="", addresses=(), routes=())
+        attachment = Attachment(plan=NetworkPlan(endpoints=(endpoint,)))
+        id_map, rootfs = idrange.mapping(idrange.FIRST), Overlay(store=self._parts.config.root, layers=())
+        return self._request(record, id_map, isolation.decide(host), None, [], attachment, (), rootfs)
 
     async def _launch(self, container: Container, streams: list[AttachStream], undo: AsyncExitStack, handed: list[bool]) -> Task:
         parts, record = self._parts, container.record
@@ -118,7 +139,10 @@ class Launching:
         failpoint.hit("container.start.after-ids")
         files = self._write_files(record, attachment, separation, partner)
         failpoint.hit("container.start.after-files")
-        request = self._request(container, separation, partner, mounts, attachment, files, parts.snapshots.mounts(record.id))
+        request = self._primed(container, attachment)
+        if request is None:
+            id_map, rootfs = container.state.id_map, self._rootfs(record)
+            request = self._request(record, id_map, separation, partner, mounts, attachment, files, rootfs)
         trace.mark("request-made", container.id)
         # The id map is on record before anything uses it: an engine killed right after the launch finds it there.
         parts.catalog.save(container)
@@ -129,6 +153,16 @@ class Launching:
             return await parts.runtime.launch(request, streams)
         except LaunchFailed as failure:
             raise start_error(failure, record.path) from failure
+
+    def _primed(self, container: Container, attachment: Attachment) -> LaunchRequest | None:
+        """The request of `prime`, unless the settings have been changed since, or the slot has gone."""
+        primed, container.primed = container.primed, None
+        if primed is None or primed[0] is not container.record.host_config:
+            return None
+        request = primed[1]
+        if request.spec.linux.uid_mappings != container.state.id_map:
+            return None
+        return structs.replace(request, network=attachment.plan, reserved=attachment.reserved)
 
     def _partner(self, container: Container, separation: Isolation) -> Container | None:
         if not separation.joins:
@@ -184,15 +218,21 @@ class Launching:
                 self._parts.ranges.adopt(partner.uid_base)
                 undo.callback(self._parts.ranges.give_back, partner.uid_base)
             return list(partner.state.id_map)
+        base = self._parts.runtime.slot_range(record.id) or self._parts.ranges.take()
+        undo.callback(self._parts.ranges.give_back, base)
+        undo.push_async_callback(self._parts.runtime.drop_slot, record.id)
+        return self._own_map(record, base, owners)
+
+    def _own_map(self, record: ContainerRecord, base: int, owners: list[int]) -> list[oci.IdMapping]:
         named = [record.image_id, *(mount.source for mount in record.mounts if mount.type == "image")]
         images = [image for image in map(self._parts.images.find, named) if image is not None]
         layer_ids = [number for image in images if image.chain_id for number in self._parts.layers.large_ids(image.chain_id)]
         user_ids = spec.large_user_ids(record.config.user or "", record.host_config.group_add or [])
-        base = self._parts.runtime.slot_range(record.id) or self._parts.ranges.take()
-        undo.callback(self._parts.ranges.give_back, base)
-        undo.push_async_callback(self._parts.runtime.drop_slot, record.id)
         # The user's own ids come first in what counts: the map has room for 339 of them.
         return idrange.mapping(base, [*user_ids, *owners, *layer_ids])
+
+    def _rootfs(self, record: ContainerRecord) -> Overlay:
+        return self._parts.snapshots.mounts(record.id)
 
     def _write_files(
         self, record: ContainerRecord, attachment: Attachment, separation: Isolation, partner: Container | None
@@ -214,7 +254,8 @@ class Launching:
 
     def _request(
         self,
-        container: Container,
+        record: ContainerRecord,
+        id_map: list[oci.IdMapping],
         separation: Isolation,
         partner: Container | None,
         mounts: list[oci.Mount],
@@ -222,17 +263,17 @@ class Launching:
         files: tuple[tuple[str, str], ...],
         rootfs: Overlay,
     ) -> LaunchRequest:
-        record, config, host = container.record, container.record.config, container.record.host_config
+        config, host = record.config, record.host_config
         options = security_of(record)
         held = capability.effective(
-            host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged), host_user=not container.state.id_map
+            host.cap_add or [], host.cap_drop or [], privileged=bool(host.privileged), host_user=not id_map
         )
         around = spec.Surroundings(
             hostname=config.hostname or "",
             cgroups_path=cgroup_parent.place(
                 host.cgroup_parent or "", self._parts.config.cgroup, record.id, self._parts.abilities
             ),
-            id_map=container.state.id_map,
+            id_map=id_map,
             mounts=mounts,
             seccomp=seccomp.filter_for(options, held),
             partner_pid=partner.task.pid if partner is not None and partner.task is not None else 0,
