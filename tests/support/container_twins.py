@@ -192,6 +192,9 @@ class TwinRuntime:
     def slot_base(self, id: str) -> int:
         return 0
 
+    def slot_link(self, id: str) -> str:
+        return ""
+
     def prime_slot(self, request: LaunchRequest) -> bool:
         return False
 

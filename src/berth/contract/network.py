@@ -19,13 +19,15 @@ Bindings = dict[str, list[PortBinding] | None]
 
 
 class ContainerFacts(Struct, kw_only=True):
-    """What a network needs to know of a container. `endpoints` are the settings asked for, by network name or id."""
+    """What a network needs to know of a container. `endpoints` are the settings asked for, by network name or id; `link` is the
+    name of the host's end of a link that has been made for it already, or empty."""
 
     id: str
     name: str
     config: ContainerConfig
     host_config: HostConfig
     endpoints: dict[str, EndpointSettings]
+    link: str = ""
 
 
 class Attachment(Struct, frozen=True, kw_only=True):

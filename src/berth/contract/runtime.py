@@ -332,6 +332,10 @@ class Runtime(Protocol):
         """The first of the host ids of this container's slot, which still belong to the slot; 0 without one."""
         ...
 
+    def slot_link(self, id: str) -> str:
+        """The name of the host's end of the network link that this container's slot has made; empty without one."""
+        ...
+
     def prime_slot(self, request: LaunchRequest) -> bool:
         """The container may be started soon: have its slot do what depends neither on the network (what the request says of it
         does not count) nor on attached streams; whether it has a slot for that. The launch that comes is of the same request but

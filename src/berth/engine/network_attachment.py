@@ -139,13 +139,22 @@ class Attacher:
             free = live.free_interface((other.live.interface for other in rows if other.live), _prefix(network))
             have = self._catalog.of_container(facts.id).get(network.id)
             row = have or Endpoint(id="", container_id=facts.id, network_id=network.id)
-            entry = self._live(facts, network, wish, interface_name(wish) or free, resolver=resolver)
+            # One that was made ahead fits a container that has no other.
+            link = facts.link if len(networks) == 1 else ""
+            entry = self._live(facts, network, wish, interface_name(wish) or free, resolver=resolver, link=link)
             undo.callback(_give, self._catalog, network, entry)
             rows.append(msgspec.structs.replace(row, id=new_id(), live=entry))
         return rows
 
     def _live(
-        self, facts: ContainerFacts, network: NetworkRecord, wish: EndpointSettings, interface: str, *, resolver: bool
+        self,
+        facts: ContainerFacts,
+        network: NetworkRecord,
+        wish: EndpointSettings,
+        interface: str,
+        *,
+        resolver: bool,
+        link: str = "",
     ) -> Live:
         if not network.has_links:
             return Live(name=facts.name, mac="", interface="", resolver=resolver)
@@ -166,6 +175,7 @@ class Attacher:
             ipv4=ipv4,
             ipv6=ipv6,
             interface=interface,
+            host_name=link or f"veth{new_id()[:7]}",
             names=names,
             resolver=resolver,
         )
@@ -257,7 +267,7 @@ class Attacher:
             kind="veth" if is_bridge else network.driver,
             parent=network.device,
             # A link that was made ahead has a name already.
-            host_name=f"veth{new_id()[:7]}" if is_bridge else "",
+            host_name=entry.host_name if is_bridge else "",
             name=entry.interface,
             mac=entry.mac,
             addresses=addresses,

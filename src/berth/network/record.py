@@ -109,6 +109,7 @@ class Live(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ipv4: str = ""
     ipv6: str = ""
     interface: str = "eth0"
+    host_name: str = ""
     names: tuple[str, ...] = ()
     resolver: bool = False
     handed: bool = False

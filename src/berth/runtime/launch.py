@@ -495,20 +495,25 @@ def make_links(links: list[dict[str, Any]], pid: int) -> None:
     try:
         for link in links:
             if link["kind"] == "veth":
-                netlink.create_veth(
-                    link["host_name"],
-                    link["parent"],
-                    link["name"],
-                    netns,
-                    link["mac"],
-                    link["mtu"],
-                    link["hairpin"],
-                    link["isolated"],
-                )
+                _make_veth(link, netns)
             else:
                 netlink.create_macvlan(link["parent"], link["name"], netns, link["mac"], link["mtu"], link["mode"], link["kind"])
     finally:
         os.close(netns)
+
+
+def _make_veth(link: dict[str, Any], netns: int) -> None:
+    arguments = link["parent"], link["name"], netns, link["mac"], link["mtu"], link["hairpin"], link["isolated"]
+    try:
+        netlink.create_veth(link["host_name"], *arguments)
+    except FileExistsError:
+        # The slot that this container was to start from has died, and the kernel has not taken down its namespace yet.
+        try:
+            netlink.delete_link(link["host_name"])
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        netlink.create_veth(link["host_name"], *arguments)
 
 
 def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:

@@ -148,6 +148,10 @@ class NativeRuntime:
         """The host ids of this container's slot, which stay the slot's; 0 without one."""
         return self._pool.base(id) if self._pool is not None else 0
 
+    def slot_link(self, id: str) -> str:
+        """The name of the host's end of the link that this container's slot has made; empty without one."""
+        return self._pool.link(id) if self._pool is not None else ""
+
     def prime_slot(self, request: LaunchRequest) -> bool:
         """This container may be started soon: have its slot begin, if it has one that fits."""
         if self._pool is None or not self._pool.base(request.id) or request.runtime:

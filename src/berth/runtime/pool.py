@@ -137,6 +137,11 @@ class Pool:
         slot = self._claimed.get(id)
         return slot.base if slot is not None else 0
 
+    def link(self, id: str) -> str:
+        """The name of the host's end of the link that the slot of a container has; empty without one."""
+        slot = self._claimed.get(id)
+        return _link_name(id) if slot is not None and slot.shape["veth"] else ""
+
     def prime(self, request: LaunchRequest, plan: Plan, document: bytes) -> bool:
         """Have the slot of this container begin with it; whether there is one that fits. `request` is without a network."""
         slot, shape = self._claimed.get(plan["id"]), ahead.shape(plan)
@@ -276,7 +281,7 @@ class Pool:
         group = {**self._template["cgroup"], "path": f"/{self._name}/{id}"}
         plan = {**self._template, "id": id, "base": base, "cgroup": group, "maps": {"uid": extent, "gid": extent}}
         # That it is one, and the name of the host's end of its link.
-        plan["slot"] = f"veth{secrets.token_hex(4)}"
+        plan["slot"] = _link_name(id)
         head = {"id": id, "run": self._run, "streams": [], "trace": trace.is_on()}
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         slots: list[Slot] = []
@@ -312,6 +317,10 @@ def _template(plan: Plan) -> Plan:
     """What of a plan a slot needs."""
     early = ahead.split(plan)[0]
     return {**plan, "steps": [list(step) for step in early], "limits": [], "network": None}
+
+
+def _link_name(id: str) -> str:
+    return f"veth{id[:7]}"
 
 
 def without_network(request: LaunchRequest) -> LaunchRequest:
