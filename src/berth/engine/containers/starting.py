@@ -136,7 +136,7 @@ class Launching:
         trace.mark("attached", container.id)
         reserved = list(attachment.reserved)
         undo.callback(lambda: None if handed[0] else _close_all(reserved))
-        container.state.id_map = self._id_map(record, separation, partner, owners, undo)
+        container.state.id_map = self._id_map(container, separation, partner, owners, undo)
         failpoint.hit("container.start.after-ids")
         files = self._write_files(record, attachment, separation, partner)
         failpoint.hit("container.start.after-files")
@@ -206,7 +206,7 @@ class Launching:
 
     def _id_map(
         self,
-        record: ContainerRecord,
+        container: Container,
         separation: Isolation,
         partner: Container | None,
         owners: list[int],
@@ -219,10 +219,14 @@ class Launching:
                 self._parts.ranges.adopt(partner.uid_base)
                 undo.callback(self._parts.ranges.give_back, partner.uid_base)
             return list(partner.state.id_map)
-        base = self._parts.runtime.slot_range(record.id) or self._parts.ranges.take()
+        base = self._parts.runtime.slot_range(container.id) or self._parts.ranges.take()
         undo.callback(self._parts.ranges.give_back, base)
-        undo.push_async_callback(self._parts.runtime.drop_slot, record.id)
-        return self._own_map(record, base, owners)
+        undo.push_async_callback(self._parts.runtime.drop_slot, container.id)
+        if container.primed is not None:
+            known = container.primed[1].spec.linux.uid_mappings
+            if known[0].host_id == base:
+                return list(known)
+        return self._own_map(container.record, base, owners)
 
     def _own_map(self, record: ContainerRecord, base: int, owners: list[int]) -> list[oci.IdMapping]:
         named = [record.image_id, *(mount.source for mount in record.mounts if mount.type == "image")]
