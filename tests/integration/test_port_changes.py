@@ -132,3 +132,29 @@ def test_it_survives_a_kill_of_the_engine(own: EngineProcess) -> None:
     assert fetch(port) == "web" and not can_bind(port)
     assert own.berth("port", "rm", "web", f"{gone}:80").returncode == 0
     assert not reachable(gone) and can_bind(gone) and fetch(port) == "web"
+
+
+def test_a_container_that_could_not_publish_does_once_it_is_connected(engine: EngineProcess) -> None:
+    engine.ok("network", "create", "--internal", "inner")
+    engine.ok("network", "create", "outer")
+    try:
+        port = free_port()
+        served(engine, "web", "--network", "inner", "-p", f"127.0.0.1:{port}:80")
+        assert not reachable(port) and can_bind(port)
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            refused = engine.docker("network", "connect", "outer", "web")
+            assert refused.returncode == 1 and "address already in use" in refused.stderr
+            assert engine.ok("inspect", "-f", "{{range $n, $_ := .NetworkSettings.Networks}}{{$n}}{{end}}", "web") == "inner"
+        engine.ok("network", "connect", "outer", "web")
+        assert fetch(port) == "web" and not can_bind(port)
+        assert engine.ok("port", "web") == f"80/tcp -> 127.0.0.1:{port}"
+        engine.ok("network", "disconnect", "outer", "web")
+        assert not reachable(port)
+        engine.ok("network", "connect", "outer", "web")
+        assert fetch(port) == "web"
+        engine.ok("rm", "-f", "web")
+        assert can_bind(port)
+    finally:
+        engine.ok("network", "rm", "inner", "outer")

@@ -248,6 +248,9 @@ class TwinNetworks:
 
     async def renamed(self, container_id: str, name: str) -> None: ...
 
+    def publish_missing(self, facts: ContainerFacts) -> tuple[int, ...]:
+        return ()
+
     def change_ports(self, facts: ContainerFacts, more: Bindings, fewer: Bindings, *, running: bool) -> PortChange:
         return PortChange(bindings=more)
 

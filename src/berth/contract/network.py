@@ -76,6 +76,11 @@ class ContainerNetworks(Protocol):
         """The reverse."""
         ...
 
+    def publish_missing(self, facts: ContainerFacts) -> tuple[int, ...]:
+        """After connect and disconnect of a running container: publish what it asks for and nothing is held for yet, since it was
+        in no network that could. The bound sockets, for the caller to hand over. ResourceExhausted changes nothing."""
+        ...
+
     def change_ports(self, facts: ContainerFacts, more: Bindings, fewer: Bindings, *, running: bool) -> PortChange:
         """Publish more of a container and less, at once when it runs. Conflict, NotFound, ResourceExhausted change nothing.
         The caller records the bindings and hands the sockets over."""

@@ -192,12 +192,26 @@ class Attacher:
         row = next(row for row in rows if row.network_id == network.id)
         entry = row.live
         assert entry is not None
+        ports, sockets = self._hold(
+            facts, network, row, [(wish, _host_addresses(network, entry, wish.address)) for wish in asked], undo
+        )
+        return [*(port for wish in asked for port in _routed(network, entry, wish)), *ports], sockets
+
+    def _hold(
+        self,
+        facts: ContainerFacts,
+        network: NetworkRecord,
+        row: Endpoint,
+        places: Sequence[tuple[PortWish, list[str]]],
+        undo: ExitStack,
+    ) -> tuple[list[Published], list[socket.socket]]:
+        """Bind each wish on its host addresses. ResourceExhausted in Docker's words."""
+        entry = row.live
+        assert entry is not None
         ports: list[Published] = []
         sockets: list[socket.socket] = []
         allocated = self._catalog.allocated_ports()
-        for wish in asked:
-            ports += _routed(network, entry, wish)
-            addresses = _host_addresses(network, entry, wish.address)
+        for wish, addresses in places:
             try:
                 held = hold(wish, addresses, allocated | {(p.protocol, p.address, p.port) for p in ports})
             except ResourceExhausted as error:
@@ -230,6 +244,32 @@ class Attacher:
                 netlink.set_hairpin(entry.host_name)
             undo.pop_all()
         self._facts[more.id] = whole
+        self.flush_udp(ports)
+        return tuple(sock.detach() for sock in sockets)
+
+    def publish_missing(self, facts: ContainerFacts) -> tuple[int, ...]:
+        """The ports that a running container asks for and that nothing of the host is held for yet: it has just come into a
+        network that can publish them. The bound sockets."""
+        rows = {row.network_id: row for row in self._catalog.of_container(facts.id).values() if row.live}
+        networks = [wish for wish in wanted(self._catalog, facts) if wish[0].id in rows and wish[0].driver == BRIDGE]
+        best = next(iter(gateway_order(networks)), None)
+        entry = rows[best.id].live if best else None
+        held = {(p.protocol, p.target_port, p.address) for p in self._catalog.ports.get(facts.id, []) if not p.routed}
+        missing: list[tuple[PortWish, list[str]]] = []
+        for wish in wishes(facts.config, facts.host_config) if best and entry else []:
+            if ":" in wish.address and not (entry and entry.ipv6):
+                continue
+            addresses = _host_addresses(best, entry, wish.address) if best and entry else []
+            missing.append((wish, [a for a in addresses if (wish.protocol, wish.container_port, a) not in held]))
+        if best is None or entry is None or not any(addresses for _, addresses in missing):
+            return ()
+        with ExitStack() as undo:
+            ports, sockets = self._hold(facts, best, rows[best.id], missing, undo)
+            self._catalog.put_ports(facts.id, ports)
+            undo.callback(self.unpublish, facts.id, ports)
+            self._fabric.publish(ports)
+            netlink.set_hairpin(entry.host_name)
+            undo.pop_all()
         self.flush_udp(ports)
         return tuple(sock.detach() for sock in sockets)
 

@@ -324,6 +324,10 @@ class NetworkService:
         released = tuple((port.protocol, port.address, port.port) for port in gone)
         return PortChange(bindings=whole, sockets=sockets, released=released)
 
+    def publish_missing(self, facts: ContainerFacts) -> tuple[int, ...]:
+        """Ports that a running container could not publish before; see contract.network."""
+        return self._attacher.publish_missing(facts)
+
     async def renamed(self, container_id: str, name: str) -> None:
         """Names in DNS follow."""
         rows = []

@@ -118,7 +118,7 @@ def parse_number(field: bytes) -> int:
     if text.isdigit() and b"8" not in text and b"9" not in text:
         return int(text, 8)
     if text:
-        raise DataLoss(f"the tar stream is damaged: {field!r} is no number")
+        raise DataLoss(f"it is no tar archive, or damaged: {field!r} stands where a number should be")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -39,7 +40,7 @@ from berth.engine.containers.validation import check_terminal_size
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
 from berth.engine.launch_trace import LaunchTrace
-from berth.errors import BerthError, Conflict, InvalidArgument
+from berth.errors import BerthError, Conflict, InvalidArgument, ResourceExhausted
 from berth.model.filters import Filters
 from berth.storage.database import Database
 from berth.wire.container import (
@@ -51,6 +52,7 @@ from berth.wire.container import (
 )
 from berth.wire.network import EndpointSettings
 
+log = logging.getLogger("berth.engine")
 # How long an engine that ends with its containers waits for those with --rm to be removed.
 _REMOVAL_SECONDS = 10.0
 
@@ -262,6 +264,11 @@ class ContainerService:
         async with container.changing():
             task = container.live_task()
             await self.parts.networks.connect(container.facts(), network, settings, task.pid if task else None)
+            try:
+                await self._publish_missing(container)
+            except ResourceExhausted:
+                await self.parts.networks.disconnect(container.facts(), network, task.pid if task else None, force=False)
+                raise
             self._save_endpoints(container)
 
     async def disconnect(self, reference: str, network: str, *, force: bool) -> None:
@@ -270,7 +277,17 @@ class ContainerService:
         async with container.changing():
             task = container.live_task()
             await self.parts.networks.disconnect(container.facts(), network, task.pid if task else None, force=force)
+            try:
+                await self._publish_missing(container)
+            except ResourceExhausted as error:
+                # It has left the network; that something else has its port now is no reason to say it has not.
+                log.warning("container %s: %s", container.name, error.message)
             self._save_endpoints(container)
+
+    async def _publish_missing(self, container: Container) -> None:
+        task = container.live_task()
+        if task is not None and (sockets := self.parts.networks.publish_missing(container.facts())):
+            await task.hold_ports(sockets, ())
 
     def _save_endpoints(self, container: Container) -> None:
         """As the networks know them now, by name; the caller may have named one by its id."""

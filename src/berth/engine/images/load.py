@@ -50,6 +50,7 @@ from berth.registry.manifest import (
     parse_config,
     parse_manifest,
     parse_platform,
+    text_of,
 )
 from berth.storage.compression import detect
 from berth.storage.space import translated
@@ -107,7 +108,7 @@ class Loader:
             if platform:
                 found = [image for image in found if matches(_platform(parse_config(image.config)), want)]
                 if not found:
-                    raise NotFound(f"the archive has no image for {platform}")
+                    raise NotFound(f"the archive has no image for {text_of(want)}")
             async with reporting(listener) as reporter:
                 return [await self._one(archive, image, reporter, quiet) for image in found]
 
