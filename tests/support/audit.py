@@ -68,7 +68,9 @@ def inconsistencies(engine: EngineProcess) -> set[str]:
     found |= _compare("snapshot row of container", set(tables.containers), set(tables.snapshots))
     found |= _compare("layer", {chain[7:] for chain in tables.layers}, _listed(f"{root}/layers") - _EMPTY)
     found |= _compare("volume", set(tables.volumes), _listed(f"{root}/volumes"))
-    found |= _compare("shim of", tables.running, {name.split(".")[0] for name in _listed(config.shims)})
+    files = _listed(config.shims)
+    shims = _compare("shim of", tables.running, {name.split(".")[0] for name in files})
+    found |= shims | ({f"run files: {' '.join(sorted(files))}"} if shims else set())
     groups = {line.rpartition("/")[2] for line in leak.control_groups(config.name)}
     found |= _compare("control group of", tables.running, groups)
     devices = {record["device"] for record in tables.networks.values() if record.get("device")}

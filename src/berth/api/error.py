@@ -34,6 +34,11 @@ def status_of(error: errors.BerthError) -> int:
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
+def of_host(error: OSError, doing: str) -> errors.BerthError | None:
+    """What the host has refused, while `doing` something, in words; None for what is a bug."""
+    return translate(error, doing) if error.errno in _HOST else None
+
+
 def error_response(error: errors.BerthError) -> web.Response:
     """Docker's error body."""
     status = status_of(error)
@@ -61,9 +66,8 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
         # Nobody is left to answer; the server notices when it tries.
         return web.Response(status=499)
     except OSError as error:
-        if error.errno not in _HOST:
-            return _internal(request)
-        return error_response(translate(error, f"serving {request.method} {request.path}"))
+        refused = of_host(error, f"serving {request.method} {request.path}")
+        return _internal(request) if refused is None else error_response(refused)
     except Exception:  # the request handler's loop: one bad request must not end the engine
         return _internal(request)
 

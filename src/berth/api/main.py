@@ -6,8 +6,10 @@ Ready when GET /_ping answers 200. SIGTERM and SIGINT end the engine and leave t
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -23,9 +25,11 @@ async def run(config: EngineConfig) -> None:
     """Serve until a signal, or until POST /berth/stop, says to stop."""
     # Imported here, so that `berthd --help` and a wrong option answer at once.
     from berth.api.application import build_application
+    from berth.api.room import Accepting
     from berth.api.server import Listeners, serve
     from berth.engine import app as engine_app
 
+    asyncio.get_running_loop().set_exception_handler(Accepting())
     stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def request_stop(stop_containers: bool) -> None:
@@ -67,7 +71,17 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("berthd: must run as root, since it makes namespaces, mounts and network devices: use sudo")
     share_one_arena()
+    # Each client and container takes descriptors; the soft limit of a login shell is for programs that use select(2).
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         asyncio.run(run(config))
     except BerthError as error:
         sys.exit(f"berthd: {error.message}")
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        sys.exit(
+            f"berthd: too many open files (the limit is {hard}): raise it (LimitNOFILE of the unit, ulimit -n) and start again; "
+            "containers go on meanwhile"
+        )

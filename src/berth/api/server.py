@@ -17,6 +17,7 @@ from berth.api.error import map_errors
 from berth.api.foreign import refuse_pages
 from berth.api.hijack import Site
 from berth.api.presence import give_up
+from berth.api.room import refuse_when_full
 from berth.api.route import API_VERSION, Handler, Route
 from berth.api.tls import server_context
 from berth.engine.config import EngineConfig, TlsSettings
@@ -63,7 +64,7 @@ async def _headers(request: web.Request, response: web.StreamResponse) -> None:
 
 def application(routes: Iterable[Route]) -> web.Application:
     """An application that serves each route bare and under /v1.NN."""
-    app = web.Application(middlewares=[map_errors, refuse_pages], client_max_size=MAX_JSON_BODY)
+    app = web.Application(middlewares=[refuse_when_full, map_errors, refuse_pages], client_max_size=MAX_JSON_BODY)
     app.on_response_prepare.append(_headers)
     for route in routes:
         handler = _versioned(route)

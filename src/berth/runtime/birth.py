@@ -211,6 +211,8 @@ class Birth:
     def _make_files(self) -> None:
         """What the shim needs of files: an earlier exit record goes, the log can be written, the socket is there."""
         head = self._head
+        # Once more: mounting as another user has made the kernel forget it.
+        die_with_parent()
         failpoint.hit("launch.birth.before-files")
         try:
             for path in record.exit_paths(self._run, self._id, head["directory"]):

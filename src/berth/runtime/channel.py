@@ -37,6 +37,14 @@ class ChannelError(Exception):
     """A packet that does not follow the protocol, or whose descriptors did not fit into this process."""
 
 
+class Cut(ChannelError):
+    """Descriptors did not fit into this process, and are lost. `message` is what came with them, of a long one its id only."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__("too many open files")
+        self.message = message
+
+
 class NewerVersion(ChannelError):
     """A message of a version that this side does not know. `id` is the request's, if it is one."""
 
@@ -103,7 +111,7 @@ def _unbundle(fd: int, count: int) -> list[int]:
 def send(sock: _socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send a message. The caller keeps its descriptors. BlockingIOError on a full non-blocking socket: nothing was sent."""
     payload = json.dumps({"v": VERSION, **message}, separators=(",", ":")).encode()
-    head: Message = {"v": VERSION}
+    head: Message = {"v": VERSION, **({"id": message["id"]} if "id" in message else {})}
     extra: list[int] = []
     passed = fds
     try:
@@ -127,10 +135,21 @@ def _receive_packet(sock: _socket.socket) -> tuple[bytes, list[int]]:
     for level, kind, data in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             fds += unpack_from(f"{len(data) // 4}i", data)
-    if flags & (_socket.MSG_CTRUNC | _socket.MSG_TRUNC):
+    if flags & _socket.MSG_TRUNC:
         close_all(fds)
-        raise ChannelError("a packet was cut: too many open files, or a message that is too long")
+        raise ChannelError("a packet was cut: a message that is too long")
+    if flags & _socket.MSG_CTRUNC:
+        close_all(fds)
+        raise Cut(_head(payload))
     return payload, fds
+
+
+def _head(payload: bytes) -> Message:
+    try:
+        message: Message = json.loads(payload)
+        return message if message.get("v") == VERSION else {}
+    except (ValueError, AttributeError):
+        return {}
 
 
 def receive(sock: _socket.socket) -> tuple[Message, list[int]] | None:
@@ -149,6 +168,9 @@ def receive(sock: _socket.socket) -> tuple[Message, list[int]] | None:
             message = document
         if "bundle" in message:
             fds[:] = _unbundle(fds.pop(0), message.pop("bundle"))
+    except Cut:
+        close_all(fds)
+        raise Cut({key: message[key] for key in ("v", "id") if key in message}) from None
     except (ValueError, IndexError, AttributeError) as error:
         close_all(fds)
         raise ChannelError(f"a packet that is not a message: {error}") from error

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     Handler = Callable[["Connection", Message, list[int]], None]
 
 _LONGEST_QUEUE = 1000
+NO_DESCRIPTORS = {
+    "kind": "ResourceExhausted",
+    "message": "too many open files in the container's shim: end some of its execs and attached clients, or raise the limit that "
+    "berthd is started with",
+}
 
 
 class Connection:
@@ -91,6 +96,9 @@ class Connection:
             return
         except channel.NewerVersion as newer:
             self.send({"id": newer.id, "error": {"kind": "Unavailable", "message": f"the container's shim got {newer}"}})
+            return
+        except channel.Cut as cut:
+            self.send({"id": cut.message.get("id"), "error": NO_DESCRIPTORS})
             return
         except (OSError, channel.ChannelError):
             received = None

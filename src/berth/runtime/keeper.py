@@ -15,6 +15,7 @@ container has ended and no engine is connected, the shim leaves by itself: the e
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import sys
 import time
@@ -23,7 +24,7 @@ from binascii import a2b_base64
 from berth import failpoint, trace
 from berth.kernel.file import write_text
 from berth.runtime import channel, exec_session, record
-from berth.runtime.connection import Connection
+from berth.runtime.connection import NO_DESCRIPTORS, Connection
 from berth.runtime.logfile import LogFile
 from berth.runtime.loop import READ, Loop
 from berth.runtime.resolver_link import ResolverLink
@@ -50,6 +51,7 @@ _LINGER = 600.0
 # What an exec has to end by itself once its client has gone.
 _HANG_UP_SECONDS = 2.0
 _EXECS_REMEMBERED = 128
+_ACCEPT_AGAIN = 0.5
 _SCTP = 132
 
 
@@ -109,6 +111,7 @@ class Keeper:
         self._strays: set[int] = set()
         self._exit: Message | None = None
         self._leaving = 0.0
+        self._room = False
         self._log = _open_log(born["log"])
         self._session = streams_of(
             self._loop, held, log=self._log, stdin_once=born["stdin_once"], on_detach=lambda: self._event("detach")
@@ -120,7 +123,7 @@ class Keeper:
         if "command" in self._state:
             launch.adopt_orphans(False)
         self._watch_strays()
-        self._loop.watch(self._listener.fileno(), READ, lambda _mask: self._accept())
+        self._listen()
         if engine is not None:
             self._connect(engine)
         self._resolver: ResolverLink | None = None
@@ -137,13 +140,22 @@ class Keeper:
     def _accept(self) -> None:
         try:
             fd, _ = self._listener._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return
         except OSError:
+            # Too many open files: whoever knocks waits, and the processor does not.
+            self._loop.forget(self._listener.fileno())
+            self._loop.after(_ACCEPT_AGAIN, self._listen)
             return
         sock = _socket.socket(fileno=fd)
         if channel.peer_is_root(sock):
             self._connect(sock)
         else:
             sock.close()
+
+    def _listen(self) -> None:
+        if not self._leaving:
+            self._loop.watch(self._listener.fileno(), READ, lambda _mask: self._accept())
 
     def _connect(self, sock: _socket.socket) -> Connection:
         connection = Connection(self._loop, sock, self._serve_request, self._disconnected)
@@ -170,6 +182,10 @@ class Keeper:
         except Refused as refusal:
             answer["error"] = {"kind": refusal.kind, "message": str(refusal)}
         except Exception as error:  # whatever is wrong with one request, its sender waits for an answer
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                channel.close_all(fds)
+                connection.send({**answer, "error": NO_DESCRIPTORS})
+                return
             sys.excepthook(*sys.exc_info())
             text = f"the shim of {self._id[:12]} cannot {message.get('op')}: {error!r}"
             answer["error"] = {"kind": "Internal", "message": text}
@@ -326,6 +342,10 @@ class Keeper:
 
     def _init_ended(self, _mask: int) -> None:
         self._loop.forget(self._pidfd)
+        # Standard input, which is nothing: with that, what follows has a descriptor even when all are taken.
+        if not self._room:
+            os.close(0)
+            self._room = True
         # Nobody else can learn how it ended once it is reaped: first this is written down.
         status = _status_of_zombie(self._pid)
         ended_at = time.time()

@@ -57,7 +57,12 @@ def main(arguments: list[str]) -> None:
     gc.collect()
     gc.freeze()
     while True:
-        received = channel.receive(control)
+        try:
+            received = channel.receive(control)
+        except channel.Cut:
+            # The answer socket is lost with the rest, so whoever asked learns that it came to nothing.
+            print("too many open files in the launcher: raise the limit that berthd is started with", file=sys.stderr, flush=True)
+            continue
         if received is None:
             return
         _serve(control, launch, worker_path, *received)

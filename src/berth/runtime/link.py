@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from berth import errors
 from berth.contract.runtime import LaunchFailed
-from berth.errors import BerthError, Internal, Unavailable
+from berth.errors import BerthError, Internal, ResourceExhausted, Unavailable
 from berth.runtime import channel
 from berth.runtime.plan import failure_message
 
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 class Disconnected(Unavailable):
     """The shim closed the connection before it answered: it has ended, or been killed."""
+
+
+class DescriptorsLost(ResourceExhausted):
+    """The shim has done what it was asked for, but the descriptors that it answered with did not fit into this process."""
+
+    def __init__(self, result: Message | None) -> None:
+        super().__init__(
+            "too many open files in the engine: raise the limit that berthd is started with (LimitNOFILE of its unit, ulimit -n)"
+        )
+        self.result = result
 
 
 def error_of(document: Message) -> BerthError:
@@ -122,6 +132,12 @@ class Link:
                 received = channel.receive(self._sock)
             except BlockingIOError:
                 return
+            except channel.Cut as cut:
+                # Descriptors of ours are lost with it; the connection and the container are not.
+                future = self._answers.pop(cut.message.get("id", -1), None)
+                if future is not None and not future.done():
+                    future.set_exception(DescriptorsLost(cut.message.get("result")))
+                continue
             except (OSError, channel.ChannelError):
                 received = None
             if received is None:

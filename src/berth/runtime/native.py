@@ -11,6 +11,7 @@ Descriptors that a request hands over are closed here once the shim has its copi
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -25,7 +26,7 @@ from berth.runtime import cgroup_host, channel, record, remains
 from berth.runtime.distant import DistantTask, is_distant
 from berth.runtime.foreign_plan import BUNDLE
 from berth.runtime.fork_server import ForkServer
-from berth.runtime.link import Disconnected, Link, error_of
+from berth.runtime.link import DescriptorsLost, Disconnected, Link, error_of
 from berth.runtime.oom_watch import OomWatch
 from berth.runtime.planner import NativePlanner
 from berth.runtime.pool import Pool, Ranges, Slot, network_of, without_network
@@ -34,6 +35,8 @@ from berth.runtime.task import NativeTask, Planner, stream_message
 if TYPE_CHECKING:
     from berth.runtime.channel import Message
 
+# Says nothing of who should be there.
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # A shim that does not answer for so long hangs: it is ended, and its container with it.
 _STATE_SECONDS = 60.0
 _QUIT_SECONDS = 10.0
@@ -302,6 +305,11 @@ class NativeRuntime:
                 answer.add_done_callback(_discard)
                 self._abandon(task.id, link)
             raise
+        except DescriptorsLost:
+            # It runs, and cannot be watched.
+            if link is not None:
+                self._abandon(task.id, link)
+            raise
         except BaseException:
             if link is not None:
                 link.close()
@@ -356,6 +364,9 @@ class NativeRuntime:
         try:
             async with asyncio.timeout(_STATE_SECONDS):
                 summary, fds = await link.request("state")
+        except DescriptorsLost:
+            link.close()
+            raise
         except (TimeoutError, BerthError):
             # It has just left, or it hangs: what it wrote decides.
             link.close()
@@ -377,8 +388,10 @@ class NativeRuntime:
         sock.setblocking(False)
         try:
             record.at_socket(self._run, id, sock.connect)
-        except OSError:
+        except OSError as error:
             sock.close()
+            if error.errno in NO_ROOM:
+                raise
             return None
         return sock
 

@@ -13,6 +13,7 @@ Lean code.
 from __future__ import annotations
 
 import _socket
+import errno
 import json
 import os
 from time import CLOCK_BOOTTIME, clock_gettime
@@ -66,11 +67,13 @@ def write(path: str, document: Document) -> None:
 
 
 def read(path: str) -> Document | None:
-    """A file's document; None when it is missing or not whole."""
+    """A file's document; None when it is missing or not whole. OSError when this process has too many files open to say."""
     try:
         with open(path, "rb") as file:
             document = json.loads(file.read())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         return None
     return document if isinstance(document, dict) else None
 

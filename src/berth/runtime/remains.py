@@ -161,6 +161,10 @@ def remove(run: str, name: str, id: str) -> None:
     forget_foreign(run, id)
     empty(state["cgroup"] if state is not None else group_of(name, id))
     record.remove_run_files(run, id)
+    # What was being written when its writer was killed.
+    for name in _entries(record.shims(run)):
+        if name.startswith(f"{id}."):
+            record.remove(f"{record.shims(run)}/{name}")
 
 
 def known_ids(run: str, name: str) -> set[str]:

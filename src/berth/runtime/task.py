@@ -21,7 +21,7 @@ from berth.errors import BerthError, Conflict, DeadlineExceeded, Internal, Inval
 from berth.kernel.pidfd import wait_status
 from berth.model.oci import Resources
 from berth.runtime import cgroup, channel, record, remains
-from berth.runtime.link import Disconnected, Link
+from berth.runtime.link import DescriptorsLost, Disconnected, Link
 from berth.runtime.oom_watch import OomWatch
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class NativeExec:
         """It runs."""
         self._pid = pid
         if self._end.exit is not None:
-            os.close(pidfd)
+            channel.close_all([pidfd])
         else:
             self._pidfd = pidfd
 
@@ -264,7 +264,7 @@ class NativeTask:
             # Known before it runs: its end may be heard of in the same breath as the answer.
             exec = self._execs[request.id] = NativeExec(request.id, self, request.about)
             try:
-                result, passed = await self.request("exec", values, fds)
+                result, passed = await self._begin_exec(values, fds)
             except BaseException:
                 del self._execs[request.id]
                 raise
@@ -272,6 +272,15 @@ class NativeTask:
             channel.close_all(fds)
         exec.began(result["pid"], passed[0])
         return exec
+
+    async def _begin_exec(self, values: Message, fds: Sequence[int]) -> tuple[Message, list[int]]:
+        try:
+            return await self.request("exec", values, fds)
+        except DescriptorsLost as lost:
+            if lost.result is None:
+                raise
+            # It runs. Its output and its end come from the shim; only it cannot be signalled.
+            return lost.result, [-1]
 
     def find_exec(self, id: str) -> NativeExec | None:
         """An exec that runs or has lately ended, also one that an earlier engine started."""

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from berth.api.error import of_host
 from berth.api.presence import while_connected
 from berth.api.route import Route, json_response, query_bool, query_filters, query_int
 from berth.build.context import Context
@@ -81,7 +82,11 @@ async def _build(builds: BuildService, request: web.Request) -> web.StreamRespon
                 await send(error_line(error))
             except ConnectionError:
                 raise
-            except Exception:  # once the stream has begun, its last line is the only place for an error
+            except Exception as error:  # once the stream has begun, its last line is the only place for an error
+                refused = of_host(error, "building:") if isinstance(error, OSError) else None
+                if refused is not None:
+                    await send(error_line(refused))
+                    return
                 number = secrets.token_hex(4)
                 log.exception("error %s in a build", number)
                 await send(error_line(BerthError(f"berth: internal error {number}; the engine's log has the details")))

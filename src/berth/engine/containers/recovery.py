@@ -28,7 +28,7 @@ from berth.engine.containers.record import Container
 from berth.engine.containers.removal import Removal
 from berth.engine.containers.running import Running
 from berth.engine.containers.telling import make_up
-from berth.errors import BerthError
+from berth.errors import BerthError, ResourceExhausted
 from berth.kernel.fs import remove_tree
 from berth.model.identifier import short_id
 
@@ -96,6 +96,9 @@ class Recovery:
     async def _load_task(self, container: Container) -> Task | None:
         try:
             task = await self._parts.runtime.load(container.id)
+        except ResourceExhausted:
+            # Nothing can be said of one that was not looked at, least of all that it has ended.
+            raise
         except BerthError as error:
             log.error("cannot reach container %s: %s", short_id(container.id), error.message)
             return None
