@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-unit test-guest fuzz chaos scale check bench clean
+.PHONY: help setup demo demo-down test test-unit test-guest test-clients test-sdk fuzz chaos scale check bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,15 @@ test-unit: setup ## the fast tests that need neither root nor packages
 test-guest: setup ## launch, bind-mount, network and cgroup tests in a QEMU guest with Debian 12's own kernel and cgroup v2
 	scripts/packages guest
 	scripts/guest-test
+
+test-clients: setup ## testcontainers, python-on-whales, dockerode, devcontainers, docker-compose 1.29 (root; some minutes; needs node and npm)
+	scripts/packages test
+	scripts/test-clients $(ARGS)
+
+test-sdk: setup ## the integration tests of Docker's SDK for Python, against dockerd and berthd (root; about ten minutes)
+	scripts/packages test
+	$(BIN)/pip install -q -r tests/requirements-clients.txt
+	$(BIN)/python scripts/sdk_tests.py $(ARGS)
 
 fuzz: setup ## 20,000 requests that nobody would send, to an engine in namespaces of its own (root; about 15 minutes)
 	$(BIN)/python scripts/fuzz_api.py $(ARGS)

@@ -22,11 +22,13 @@ from bench.bundle import Bundle, CrunView, remove_groups, runtimes
 from bench.engine import Peer, berth, busybox, dockerd
 from bench.launch import TracedEngine
 from bench.result import FULL_COUNT, Bar, Line, Readings, Result
+from bench.streams import GIB, measure_streams
 
 SPACING = 0.1
 SLOT, COLD, SLOTS = "berth-slot", "berth-cold", 2
 CROWD, CROWD_ROUNDS = 200, 3
 IDLE = 100
+STREAM_ROUNDS = 3
 SETTLE_SECONDS = 3.0
 MIB = 1 << 20
 
@@ -167,9 +169,22 @@ def run(peers: list[Peer], count: int) -> Result:
     return result
 
 
+def run_streams(peers: list[Peer], count: int) -> Result:
+    """What flows through; less of it in a short run."""
+    result = Result(count)
+    for peer in peers:
+        give_busybox(peer)
+    full = count >= FULL_COUNT
+    say("streams: flows by the docker CLI")
+    measure_streams(result, peers, STREAM_ROUNDS if full else 1, GIB if full else GIB // 8)
+    return result
+
+
 def main() -> int:
     """The entry point."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    what = ("launches", "streams")
+    parser.add_argument("what", nargs="?", choices=what, default=what[0], help="what to measure (%(default)s)")
     parser.add_argument("--count", type=int, default=FULL_COUNT, help="readings of each kind; fewer for a try (%(default)s)")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="what to print (%(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the JSON document to a file")
@@ -185,7 +200,7 @@ def main() -> int:
             say("dockerd is not installed: berth alone is measured (apt-get install docker.io)")
         else:
             peers.append(other)
-        result = run(peers, options.count)
+        result = (run_streams if options.what == "streams" else run)(peers, options.count)
     finally:
         for peer in peers:
             peer.stop()

@@ -110,18 +110,18 @@ def berth(name: str = "berth", *options: str, trace: bool = False) -> Peer:
     return _spawn(name, command, directory, (directory, run), is_berth=True)
 
 
-def dockerd() -> Peer | None:
-    """Debian's dockerd, or None where it is not installed. In a network namespace of its own: its bridge and its rules, which it
-    leaves behind, end with it, and a Docker engine of this host is not disturbed."""
+def dockerd(*options: str, apart: bool = True) -> Peer | None:
+    """Debian's dockerd with further options, or None where it is not installed. `apart`: in a network namespace of its own, so
+    that its bridge and its rules, which it leaves behind, end with it, and a Docker engine of this host is not disturbed."""
     path = shutil.which("dockerd")
     if path is None:
         return None
     directory = tempfile.mkdtemp(prefix="berth-bench-peer-")
-    options = [
+    given = [
         "--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec", "-H", f"unix://{directory}/sock",
         "--pidfile", f"{directory}/pid", "--bip", "172.30.250.1/24",
     ]  # fmt: skip
-    return _spawn("dockerd", ["unshare", "--net", path, *options], directory, (directory,))
+    return _spawn("dockerd", [*(["unshare", "--net"] if apart else []), path, *given, *options], directory, (directory,))
 
 
 def busybox() -> bytes:
@@ -132,7 +132,7 @@ def busybox() -> bytes:
         info = tarfile.TarInfo("bin/busybox")
         info.size, info.mode = len(data), 0o755
         tar.addfile(info, io.BytesIO(data))
-        for name in ("true", "sh", "sleep", "cat"):
+        for name in ("true", "sh", "sleep", "cat", "dd", "yes", "head", "wc"):
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)

@@ -1,5 +1,5 @@
 """Clients that others wrote, unmodified: testcontainers, python-on-whales, dockerode. They are no part of the development
-environment: tests/requirements-clients.txt says how to get them, and a test without its client is skipped."""
+environment: `make test-clients` installs them, and a test without its client is skipped."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_testcontainers(engine: EngineProcess, monkeypatch: pytest.MonkeyPatch) 
     # The reaper of what a killed test run leaves is an image of a registry that tests do not reach.
     monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
     monkeypatch.setenv("DOCKER_HOST", engine.host)
-    pytest.importorskip("testcontainers", reason="see tests/requirements-clients.txt")
+    pytest.importorskip("testcontainers", reason="make test-clients")
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.network import Network
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
@@ -69,7 +69,7 @@ def test_testcontainers(engine: EngineProcess, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_python_on_whales(engine: EngineProcess, tmp_path: Path) -> None:
-    whales = pytest.importorskip("python_on_whales", reason="see tests/requirements-clients.txt")
+    whales = pytest.importorskip("python_on_whales", reason="make test-clients")
     docker = whales.DockerClient(host=engine.host)
     assert docker.run("busybox", ["echo", "out"], remove=True) == "out"
     with pytest.raises(whales.exceptions.NoSuchImage):
@@ -92,7 +92,7 @@ def test_python_on_whales(engine: EngineProcess, tmp_path: Path) -> None:
 
 def test_dockerode(engine: EngineProcess) -> None:
     if shutil.which("node") is None or subprocess.run(["node", "-e", "require('dockerode')"], capture_output=True).returncode:
-        pytest.skip("needs node and dockerode: see tests/requirements-clients.txt")
+        pytest.skip("needs node and dockerode: make test-clients")
     done = subprocess.run(
         ["node", "-e", DOCKERODE, engine.socket], capture_output=True, text=True, timeout=60 * SLOW, check=False
     )

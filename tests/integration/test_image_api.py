@@ -65,7 +65,7 @@ class Server:
             Route("GET", "/version", info),
             Route("GET", "/info", info),
         ]
-        runner = self._loop.run_until_complete(serve(application([*images.routes(engine), *more]), listen(self.socket)))
+        runner = self._loop.run_until_complete(serve(application([*images.routes(engine), *more]), [(listen(self.socket), None)]))
         self._ready.set()
         self._loop.run_forever()
         self._loop.run_until_complete(runner.cleanup())
@@ -184,8 +184,7 @@ def test_docker_sdk_and_old_versions(server: Server) -> None:
         assert client.images.list(name="base")[0].id == loaded.id
         lines = list(client.api.push("base", tag="9", stream=True, decode=True))
         assert lines[-1]["error"] == "tag does not exist: base:9"
-        with pytest.raises(APIError, match="tar"):
-            list(client.api.load_image(io.BytesIO(b"no tar" * 500)))
+        assert "tar" in list(client.api.load_image(io.BytesIO(b"no tar" * 500)))[-1]["error"]
         assert client.images.prune(filters={"dangling": False})["SpaceReclaimed"] == 100_000
     finally:
         client.close()

@@ -10,10 +10,12 @@ descriptor is one end of a socketpair, and `tls` stays between the other end and
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import re
 import socket
+import termios
 from typing import Any
 
 from aiohttp import web
@@ -26,6 +28,8 @@ log = logging.getLogger("berth.api")
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 _CHUNK = 65536
+# Pauses between two looks at whether the head was read double up to this, in seconds; 25 ms in all.
+_HEAD_PAUSE = 0.02
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})")
 
 
@@ -192,6 +196,20 @@ async def take_over(request: web.Request, *, multiplexed: bool) -> Connection:
     # Closing the transport closes the server's descriptor only; a shutdown would reach the duplicate, so none is made.
     transport.close()
     return Connection(fd, bytes(tail.data))
+
+
+async def head_read(fd: int) -> None:
+    """Until the client has taken the answer's head out of its socket, or a moment has passed.
+
+    docker-py reads the head into a buffer and the stream past it: output that came along with the head would be lost to it.
+    """
+    pause = 0.0
+    while pause < _HEAD_PAUSE:
+        waiting = fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0" * 4)
+        if waiting == b"\0" * 4:
+            return
+        await asyncio.sleep(pause)
+        pause = pause * 2 or 0.0002
 
 
 async def _send(fd: int, data: bytes) -> None:

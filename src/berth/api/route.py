@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from berth.api.members import rename
 from berth.errors import InvalidArgument
 from berth.model.filters import Filters
 from berth.model.malformed import MALFORMED
@@ -47,12 +48,13 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 
 
 async def read_body(request: web.Request, kind: type[T]) -> T:
-    """The JSON body as `kind`. An empty body is an empty object."""
+    """The JSON body as `kind`, names in any case. An empty body is an empty object."""
     data = await request.read()
     try:
+        document = msgspec.json.decode(data or b"{}")
         if _SUSPICIOUS.search(data):
-            _check_values(msgspec.json.decode(data))
-        return msgspec.json.decode(data or b"{}", type=kind)
+            _check_values(document)
+        return msgspec.convert(rename(document, kind), kind)
     except MALFORMED as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
 

@@ -10,7 +10,8 @@ from berth.wire.image import AuthConfig
 
 class BuildOptions(Struct, frozen=True, kw_only=True):
     """The parameters of POST /build. `host_config` has limits, extra hosts and the network mode of RUN steps.
-    `credentials` are by registry, as X-Registry-Config gives them."""
+    `credentials` are by registry, as X-Registry-Config gives them. `cache_from`: the images that cached steps are taken from,
+    empty for any."""
 
     dockerfile: str = "Dockerfile"
     tags: tuple[str, ...] = ()
@@ -21,5 +22,6 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = field(default_factory=dict)
     target: str = ""
     platform: str = ""
+    cache_from: tuple[str, ...] = ()
     host_config: HostConfig = field(default_factory=HostConfig)
     credentials: dict[str, AuthConfig] = field(default_factory=dict)

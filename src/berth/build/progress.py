@@ -16,6 +16,8 @@ Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 _KEPT_BACK = 32 * 1024 * 1024
+# What a command writes to its standard error is marked so that clients show it in another colour, on any terminal or none.
+_RED, _RESET = "\x1b[91m", "\x1b[0m"
 
 
 class Progress:
@@ -113,4 +115,4 @@ class TextOutput:
         """`fd` is 1 or 2."""
         text = self._decoders[fd].decode(data)
         if text:
-            await self._channel.text(text)
+            await self._channel.text(text if fd == 1 else f"{_RED}{text}{_RESET}")

@@ -16,6 +16,7 @@ from dataclasses import replace
 import msgspec
 
 from berth.build.cache import cache_key
+from berth.build.cache_source import CacheSources
 from berth.build.chmod import Chmod
 from berth.build.copier import Destination, TreeCopy, copy_tree, several_sources, write_plan
 from berth.build.copy_plan import CopyPlan, add_source, excluded, is_archive
@@ -53,6 +54,8 @@ class StageBuilder:
         self._channel = channel
         self._cache = job.services.cache
         self._broken = job.options.no_cache
+        names, services = job.options.cache_from, job.services
+        self._sources = CacheSources(services.images, services.layers, names) if names else None
         self._command_set = False
         wanted = planned.platform or job.options.platform
         self._scope = Scope(
@@ -160,7 +163,7 @@ class StageBuilder:
                 return await snapshot.commit()
 
         key = cache_key(state, text)
-        cached = await self._hit([key], state, created_by, None)
+        cached = await self._hit([key], state, created_by, None, config)
         if cached is not None:
             return cached
         return self._done([key], state, config, await work(), created_by)
@@ -175,7 +178,7 @@ class StageBuilder:
         created_by = prefix + " ".join(command)
         script = run.heredocs[0].content if run.script else ""
         key = cache_key(state, "RUN", [*command, script, run.network, *args, *(repr((m.mount, m.identity)) for m in mounts)])
-        cached = await self._hit([key], state, created_by, None)
+        cached = await self._hit([key], state, created_by, None, told=not (mounts or run.heredocs or run.network))
         if cached is not None:
             return cached
         layer = await execute(self._job, run, state, self._scope, mounts, self._channel)
@@ -197,7 +200,7 @@ class StageBuilder:
         label = plan.label()
         created_by = f"{' '.join(state.shell)} {_NOP}{copy.keyword} {label} in {copy.destination} "
         key = cache_key(state, copy.keyword, [label, *plan.parts, copy.destination, copy.chown, copy.chmod])
-        cached = await self._hit([key], state, created_by, None)
+        cached = await self._hit([key], state, created_by, None, told=not (copy.chown or copy.chmod))
         if cached is not None:
             return cached
         async with self._job.snapshot(state.chain_id) as snapshot:
@@ -282,16 +285,37 @@ class StageBuilder:
     # The cache
 
     async def _hit(
-        self, keys: list[str], state: State, created_by: str, author: str | None, config: ContainerConfig | None = None
+        self,
+        keys: list[str],
+        state: State,
+        created_by: str,
+        author: str | None,
+        config: ContainerConfig | None = None,
+        *,
+        told: bool = True,
     ) -> State | None:
-        """The state after the step as the cache knows it by the first key; recorded under the other keys as well."""
+        """The state after the step as the cache knows it by the first key; recorded under the other keys as well. With
+        `--cache-from` only what those images have. `told`: the line of history says all that the step depends on."""
         if self._broken:
             return None
+        after = self._recorded(keys, state, created_by, author, config)
+        if self._sources is not None:
+            if after is not None and not self._sources.allow(after):
+                after = None
+            found = self._sources.find(state, created_by) if after is None and told else None
+            if found is not None:
+                after = state.step(config or state.config, found.layer, created_by, found.created, author)
+        if after is not None:
+            await self._channel.text(" ---> Using cache\n")
+        return after
+
+    def _recorded(
+        self, keys: list[str], state: State, created_by: str, author: str | None, config: ContainerConfig | None
+    ) -> State | None:
         found = self._cache.find(keys[0])
         if found is None:
             return None
         record, layer = found
-        await self._channel.text(" ---> Using cache\n")
         description = created_by if layer is None else record.description
         after = state.step(config or record.config, layer, description, record.created, author)
         if len(keys) > 1:

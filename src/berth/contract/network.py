@@ -33,7 +33,8 @@ class ContainerFacts(Struct, kw_only=True):
 class Attachment(Struct, frozen=True, kw_only=True):
     """The result of attach. `reserved` are bound sockets (descriptors that the caller now owns) to hand to the runtime.
 
-    `hosts` and `resolv_conf` are the contents of the container's /etc/hosts and /etc/resolv.conf.
+    `hosts` and `resolv_conf` are the contents of the container's /etc/hosts and /etc/resolv.conf. `links` are those of the
+    default bridge: alias, id and address of the other container.
     `plan` is None when the container joins another's namespace or the host's.
     """
 
@@ -41,6 +42,7 @@ class Attachment(Struct, frozen=True, kw_only=True):
     reserved: tuple[int, ...] = ()
     hosts: str = ""
     resolv_conf: str = ""
+    links: tuple[tuple[str, str, str], ...] = ()
 
 
 class PortChange(Struct, frozen=True, kw_only=True):
@@ -84,6 +86,10 @@ class ContainerNetworks(Protocol):
     def change_ports(self, facts: ContainerFacts, more: Bindings, fewer: Bindings, *, running: bool) -> PortChange:
         """Publish more of a container and less, at once when it runs. Conflict, NotFound, ResourceExhausted change nothing.
         The caller records the bindings and hands the sockets over."""
+        ...
+
+    def relink(self, facts: ContainerFacts) -> None:
+        """The links of a running container have changed."""
         ...
 
     async def renamed(self, container_id: str, name: str) -> None:

@@ -106,7 +106,8 @@ class Attacher:
             self._commit(facts, rows, ports, undo)
             undo.pop_all()
         plan = None if shares_namespace(mode) else self._plan(networks, rows, {port.network_id for port in ports}, dns=dns)
-        return Attachment(plan=plan, reserved=tuple(s.detach() for s in sockets), hosts=hosts, resolv_conf=resolv)
+        links = tuple(self._files.bridge_links(facts, rows))
+        return Attachment(plan=plan, reserved=tuple(s.detach() for s in sockets), hosts=hosts, resolv_conf=resolv, links=links)
 
     def _commit(self, facts: ContainerFacts, rows: list[Endpoint], ports: list[Published], undo: ExitStack) -> None:
         undo.callback(self._uncommit, facts.id, [row.network_id for row in rows])
@@ -447,6 +448,13 @@ class Attacher:
         self._fabric.unpublish(set(before) - set(ports))
         self._fabric.publish([port for port in ports if port.target])
         self.flush_udp(before)
+
+    def relink(self, facts: ContainerFacts) -> None:
+        """The links of a running container have changed."""
+        self._facts[facts.id] = facts
+        rows = [row for row in self._catalog.of_container(facts.id).values() if row.live]
+        self._files.rewrite(facts, wanted(self._catalog, facts), rows, embedded=any(r.live and r.live.resolver for r in rows))
+        self.tell_resolver(facts.id)
 
     async def restore(self, running: Sequence[tuple[ContainerFacts, int]]) -> None:
         """Take over running containers: their names go to the resolver, which is started if one of them needs it."""

@@ -53,14 +53,14 @@ class Files:
         entries = [row.live for row in rows if row.live]
         own = names.own_names(hostname_of(facts), facts.config.domainname or "")
         addresses = [(a, own) for entry in entries for a in (entry.ipv4, entry.ipv6) if a]
-        return names.hosts_file([*extra, *self._bridge_links(facts, rows)], addresses, ipv6=any(e.ipv6 for e in entries))
+        return names.hosts_file([*extra, *self._linked_hosts(facts, rows)], addresses, ipv6=any(e.ipv6 for e in entries))
 
     def _host_gateway(self) -> str:
         default = self._catalog.by_name(BRIDGE)
         return default.pools[0].gateway if default and default.pools else ""
 
-    def _bridge_links(self, facts: ContainerFacts, rows: Sequence[Endpoint]) -> list[tuple[str, str]]:
-        """Links of the default bridge are lines in /etc/hosts; those of other networks are answered by DNS."""
+    def bridge_links(self, facts: ContainerFacts, rows: Sequence[Endpoint]) -> list[tuple[str, str, str]]:
+        """Alias, id and address of each container that it is linked to on the default bridge. Conflict if one does not run."""
         default = self._catalog.by_name(BRIDGE)
         if default is None or all(row.network_id != default.id for row in rows):
             return []
@@ -69,9 +69,20 @@ class Files:
             row = self._live_row(default.id, target)
             if row is None or row.live is None:
                 raise Conflict(f"Cannot link to a non running container: /{target} AS /{facts.name}/{alias}")
-            words = dict.fromkeys([alias, short_id(row.container_id), row.live.name])
-            found.append((row.live.ipv4, " ".join(words)))
+            found.append((alias, row.container_id, row.live.ipv4))
         return found
+
+    def _linked_hosts(self, facts: ContainerFacts, rows: Sequence[Endpoint]) -> list[tuple[str, str]]:
+        """Links of the default bridge are lines in /etc/hosts; those of other networks are answered by DNS."""
+        called = {row.container_id: row.live.name for row in self._catalog.live_in(self._bridge_id()) if row.live}
+        return [
+            (address, " ".join(dict.fromkeys([alias, short_id(identifier), called.get(identifier, alias)])))
+            for alias, identifier, address in self.bridge_links(facts, rows)
+        ]
+
+    def _bridge_id(self) -> str:
+        default = self._catalog.by_name(BRIDGE)
+        return default.id if default else ""
 
     def _live_row(self, network_id: str, reference: str) -> Endpoint | None:
         rows = self._catalog.live_in(network_id)

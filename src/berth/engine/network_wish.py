@@ -112,7 +112,7 @@ def check_wish(network: NetworkRecord, wish: EndpointSettings) -> None:
     for address in link_local(wish):
         if not ip_address(address).is_link_local:
             raise InvalidArgument(f"invalid link-local IP address {address}: it is not in 169.254.0.0/16 or fe80::/10")
-        if not network.has_links or not is_user_defined(network):
+        if not network.has_links:
             raise InvalidArgument("user specified IP address is supported on user defined networks only")
     if wish.aliases and not is_user_defined(network):
         aliases = [a for a in wish.aliases if a]

@@ -286,7 +286,7 @@ class NetworkService:
         self._check_changeable(facts, record, "disconnected from")
         names = {have.id for have, _ in wanted(self._catalog, facts)}
         row = self._catalog.of_container(facts.id).get(record.id)
-        if record.id not in names and not (force and row):
+        if record.id not in names and not (force and row and row.live):
             raise Forbidden(f"container {facts.id} is not connected to network {record.name}")
         if row and row.live and pid:
             await self._attacher.disconnect(facts, record, row, pid)
@@ -327,6 +327,10 @@ class NetworkService:
     def publish_missing(self, facts: ContainerFacts) -> tuple[int, ...]:
         """Ports that a running container could not publish before; see contract.network."""
         return self._attacher.publish_missing(facts)
+
+    def relink(self, facts: ContainerFacts) -> None:
+        """Other names in the files and DNS of a running container whose links have changed."""
+        self._attacher.relink(facts)
 
     async def renamed(self, container_id: str, name: str) -> None:
         """Names in DNS follow."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PIECE = 16384
 # Stands for a newline while the text is escaped: a character that JSON leaves alone and that output hardly ever contains.
 _MARK = "\x7f"
+_ZEROS = bytes(PIECE)
+_escaped: list[bytes] = []
 
 
 def timestamp(now: int) -> str:
@@ -37,15 +39,22 @@ def timestamp(now: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
 
 
+def _escaped_zeros(count: int) -> memoryview:
+    """That many zeros as JSON has them. Made when the first are logged: most containers never do."""
+    if not _escaped:
+        _escaped.append(b"\\u0000" * PIECE)
+    return memoryview(_escaped[0])[: 6 * count]
+
+
 def records(block: bytes, stream: str, now: int, attributes: str = "") -> bytes:
     """The records of a block of output. It is cut at newlines; what follows the last one is a record without newline."""
-    text = block.decode("utf-8", "replace")
     tail = f'","stream":"{stream}",{attributes}"time":"{timestamp(now)}"}}\n'
+    if _ZEROS.startswith(block):
+        # As devices and disk images have them in bulk: one by one they would cost the most of all.
+        return b"".join((b'{"log":"', _escaped_zeros(len(block)), tail.encode()))
+    text = block.decode("utf-8", "replace")
     lines, unfinished = (text[:-1], False) if text.endswith("\n") else (text, True)
-    if lines.count("\0") == len(lines):
-        # Zeros, as devices and disk images have them in bulk: one by one they would cost the most of all.
-        body = "\\u0000" * len(lines)
-    elif _MARK in lines:
+    if _MARK in lines:
         escaped = [encode_basestring(line)[1:-1] for line in lines.split("\n")]
         body = ("\\n" + tail + '{"log":"').join(escaped)
     else:

@@ -340,7 +340,7 @@ class Session:
         terminal = self._terminal is not None
         takes = stdin and self._input is not None
         try:
-            client = Client(self, fd, takes, outputs, framed and not terminal, keys if terminal else b"")
+            client = Client(self, fd, takes, outputs, framed, keys if terminal else b"")
         except OSError:
             os.close(fd)
             raise

@@ -28,7 +28,6 @@ from support.api_schema import VERSIONS, ApiSchema, Operation, api_schema
 PARAMETERS = {
     ("POST /build", "rm"): "there are no containers between the steps that could be kept",
     ("POST /build", "forcerm"): "there are no containers between the steps that could be kept",
-    ("POST /build", "cachefrom"): "all that the engine knows is taken from its cache, whatever image it came with",
     ("GET /images/json", "digests"): "RepoDigests are always told",
     ("GET /images/json", "manifests"): "one platform to an image: Docker's classic store tells no manifests either",
     ("GET /images/json", "identity"): "nothing is known of signatures",

@@ -74,4 +74,4 @@ def test_characters_cut_in_two_are_put_together() -> None:
         await output.write(1, b"\xa9\n")
 
     asyncio.run(run())
-    assert said == ["caf", "\ufffdx", "é\n"]
+    assert said == ["caf", "\x1b[91m\ufffdx\x1b[0m", "é\n"]

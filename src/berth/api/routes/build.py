@@ -124,6 +124,7 @@ def read_options(request: web.Request) -> BuildOptions:
         labels=_json(query, "labels", dict[str, str]),
         target=query.get("target", ""),
         platform=query.get("platform", "").lower(),
+        cache_from=tuple(_json(query, "cachefrom", list[str])),
         host_config=_host_config(request),
         credentials=_credentials(request.headers.get("X-Registry-Config", "")),
     )
@@ -139,8 +140,8 @@ def _dockerfile_path(path: str) -> str:
 
 def _host_config(request: web.Request) -> HostConfig:
     query = request.query
-    extra = query.get("extrahosts", "")
-    hosts = _json(query, "extrahosts", list[str]) if extra.startswith("[") else [host for host in extra.split(",") if host]
+    # One parameter for each, as Docker's clients send them; a list in JSON, or with commas, is understood as well.
+    hosts = [host for text in query.getall("extrahosts", []) for host in _list(text)]
     ulimits = _json(query, "ulimits", list[HostConfigUlimits]) if query.get("ulimits") else None
     return HostConfig(
         network_mode=query.get("networkmode") or "default",
@@ -155,6 +156,12 @@ def _host_config(request: web.Request) -> HostConfig:
         extra_hosts=hosts or None,
         ulimits=ulimits or None,
     )
+
+
+def _list(text: str) -> list[str]:
+    if text.startswith("["):
+        return list(_json({"extrahosts": text}, "extrahosts", list[str]))
+    return [part for part in text.split(",") if part]
 
 
 def _json(query: Any, name: str, kind: Any) -> Any:

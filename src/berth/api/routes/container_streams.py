@@ -66,6 +66,9 @@ def _attach(engine: Engine) -> Handler:
         wants = _wants(request)
         past = _past(engine, container, wants, raw=False)
         connection = await hijack.take_over(request, multiplexed=wants_multiplexed(request, tty=container.tty))
+        if container.live_task() is not None or not wants["stream"]:
+            # Where a start is still to come, the client is attached at once: it starts as soon as it has the head.
+            await hijack.head_read(connection.fd)
         if not await _replay(past, connection.fd) or not wants["stream"]:
             os.close(connection.fd)
             return connection.response

@@ -15,7 +15,7 @@ from berth.api.routes import container_files, container_streams
 from berth.engine.containers.creation import CreateBody
 from berth.engine.containers.listing import FILTERS
 from berth.engine.containers.publishing import PortsBody
-from berth.errors import InvalidArgument
+from berth.errors import InvalidArgument, NotFound
 from berth.model import reference
 from berth.wire.container import ContainerConfig, ContainerUpdateResponse, HostConfig
 
@@ -45,6 +45,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("POST", one + "/resize", _resize(engine)),
         Route("POST", one + "/wait", _wait(engine)),
         Route("DELETE", one, _remove(engine)),
+        Route("DELETE", one + "/{alias}", _remove_link(engine)),
         Route("GET", "/berth" + one + "/explain", _explain(engine)),
         Route("POST", "/berth" + one + "/ports", _ports(engine)),
         Route("POST", "/commit", _commit(engine)),
@@ -69,6 +70,9 @@ def _list(engine: Engine) -> Handler:
 def _create(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         body = await read_body(request, CreateBody)
+        if body.runtime:
+            host = body.host_config = body.host_config or HostConfig()
+            host.runtime = host.runtime or body.runtime
         _adapt_old(body, api_version(request))
         created = await engine.containers.create(request.query.get("name", ""), body, request.query.get("platform", ""))
         return json_response(created, 201)
@@ -236,10 +240,23 @@ def _wait(engine: Engine) -> Handler:
 def _remove(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         if query_bool(request, "link"):
-            raise InvalidArgument("links between containers are not kept by name: there is no link to remove")
+            await engine.containers.unlink(request.match_info["id"])
+            return web.Response(status=204)
         await engine.containers.remove(
             request.match_info["id"], force=query_bool(request, "force"), volumes=query_bool(request, "v")
         )
+        return web.Response(status=204)
+
+    return handle
+
+
+def _remove_link(engine: Engine) -> Handler:
+    """A link's name has a slash; nothing else below a container is removed."""
+
+    async def handle(request: web.Request) -> web.Response:
+        if not query_bool(request, "link"):
+            raise NotFound("page not found")
+        await engine.containers.unlink(f"{request.match_info['id']}/{request.match_info['alias']}")
         return web.Response(status=204)
 
     return handle

@@ -50,14 +50,16 @@ def _start(engine: Engine) -> Handler:
         if body.detach:
             await engine.execs.start(execution, [], (height, width))
             return web.Response()
-        connection = await hijack.take_over(request, multiplexed=wants_multiplexed(request, tty=execution.tty))
-        await _run(engine, execution, connection, (height, width))
+        # Whether the stream is framed says the start, not the create: a client may leave its terminal out here.
+        raw = bool(body.tty)
+        connection = await hijack.take_over(request, multiplexed=wants_multiplexed(request, tty=raw))
+        await _run(engine, execution, connection, (height, width), raw=raw)
         return connection.response
 
     return handle
 
 
-async def _run(engine: Engine, execution: Execution, connection: hijack.Connection, size: tuple[int, int]) -> None:
+async def _run(engine: Engine, execution: Execution, connection: hijack.Connection, size: tuple[int, int], *, raw: bool) -> None:
     """The head of the answer is out: what goes wrong now is written into the stream, where the client shows it."""
     wanted = execution.body
     stream = AttachStream(
@@ -65,7 +67,7 @@ async def _run(engine: Engine, execution: Execution, connection: hijack.Connecti
         stdin=bool(wanted.attach_stdin),
         stdout=bool(wanted.attach_stdout),
         stderr=bool(wanted.attach_stderr),
-        framed=not execution.tty,
+        framed=not raw,
         pending=connection.pending,
         detach_keys=parse_detach_keys(wanted.detach_keys) if execution.tty and wanted.attach_stdin else b"",
     )
@@ -75,7 +77,7 @@ async def _run(engine: Engine, execution: Execution, connection: hijack.Connecti
         except BerthError as error:
             text = (error.message + "\r\n").encode()
             spare.setblocking(False)
-            head = b"" if execution.tty else struct.pack(">BxxxL", 1, len(text))
+            head = b"" if raw else struct.pack(">BxxxL", 1, len(text))
             await asyncio.get_running_loop().sock_sendall(spare, head + text)
 
 

@@ -154,8 +154,9 @@ class ImageRoutes:
         return await lines.close()
 
     async def load(self, request: web.Request) -> web.StreamResponse:
-        """POST /images/load."""
+        """POST /images/load. What is wrong with the archive is told in the stream, as its clients expect of this one."""
         lines = JsonLines(request)
+        await lines.start()
         try:
             await self._images.load(
                 body_stream(request),

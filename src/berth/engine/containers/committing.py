@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from berth import failpoint
 from berth.contract.image import Image
+from berth.contract.runtime import Task
 from berth.engine.containers.defaults import merge_image
 from berth.engine.containers.lifecycle import Status
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
 from berth.engine.images.changes import apply_changes
 from berth.engine.images.document import commit_document
-from berth.errors import InvalidArgument
+from berth.errors import Conflict, InvalidArgument
 from berth.model.reference import Reference
 from berth.wire.container import ContainerConfig
 
@@ -57,6 +58,8 @@ class Committing:
             created_by=" ".join([record.path, *record.args]),
             container=record.id,
         )
+        # What the container itself was made with; clients of API 1.44 and older are shown it.
+        document = msgspec.structs.replace(document, container_config=record.config)
         chain_id = layer.chain_id if layer is not None else parent.chain_id
         image = await parts.images.create(document, chain_id, tags=(tag,) if tag else (), parent=parent.id)
         failpoint.hit("container.commit.after-image")
@@ -71,12 +74,21 @@ class Committing:
             if not pause or task is None or container.status is not Status.RUNNING:
                 yield
                 return
-            await task.pause()
+            await _while_it_runs(task, task.pause())
             failpoint.hit("container.commit.after-freeze")
             try:
                 yield
             finally:
-                await task.resume()
+                await _while_it_runs(task, task.resume())
+
+
+async def _while_it_runs(task: Task, change: Awaitable[None]) -> None:
+    """A container that has ended in this moment needs neither freezing nor thawing: nothing writes any more."""
+    try:
+        await change
+    except Conflict:
+        if await task.pids():
+            raise
 
 
 def _overlay(config: ContainerConfig, base: ContainerConfig) -> ContainerConfig:

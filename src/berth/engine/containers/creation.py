@@ -36,8 +36,10 @@ log = logging.getLogger("berth.containers")
 
 
 class CreateBody(ContainerConfig, kw_only=True, omit_defaults=True):
-    """The body of the request. `mac_address` is where clients before API 1.44 put it."""
+    """The body of the request. `mac_address` is where clients before API 1.44 put it, `runtime` where docker-py's
+    create_container still does."""
 
+    runtime: str | None = field(name="Runtime", default=None)
     mac_address: str | None = field(name="MacAddress", default=None)
     host_config: HostConfig | None = field(name="HostConfig", default=None)
     networking_config: NetworkingConfig | None = field(name="NetworkingConfig", default=None)

@@ -164,7 +164,7 @@ def exec_request(
         terminal=terminal,
         user=spec.numeric_user(chosen),
         args=args,
-        env=replace_env(spec.process_env(config, config.hostname or ""), extra),
+        env=replace_env(spec.process_env(config, config.hostname or "", container.state.linked), extra),
         cwd=cwd or config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=held, effective=held, permitted=held),
         rlimits=spec.rlimits(host, default_ulimits),

@@ -59,7 +59,7 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
     namespace. `manual_stop` tells unless-stopped and recovery that the user wanted it to be down.
     `cause` is why the last run ended, or what was asked for to end this one. `renewing`: it is being ended for its health, to be
     started again whatever its restart policy says. `health` is what the next engine goes on from, if the run that it is of
-    (`health_of`, a start) is still the one."""
+    (`health_of`, a start) is still the one. `linked` are the variables that tell the task of linked containers."""
 
     status: Status = Status.CREATED
     started_at: float = 0.0
@@ -76,6 +76,7 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
     health: Health | None = None
     health_of: float = 0.0
     id_map: list[IdMapping] = field(default_factory=list)
+    linked: list[str] = field(default_factory=list)
 
 
 class ContainerRecord(Struct, kw_only=True, omit_defaults=True):

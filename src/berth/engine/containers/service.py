@@ -26,6 +26,7 @@ from berth.engine.containers.files import Files
 from berth.engine.containers.healing import Healing
 from berth.engine.containers.inspection import Document, Inspection
 from berth.engine.containers.lifecycle import HAS_TASK, is_running
+from berth.engine.containers.linking import without_link
 from berth.engine.containers.listing import Listing
 from berth.engine.containers.log_cap import LogCap
 from berth.engine.containers.parts import Parts
@@ -235,6 +236,18 @@ class ContainerService:
         elif not container.deleting:
             self._removal.check(container)
         await self._removal.remove(container, volumes=volumes or container.auto_remove)
+
+    async def unlink(self, reference: str) -> None:
+        """Take a link away, `container/alias`; both containers stay. NotFound, InvalidArgument in Docker's words."""
+        name, slash, alias = reference.removeprefix("/").partition("/")
+        if not slash:
+            raise InvalidArgument("Conflict, cannot remove the default link name of the container")
+        container = self.get(name)
+        async with container.lock:
+            container.record.host_config = without_link(container.record.host_config, reference, alias)
+            self.parts.catalog.save(container, durable=not container.auto_remove)
+            if container.live_task() is not None:
+                self.parts.networks.relink(container.facts())
 
     async def prune(self, filters: Filters) -> ContainersPruned:
         """Remove what does not run."""

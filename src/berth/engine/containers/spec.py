@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -27,7 +28,8 @@ _NUMERIC_USER = re.compile(r"(\d{1,10})?(?::(\d{1,10}))?\Z")
 
 class Surroundings(Struct, frozen=True, kw_only=True):
     """What start knows besides the record. `id_map` is empty in the host's user namespace. `partner_pid` is init of the
-    container whose namespaces are joined. `mounts` are the compiled user mounts; `seccomp` is None for unconfined."""
+    container whose namespaces are joined. `mounts` are the compiled user mounts; `seccomp` is None for unconfined. `linked`
+    are the variables that tell of linked containers."""
 
     hostname: str
     cgroups_path: str
@@ -37,15 +39,17 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     partner_pid: int = 0
     rootfs: str = "rootfs"
     new_network: bool = True
+    linked: Sequence[str] = ()
     default_ulimits: tuple[Ulimit, ...] = ()
 
 
-def process_env(config: ContainerConfig, hostname: str) -> list[str]:
-    """PATH, HOSTNAME and, with a terminal, TERM; then what image and user say. HOME is added inside, from passwd."""
+def process_env(config: ContainerConfig, hostname: str, linked: Sequence[str] = ()) -> list[str]:
+    """PATH, HOSTNAME and, with a terminal, TERM, then of linked containers, then what image and user say. HOME is added
+    inside, from passwd."""
     base = [DEFAULT_PATH, f"HOSTNAME={hostname}"]
     if config.tty:
         base.append("TERM=xterm")
-    return replace_env(base, list(config.env or []))
+    return replace_env([*base, *linked], list(config.env or []))
 
 
 def command(config: ContainerConfig) -> list[str]:
@@ -184,7 +188,7 @@ def _process(config: ContainerConfig, host: HostConfig, options: SecurityOptions
         console_size=oci.ConsoleSize(height=size[0], width=size[1]) if size and config.tty else None,
         user=numeric_user(config.user or ""),
         args=command(config),
-        env=process_env(config, around.hostname),
+        env=process_env(config, around.hostname, around.linked),
         cwd=config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=chosen, effective=chosen, permitted=chosen),
         rlimits=rlimits(host, around.default_ulimits),

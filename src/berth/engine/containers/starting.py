@@ -27,6 +27,7 @@ from berth.engine.containers.defaults import complete_host_config
 from berth.engine.containers.isolation import Isolation
 from berth.engine.containers.launcherror import CommandFailed, StartFailed, start_error
 from berth.engine.containers.lifecycle import HAS_TASK, Status
+from berth.engine.containers.linking import link_variables
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, ContainerRecord, MountRecord
 from berth.engine.containers.signals import parse_signal
@@ -136,6 +137,7 @@ class Launching:
         trace.mark("attached", container.id)
         reserved = list(attachment.reserved)
         undo.callback(lambda: None if handed[0] else _close_all(reserved))
+        container.state.linked = self._linked(record, attachment)
         container.state.id_map = self._id_map(container, separation, partner, owners, undo)
         failpoint.hit("container.start.after-ids")
         files = self._write_files(record, attachment, separation, partner)
@@ -283,6 +285,7 @@ class Launching:
             seccomp=seccomp.filter_for(options, held),
             partner_pid=partner.task.pid if partner is not None and partner.task is not None else 0,
             new_network="network" not in separation.host and "network" not in separation.joins,
+            linked=record.state.linked,
             default_ulimits=self._parts.config.default_ulimits,
         )
         compiled = spec.compile_spec(config, host, separation, options, around)
@@ -309,6 +312,13 @@ class Launching:
             stop_signal=parse_signal(config.stop_signal or "TERM"),
             runtime=runtimes.binary(self._parts.config, host.runtime or ""),
         )
+
+    def _linked(self, record: ContainerRecord, attachment: Attachment) -> list[str]:
+        """What the environment tells of the containers that this one is linked to."""
+        found: list[str] = []
+        for alias, identifier, address in attachment.links:
+            found += link_variables(record.name, alias, address, self._parts.catalog.get(identifier).record.config)
+        return found
 
 
 def write_in_place(path: str, text: str) -> None:
