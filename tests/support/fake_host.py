@@ -77,6 +77,7 @@ class FakeProbes:
     no_overlay: str = ""
     no_device: dict[str, str] = field(default_factory=dict)
     chains: list[str] = field(default_factory=list)
+    guards: list[str] = field(default_factory=list)
     firewall_error: BerthError | None = None
     magic: int = 0xEF53
     held: int = (1 << 41) - 1
@@ -98,6 +99,9 @@ class FakeProbes:
         if self.firewall_error is not None:
             raise self.firewall_error
         return self.chains
+
+    def guarding_chains(self) -> list[str]:
+        return self.guards
 
     def filesystem(self, directory: str) -> int:
         return self.magic

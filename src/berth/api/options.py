@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+from ipaddress import IPv4Address
 from typing import Any
 
 from berth.api.config_file import DEFAULT_FILE, from_file
@@ -200,6 +201,28 @@ def parse_log_options(driver: str, entries: list[str]) -> dict[str, str]:
     return options
 
 
+def parse_address(text: str) -> str:
+    """An IPv4 address. ArgumentTypeError."""
+    try:
+        return str(IPv4Address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: give an IPv4 address, for example 127.0.0.1") from None
+
+
+def _add_exposure(parser: argparse.ArgumentParser) -> None:
+    """Whom published ports are open to."""
+    parser.add_argument(
+        "--publish-address",
+        "--ip",
+        type=parse_address,
+        metavar="ADDRESS",
+        help="where ports are published that name no address, such as 127.0.0.1 (default: all addresses)",
+    )
+    parser.add_argument(
+        "--warn-exposure", action="store_true", help="warn at `run` and `create` of ports that others than this host reach"
+    )
+
+
 def _add_extensions(parser: argparse.ArgumentParser) -> None:
     """What berth does beyond Docker, for containers without a label of their own."""
     for extension in EXTENSIONS:
@@ -241,7 +264,7 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
     parser = argparse.ArgumentParser(
         prog="berthd", description="The berth engine: serves the Docker Engine API on a unix socket, and on TCP."
     )
-    for add in (_add_general, _add_tls, _add_images, _add_containers, _add_logs, _add_extensions, _add_launches):
+    for add in (_add_general, _add_tls, _add_images, _add_containers, _add_logs, _add_exposure, _add_extensions, _add_launches):
         add(parser)
     path = parser.parse_known_args(arguments)[0].config_file
     known = {name for action in parser._actions for name in action.option_strings}
@@ -262,6 +285,8 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         default_runtime=options.default_runtime,
         no_new_privileges=options.no_new_privileges,
         extensions=_extensions(options),
+        publish_address=options.publish_address or "",
+        warn_exposure=options.warn_exposure,
         log_driver=options.log_driver,
         log_options=parse_log_options(options.log_driver, options.log_opt),
         log_cap=options.log_cap,

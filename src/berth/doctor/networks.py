@@ -70,11 +70,13 @@ def other_firewalls(scene: Scene) -> Iterator[Finding]:
     if "ENABLED=yes" in (host.text("/etc/ufw/ufw.conf") or "").splitlines():
         found.append("ufw")
     guards = [name for name in found if name in ("ufw", "firewalld")]
+    guards += [] if guards else _own_rules(scene)
     if guards:
         yield warning(
             f"{' and '.join(guards)} is active, and published ports are open in spite of it",
             why="As with Docker, they are translated before its rules are asked: a port that it shows as closed is reachable.",
-            change="publish on one address only, such as -p 127.0.0.1:8080:80",
+            change="publish on one address only, such as -p 127.0.0.1:8080:80, or all that name none by "
+            "berthd --publish-address 127.0.0.1",
             facts={"found": found},
         )
     if "Docker" in found:
@@ -85,6 +87,17 @@ def other_firewalls(scene: Scene) -> Iterator[Finding]:
         )
     if not found:
         yield ok("no ufw, firewalld or Docker works on this host", facts={"found": found})
+
+
+def _own_rules(scene: Scene) -> list[str]:
+    """A firewall of plain nftables or iptables rules that closes this host, where we may look."""
+    if not scene.host.is_root():
+        return []
+    try:
+        chains = scene.probes.guarding_chains()
+    except BerthError:
+        return []
+    return [f"a firewall that drops what comes in ({listed(chains)})"] if chains else []
 
 
 def forwarding(scene: Scene) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from berth.kernel.namespace import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, map
 from berth.kernel.netlink import create_bridge, create_macvlan, create_veth
 from berth.kernel.paths import OPENAT2
 from berth.kernel.process import PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, prctl
-from berth.network.foreign import find_blocking
+from berth.network.foreign import find_blocking, find_dropping
 from berth.network.nftables import Nftables
 from berth.runtime.source import Setting, overlay
 
@@ -56,6 +56,9 @@ class Probes(Protocol):
 
     def blocking_chains(self) -> list[str]:
         """Chains of other firewalls that drop what is forwarded, or the ones they invite to. Root only."""
+
+    def guarding_chains(self) -> list[str]:
+        """Chains of other firewalls that drop what comes in for the host itself. Root only."""
 
     def filesystem(self, directory: str) -> int:
         """The magic number of the directory's file system."""
@@ -112,6 +115,10 @@ class KernelProbes:
     def blocking_chains(self) -> list[str]:
         """As the engine looks for them."""
         return [chain.place for chain in find_blocking(Nftables())]
+
+    def guarding_chains(self) -> list[str]:
+        """Those with an input hook."""
+        return [chain.place for chain in find_dropping(Nftables(), "input")]
 
     def filesystem(self, directory: str) -> int:
         """fstatfs(2)."""

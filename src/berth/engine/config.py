@@ -65,6 +65,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""
     default_ulimits: tuple[Ulimit, ...] = ()
+    publish_address: str = ""
+    warn_exposure: bool = False
     extensions: dict[str, str] = field(default_factory=dict)
 
     @property

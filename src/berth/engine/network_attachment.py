@@ -83,6 +83,7 @@ class Attacher:
         self._fabric = fabric
         self._resolver = resolver
         self._resolver_path = config.resolver
+        self._publish_address = config.publish_address
         self._files = Files(config, catalog)
         self._facts: dict[str, ContainerFacts] = {}
         self._pids: dict[str, int] = {}
@@ -194,7 +195,11 @@ class Attacher:
         entry = row.live
         assert entry is not None
         ports, sockets = self._hold(
-            facts, network, row, [(wish, _host_addresses(network, entry, wish.address)) for wish in asked], undo
+            facts,
+            network,
+            row,
+            [(wish, _host_addresses(network, entry, wish.address, self._publish_address)) for wish in asked],
+            undo,
         )
         return [*(port for wish in asked for port in _routed(network, entry, wish)), *ports], sockets
 
@@ -260,7 +265,7 @@ class Attacher:
         for wish in wishes(facts.config, facts.host_config) if best and entry else []:
             if ":" in wish.address and not (entry and entry.ipv6):
                 continue
-            addresses = _host_addresses(best, entry, wish.address) if best and entry else []
+            addresses = _host_addresses(best, entry, wish.address, self._publish_address) if best and entry else []
             missing.append((wish, [a for a in addresses if (wish.protocol, wish.container_port, a) not in held]))
         if best is None or entry is None or not any(addresses for _, addresses in missing):
             return ()
@@ -531,14 +536,16 @@ async def _flush(ports: set[int], addresses: set[bytes]) -> None:
         log.warning("connection tracking entries of published ports could not be flushed: %s", error)
 
 
-def _host_addresses(network: NetworkRecord, entry: Live, asked: str) -> list[str]:
+def _host_addresses(network: NetworkRecord, entry: Live, asked: str, default: str) -> list[str]:
     """The host addresses that a port is bound to; none of a family that is routed."""
     routed = {v6: network.gateway_mode(v6=v6) == ROUTED for v6 in (False, True)}
-    return [a for a in _bindings(network, entry, asked) if not routed[":" in a]]
+    return [a for a in _bindings(network, entry, asked, default) if not routed[":" in a]]
 
 
-def _bindings(network: NetworkRecord, entry: Live, asked: str) -> list[str]:
-    binding = asked or network.options.get(HOST_BINDING) or "0.0.0.0"
+def _bindings(network: NetworkRecord, entry: Live, asked: str, default: str) -> list[str]:
+    own = network.options.get(HOST_BINDING, "")
+    # The default network says 0.0.0.0 from the beginning, which nobody has asked for.
+    binding = asked or (default or own if network.is_predefined else own or default) or "0.0.0.0"
     if ":" in binding:
         if not entry.ipv6:
             raise InvalidArgument(

@@ -63,7 +63,7 @@ class Fabric:
             stale.announce(self.table, self._root)
             await asyncio.to_thread(self._establish, list(self._bridges.values()))
         if self._watch is None:
-            self._watch = RuleWatch(self._schedule)
+            self._watch = RuleWatch(self._schedule, self.table)
 
     def _establish(self, records: list[NetworkRecord]) -> None:
         self.default_mtu = host.default_mtu()

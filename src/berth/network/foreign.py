@@ -44,12 +44,17 @@ def _ends_in_drop(rules: Sequence[dict[str, Any]]) -> bool:
 
 def find_blocking(nft: Nftables) -> list[ForeignChain]:
     """The chains of other tables that drop what is forwarded, or the chains that they invite to."""
+    return find_dropping(nft, "forward")
+
+
+def find_dropping(nft: Nftables, hook: str) -> list[ForeignChain]:
+    """Of any hook. Only what is forwarded has chains to invite to."""
     chains = [entry["chain"] for entry in nft.query("list chains") if "chain" in entry]
-    invitations = {(c["family"], c["table"]) for c in chains if c["name"] == INVITED}
+    invitations = {(c["family"], c["table"]) for c in chains if c["name"] == INVITED and hook == "forward"}
     found: list[ForeignChain] = []
     for chain in chains:
         family, table = chain["family"], chain["table"]
-        if chain.get("hook") != "forward" or chain.get("type") != "filter" or family not in ("ip", "ip6", "inet"):
+        if chain.get("hook") != hook or chain.get("type") != "filter" or family not in ("ip", "ip6", "inet"):
             continue
         if table.partition("-")[0] == _OWN_TABLES:
             continue

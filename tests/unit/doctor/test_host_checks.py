@@ -82,6 +82,7 @@ def test_a_fault_of_the_machine_is_named(name: str, files: dict[str, str], sever
         ("network.devices", FakeProbes(no_device={"bridge": "operation not supported"}), "problem", "no bridge device"),
         ("network.devices", FakeProbes(no_device={"ipvlan": "operation not supported"}), "note", "no ipvlan device"),
         ("network.firewall", FakeProbes(chains=["ip filter FORWARD"]), "note", "ip filter FORWARD"),
+        ("network.other-firewalls", FakeProbes(guards=["inet filter input"]), "warning", "what comes in (inet filter input)"),
         ("network.firewall", FakeProbes(firewall_error=RuleError("nftables: no")), "problem", "nf_tables does not work"),
         ("network.firewall", FakeProbes(firewall_error=Unavailable("no library")), "problem", "no library"),
         ("limits.rights", FakeProbes(held=((1 << 41) - 1) & ~(1 << 24)), "note", "CAP_SYS_RESOURCE"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from berth.network.firewall import BridgeRules, SubnetRules, elements_of, rule_set
 from berth.network.foreign import ForeignChain, wanted_rules
 from berth.network.record import Published
-from berth.network.watch import concerns_rules
+from berth.network.watch import concerns_rules, takes_away
 
 WEB = Published(protocol="tcp", address="0.0.0.0", port=8080, target="172.17.0.2", target_port=80, network_id="n")
 LOCAL = Published(protocol="udp", address="127.0.0.1", port=53, target="172.17.0.3", target_port=5353, network_id="n")
@@ -170,3 +170,18 @@ def test_elements_of_sets_wake_nobody() -> None:
 
     assert not concerns_rules(message(12) + message(15))
     assert concerns_rules(message(12) + message(2))
+
+
+def test_what_takes_our_rules_away_is_told_from_what_replaces_them() -> None:
+    def message(kind: int, table: str) -> bytes:
+        name = table.encode() + b"\0"
+        attribute = (4 + len(name)).to_bytes(2, "little") + (1).to_bytes(2, "little") + name.ljust((len(name) + 3) & ~3, b"\0")
+        body = (10 << 8 | kind).to_bytes(2, "little") + bytes(10) + bytes(4) + attribute
+        return (4 + len(body)).to_bytes(4, "little") + body
+
+    new_table, del_table, new_rule, del_rule, del_element = 0, 2, 6, 8, 14
+    assert takes_away(message(del_rule, "berth") + message(del_table, "berth"), "berth") is True
+    assert takes_away(message(del_table, "berth") + message(new_table, "berth") + message(new_rule, "berth"), "berth") is False
+    assert takes_away(message(del_table, "berth-1234") + message(del_element, "berth"), "berth") is None
+    assert takes_away(message(new_rule, "berth") + message(del_table, "theirs"), "berth") is False
+    assert takes_away((20).to_bytes(4, "little") + (10 << 8 | 2).to_bytes(2, "little") + bytes(14), "berth") is None

@@ -11,6 +11,7 @@ import click
 from berth.cli.command import declare, refuse
 from berth.cli.session import engine, filters
 from berth.cli.table import Fields, print_rows
+from berth.model.exposure import of_address, widest
 from berth.model.identifier import short_id
 from berth.model.units import human_duration, human_size
 from berth.wire.container import ContainerSummary
@@ -82,6 +83,7 @@ def container_row(item: ContainerSummary, full: bool) -> Fields:
         "Label": lambda name: labels.get(name, ""),
         "Mounts": ",".join(m.name or m.source or "" for m in item.mounts or []),
         "LocalVolumes": str(sum(1 for m in item.mounts or [] if m.type == "volume")),
+        "Exposure": str(widest([of_address(p.ip or "") for p in item.ports or [] if p.public_port]) or ""),
         "Networks": ",".join((item.network_settings.networks or {}) if item.network_settings else {}),
         "Platform": None,
         "Size": size,
@@ -90,6 +92,7 @@ def container_row(item: ContainerSummary, full: bool) -> Fields:
 
 @declare("ps")
 @click.option("-a", "--all", "every", is_flag=True, help="Show all containers (default shows just running)")
+@click.option("--exposure", is_flag=True, help="Display whom published ports are open to: local (this host), lan, any")
 @click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
 @click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
 @click.option("-n", "--last", type=int, default=-1, help="Show n last created containers (includes all states)")
@@ -98,14 +101,22 @@ def container_row(item: ContainerSummary, full: bool) -> Fields:
 @click.option("-q", "--quiet", is_flag=True, help="Only display container IDs")
 @click.option("-s", "--size", is_flag=True, help="Display total file sizes")
 def ps(
-    every: bool, filter_: tuple[str, ...], form: str | None, last: int, latest: bool, no_trunc: bool, quiet: bool, size: bool
+    every: bool,
+    filter_: tuple[str, ...],
+    form: str | None,
+    last: int,
+    latest: bool,
+    no_trunc: bool,
+    quiet: bool,
+    size: bool,
+    exposure: bool,
 ) -> None:
     """List containers."""
     limit = 1 if latest else last if last > 0 else None
     # As Docker: a template that names the size has it counted.
     size = size or (form is not None and ("Size}}" in form or form == "{{json .}}"))
     items = engine().containers.list(all=every or limit is not None, filters=filters(filter_), limit=limit, size=size)
-    columns = PS_COLUMNS + ([("Size", "SIZE")] if size else [])
+    columns = PS_COLUMNS + ([("Size", "SIZE")] if size else []) + ([("Exposure", "EXPOSURE")] if exposure else [])
     print_rows([container_row(item, no_trunc) for item in items], columns, form=form, quiet="ID" if quiet else "")
 
 

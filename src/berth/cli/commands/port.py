@@ -8,14 +8,16 @@ from berth.cli.command import declare
 from berth.cli.run.port import Bindings, merge, parse_publish
 from berth.cli.session import engine
 from berth.errors import InvalidArgument
+from berth.model.exposure import of_address
 from berth.wire.network import PortBinding
 
 _CHANGES = ("add", "rm")
 
 
 @declare("port")
+@click.option("--exposure", is_flag=True, help="Say whom each is open to: local (this host), lan, any")
 @click.argument("words", nargs=-1, required=True, metavar="CONTAINER [PRIVATE_PORT[/PROTO]] | add|rm CONTAINER PORT...")
-def port(words: tuple[str, ...]) -> None:
+def port(words: tuple[str, ...], exposure: bool) -> None:
     """List port mappings or a specific mapping for the container.
 
     `port add web 8080:80` publishes a port of a container that runs, as --publish does; `port rm web 8080:80` ends that, and
@@ -26,7 +28,7 @@ def port(words: tuple[str, ...]) -> None:
     elif len(words) > 2:
         raise click.UsageError("it takes a container and at most one port, or `add` or `rm` before a container and ports")
     else:
-        _show(*words)
+        _show(words[0], words[1] if len(words) > 1 else None, exposure=exposure)
 
 
 def _change(what: str, name: str, ports: tuple[str, ...]) -> None:
@@ -50,7 +52,7 @@ def _says_where(binding: PortBinding) -> bool:
     return bool(binding.host_ip or binding.host_port)
 
 
-def _show(name: str, private: str | None = None) -> None:
+def _show(name: str, private: str | None = None, *, exposure: bool = False) -> None:
     ports = (engine().containers.inspect_raw(name).get("NetworkSettings") or {}).get("Ports") or {}
     wanted = None if private is None else private if "/" in private else f"{private}/tcp"
     if wanted is not None and not ports.get(wanted):
@@ -59,10 +61,11 @@ def _show(name: str, private: str | None = None) -> None:
         for binding in bindings or []:
             host = binding["HostIp"] or "0.0.0.0"
             address = f"[{host}]:{binding['HostPort']}" if ":" in host else f"{host}:{binding['HostPort']}"
+            said = f" ({of_address(host)})" if exposure else ""
             if wanted is None:
-                click.echo(f"{key} -> {address}")
+                click.echo(f"{key} -> {address}{said}")
             elif key == wanted:
-                click.echo(address)
+                click.echo(f"{address}{said}")
 
 
 COMMANDS = {"port": port}

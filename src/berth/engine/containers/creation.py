@@ -28,6 +28,7 @@ from berth.engine.containers.security import check_sysctls, parse_security_optio
 from berth.engine.containers.validation import check_config, check_host_config
 from berth.errors import BerthError, InvalidArgument, NotFound
 from berth.model import extension
+from berth.model.exposure import Exposure, of_address
 from berth.model.identifier import new_id, short_id
 from berth.wire.container import ContainerConfig, ContainerCreateResponse, HostConfig
 from berth.wire.network import EndpointSettings, NetworkingConfig
@@ -65,6 +66,8 @@ class Creation:
         mounting.resolve_images(mounts, self._parts.images)
         separation = self._isolation(host, mounts)
         warnings += isolation.warnings(separation)
+        if self._parts.config.warn_exposure:
+            warnings += exposure_warnings(host, self._parts.config.publish_address)
         # With a slot's id the container can be started from there.
         fits = not (separation.host_user or separation.host or separation.joins)
         fits = fits and not runtimes.binary(self._parts.config, host.runtime or "")
@@ -183,6 +186,21 @@ class Creation:
         async with self._parts.trees.of_overlay(self._parts.snapshots.view(image.chain_id)) as tree:
             for record, volume in wanted:
                 await tree.copy_out(record.destination, volume.mountpoint)
+
+
+def exposure_warnings(host: HostConfig, default: str) -> list[str]:
+    """What is published for others than this host. Docker's clients print warnings: the engine gives these when told to."""
+    found = []
+    for port, bindings in (host.port_bindings or {}).items():
+        for binding in bindings or []:
+            address = binding.host_ip or default
+            if of_address(address) is not Exposure.LOCAL:
+                where = address if address not in ("", "0.0.0.0", "::") else "all addresses of this host"
+                found.append(
+                    f"port {port} is open on {where}, whatever the host's firewall shows: "
+                    "give it the address 127.0.0.1 if only this host needs it"
+                )
+    return found
 
 
 def _check_platform(image: Image, reference: str, platform: str) -> None:
