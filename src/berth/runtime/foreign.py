@@ -28,7 +28,7 @@ from berth.kernel import mount, namespace, process, terminal
 from berth.kernel.capability import NUMBERS
 from berth.kernel.libc import AT_FDCWD
 from berth.kernel.paths import open_in_root
-from berth.runtime import binary, cgroup, init, launch, source
+from berth.runtime import binary, cgroup, init, interfaces, launch, source
 from berth.runtime import record as run_record
 from berth.runtime.account import Account, UnknownAccount, resolve
 from berth.runtime.enter import Entered, open_init, own_streams
@@ -121,7 +121,7 @@ class SetUp:
         run_record.write(plan["record"], plan["command"])
         self._create()
         self.step = "network"
-        launch.make_links(plan["links"], self.pid)
+        interfaces.make(plan["links"], self.pid)
         if plan["network"] is not None:
             self._configure_network(plan["network"])
         self.step = "runtime"

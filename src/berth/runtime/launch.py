@@ -5,16 +5,7 @@
     enter(state, plan, stdio)    in the shim: a further process in it
     cleanup(state)               in the shim, or wherever the group is still known: after its end
 
-The shim forks a setter-up, which does the work and ends, so that the shim's own memory stays shared with the launcher's.
-The setter-up clones init with CLONE_PARENT, which makes init the shim's child. They talk over SEQPACKET pairs:
-
-    setter-up -> init    {"early": mounts} + fds when it may take its ids and do the early steps (see runtime.ahead)
-    init -> setter-up    {"ready"}: they are done
-    setter-up -> init    {"go": mounts, "stdio", "steps", "more"} + fds, twice where the container is known before its start
-                         (see runtime.pool), {"linked"} when it has its limits and links
-    init -> setter-up    {"resolver"} + fds, {"console"} + fd, then {"exec"} and the end: execve has worked
-                         or {"failed": [step, errno, path]}
-    setter-up -> shim    {"pid", "console", "resolver"} + fds, or {"failed", "pid"} + pidfd
+A slot of the warm pool is `prepare_slot`, perhaps `prime`, then `fill`. The work is done by runtime.setter_up.
 """
 
 from __future__ import annotations
@@ -22,23 +13,19 @@ from __future__ import annotations
 import errno
 import gc
 import os
-from binascii import a2b_base64
 from time import sleep
 
-from berth import failpoint, trace
-from berth.kernel import memory, mount, namespace, netlink, process
-from berth.kernel.bpf import attach_device_program
-from berth.kernel.file import write_text
-from berth.runtime import ahead, beginning, cgroup, init, source
+from berth.kernel import mount, namespace, process
+from berth.runtime import cgroup, setter_up, source
 from berth.runtime.enter import Entered, enter
 from berth.runtime.failure import Failure, record
-from berth.runtime.message import close_all, pair, receive, receive_errno, send
-from berth.runtime.source import Setting, prepare
+from berth.runtime.message import close_all, pair, receive, send
+from berth.runtime.setter_up import SetUp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket as Socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     Plan = dict[str, Any]
@@ -56,7 +43,6 @@ __all__ = [
     "fill",
     "leave_host_mounts",
     "make",
-    "make_links",
     "prepare_launcher",
     "prepare_slot",
     "reap_strays",
@@ -67,8 +53,6 @@ __all__ = [
 ]
 
 SCRATCH = "mnt"
-# What slots have learned of the pages that a setter-up and an init come to write to: shared by the launcher and its forks.
-_habits: list[memory.Habit] = []
 _KILL = 9
 
 
@@ -87,7 +71,7 @@ class Started:
 def prepare_launcher(store: str) -> None:
     """Once in the launcher, before any request: its own mount namespace, and nothing in memory that forks would touch."""
     leave_host_mounts(store)
-    _habits[:] = [memory.Habit(), memory.Habit()]
+    setter_up.keep_habits()
     gc.collect()
     gc.freeze()
 
@@ -163,9 +147,9 @@ def prepare_slot(plan: Plan) -> tuple[SetUp, list[str | int] | None]:
     """The first half of `make`, completed: of the plan only its shape and its names matter (see runtime.ahead)."""
     work, failed = _found(plan)
     if failed is None:
-        _habits[0].watch()
+        setter_up.own_habit().watch()
         failed = work.await_early()
-        _habits[0].prepare()
+        setter_up.own_habit().prepare()
     return work, failed
 
 
@@ -198,7 +182,7 @@ def prime(work: SetUp, plan: Plan, meanwhile: Callable[[], None]) -> list[str | 
 
 def settle() -> None:
     """At the end of a setter-up that was a slot: the next ones know what it needed."""
-    _habits[0].learn()
+    setter_up.own_habit().learn()
 
 
 def undo(group: dict[str, Any], pid: int, joiner: int, fds: list[int]) -> None:
@@ -243,279 +227,6 @@ def cleanup(state: State) -> bool:
     return killed
 
 
-class SetUp:
-    """The setter-up's view of one launch. `sock` leads to init once it is cloned, as our sibling or, `family` 0, our child."""
-
-    def __init__(self, plan: Plan, family: int = process.CLONE_PARENT) -> None:
-        self.plan = plan
-        self.family = family
-        self.early, self.late = ahead.split(plan)
-        # A slot's link: its name inside, and its index here.
-        self.veth = ahead.veth(plan) if plan.get("slot") else ""
-        self.veth_index = 0
-        # How many of the late steps init has been given.
-        self.given = 0
-        self.step = "cgroup"
-        self.sock: Socket | None = None
-        self.pid = 0
-        self.pidfd = -1
-        self.joiner = 0
-        self.console: list[int] = []
-        self.resolver: list[int] = []
-
-    def found(self) -> None:
-        """Control group, namespaces, ids; init begins with the early steps."""
-        plan = self.plan
-        group = plan["cgroup"]
-        failpoint.hit("launch.setup.before-cgroup")
-        cgroup.create(group)
-        failpoint.hit("launch.setup.after-cgroup")
-        trace.mark("control-group")
-        if plan["devices"] and group["v2"] and "devices" not in group["roots"]:
-            attach_device_program(group["v2"] + group["path"], a2b_base64(plan["devices"]))
-        self.step = "clone"
-        program = init.read_program(plan["seccomp"])
-        self.sock = self._clone(program)
-        failpoint.hit("launch.setup.after-clone")
-        trace.mark("clone")
-        self.step = "idmap"
-        if plan["maps"]:
-            write_text(f"/proc/{self.pid}/uid_map", plan["maps"]["uid"])
-            write_text(f"/proc/{self.pid}/gid_map", plan["maps"]["gid"])
-        failpoint.hit("launch.setup.after-id-map")
-        trace.mark("id-map")
-        self.step = "source"
-        self._sources("early", ahead.sources(self.early), {})
-        trace.mark("dev")
-        if self.veth:
-            self._make_veth()
-
-    def await_early(self) -> list[str | int] | None:
-        """Until init has done the early steps; what failed."""
-        answer = receive(self.sock) if self.sock else None
-        value, _ = answer or ({"failed": ["init", errno.ECHILD, "init was killed before it was ready"]}, [])
-        failed: list[str | int] | None = value.get("failed")
-        return failed
-
-    def prime(self, plan: Plan, meanwhile: Callable[[], None]) -> None:
-        """Of a container that may be started soon: its mounts, its limits; `meanwhile` is the caller's share."""
-        self._take(plan)
-        self.given = ahead.quiet(self.early, self.late)
-        self._go({"stdio": False, "steps": self.late[: self.given], "more": True}, ())
-        meanwhile()
-        self._limits()
-
-    def complete(self, plan: Plan, stdio: Stdio | None, meanwhile: Callable[[], None]) -> None:
-        """From there to execve. Init mounts what it gets first, beside everything else; `meanwhile` is the caller's share."""
-        self._own_streams(plan["base"], stdio)
-        if self.given:
-            self.plan = plan
-            steps = [(name, plan["network_step"] if name == "network" else values) for name, values in self.late[self.given :]]
-            self._send({"go": {}, "stdio": stdio is not None, "steps": steps}, stdio or ())
-        else:
-            if plan is not self.plan:
-                self._take(plan)
-            self._go({"stdio": stdio is not None, "steps": self.late}, stdio or ())
-            meanwhile()
-            self._limits()
-        self._network()
-        failpoint.hit("launch.setup.after-links")
-        trace.mark("links")
-        self._send({"linked": True})
-        self._wait()
-        failpoint.hit("launch.setup.after-exec")
-        trace.mark("executed")
-
-    def _take(self, plan: Plan) -> None:
-        """A slot's: what it is for."""
-        self.plan = plan
-        self.early, self.late = ahead.split(plan, self.veth)
-
-    def _go(self, message: dict[str, Any], before: Sequence[int]) -> None:
-        """Send init what it mounts."""
-        self.step = "source"
-        done = ahead.sources(self.early)
-        chosen = [index for index in range(len(self.plan["sources"])) if index not in done]
-        self._sources("go", chosen, message, before)
-        failpoint.hit("launch.setup.after-sources")
-        trace.mark("sources")
-
-    def _limits(self) -> None:
-        self.step = "cgroup"
-        plan = self.plan
-        group = plan["cgroup"]
-        for controller, name, value, optional in plan["limits"]:
-            self._limit(group, controller, name, value, optional)
-        if plan["delegated"]:
-            cgroup.hand_over(group, plan["base"])
-        failpoint.hit("launch.setup.after-limits")
-        trace.mark("limits")
-        self._adjust_oom(plan["oom_score_adj"])
-
-    def _send(self, value: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        assert self.sock is not None
-        try:
-            send(self.sock, value, fds)
-        except ConnectionError:
-            # It has failed, and has said why, or was killed.
-            self._wait()
-
-    def _limit(self, group: dict[str, Any], controller: str, name: str, value: str, optional: bool) -> None:
-        try:
-            write_text(f"{cgroup.directory(group, controller)}/{name}", value)
-        except OSError as error:
-            if not optional or error.errno != errno.ENOENT:
-                raise Failure("cgroup", error.errno or 0, f"{name} = {value}") from None
-
-    def _clone(self, program: bytes) -> Socket:
-        plan = self.plan
-        ours, theirs = pair()
-        flags = plan["namespaces"]["new"]
-        directory = cgroup.open_v2(plan["cgroup"])
-        if beginning.needs_joiner(plan):
-            self._clone_joined(plan, ours, theirs, flags, program, directory)
-        else:
-            self.pid, self.pidfd = process.clone3(flags | self.family, cgroup_fd=directory)
-            if self.pid == 0:
-                ours.close()
-                beginning.begin(plan, self.early, theirs, program, _habits[1] if plan.get("slot") else None)
-        theirs.close()
-        if directory >= 0:
-            os.close(directory)
-        return ours
-
-    def _clone_joined(self, plan: Plan, ours: Socket, theirs: Socket, flags: int, program: bytes, directory: int) -> None:
-        """Namespaces of another container: a joiner enters them, then clones init. Both are the shim's children.
-
-        The other's user namespace comes first: entering its network, pid or ipc namespace needs power over it.
-        """
-        opened = [(os.open(path, os.O_RDONLY | os.O_CLOEXEC), kind) for kind, path in plan["namespaces"]["join"]]
-        near, far = pair()
-        self.joiner, joiner_fd = process.clone3(self.family, cgroup_fd=directory)
-        if self.joiner == 0:
-            near.close()
-            # Init is to notice when the setter-up has gone.
-            ours.close()
-            _join(plan, self.early, theirs, far, opened, flags | process.CLONE_PARENT, program)
-        far.close()
-        close_all([fd for fd, _ in opened])
-        os.close(joiner_fd)
-        answer = receive(near)
-        near.close()
-        value, fds = answer or ({"failed": ["namespace", errno.ECHILD, "join"]}, [])
-        if "failed" in value:
-            raise Failure(*value["failed"])
-        self.pid, self.pidfd = value["pid"], fds[0]
-
-    def _adjust_oom(self, score: int | None) -> None:
-        if score is None:
-            return
-        try:
-            write_text(f"/proc/{self.pid}/oom_score_adj", str(score))
-        except PermissionError:
-            # lowering it needs CAP_SYS_RESOURCE, which an engine inside a container may not have
-            pass
-
-    def _own_streams(self, base: int, stdio: Stdio | None) -> None:
-        """Pipes belong to the container's root, else /dev/stdout cannot be opened there; init passes them on."""
-        self.step = "source"
-        if not base or stdio is None:
-            return
-        for fd in stdio:
-            if os.fstat(fd).st_mode & 0o170000 == 0o010000:
-                os.fchown(fd, base, base)
-
-    def _network(self) -> None:
-        self.step = "network"
-        if self.veth:
-            link = self.plan["links"][0]
-            netlink.connect_veth(self.veth_index, link["parent"], link["mac"], link["mtu"], link["hairpin"], link["isolated"])
-        else:
-            make_links(self.plan["links"], self.pid)
-
-    def _make_veth(self) -> None:
-        self.step = "network"
-        netns = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self.veth_index = netlink.prepare_veth(self.plan["slot"], self.veth, netns)
-        finally:
-            os.close(netns)
-
-    def _sources(self, message: str, chosen: list[int], values: dict[str, Any], before: Sequence[int] = ()) -> None:
-        """Send the `chosen` sources, opened, in a message with `values`; descriptors `before` go first."""
-        plan = self.plan
-        userns = os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC) if plan["base"] else -1
-        setting = Setting(plan["base"], userns, plan["scratch"], plan["id"])
-        shape: dict[int, list[tuple[str, bool]]] = {}
-        fds: list[int] = []
-        for index in chosen:
-            entry = plan["sources"][index]
-            try:
-                parts = prepare(entry, setting)
-            except OSError as error:
-                raise Failure(entry["step"], error.errno or 0, str(error.filename or entry.get("path", ""))) from None
-            shape[index] = [(below, is_directory) for below, _, is_directory in parts]
-            fds += [fd for _, fd, _ in parts]
-        # The sources were made with other ids for the filesystem, which has made the kernel forget it.
-        process.die_with_parent()
-        self._send({message: shape, **values}, [*before, *fds])
-        close_all(fds)
-        if userns >= 0:
-            os.close(userns)
-
-    def _wait(self) -> None:
-        self.step = "init"
-        assert self.sock is not None
-        executed = False
-        while answer := receive(self.sock):
-            value, fds = answer
-            if "failed" in value:
-                raise Failure(*value["failed"])
-            if "console" in value:
-                self.console = fds
-            elif "resolver" in value:
-                self.resolver = fds
-            elif "exec" in value:
-                executed = True
-                trace.add([("init:" + name, at) for name, at in value.get("marks", [])])
-                if number := receive_errno(self.sock):
-                    raise Failure("execve", number, value["exec"])
-                break
-            # Held before its last steps (see runtime.bundle_steps), with a connection of another kind.
-            executed = executed or "held" in value
-        if not executed:
-            raise Failure("init", errno.ECHILD, "init was killed before it could start")
-
-
-def make_links(links: list[dict[str, Any]], pid: int) -> None:
-    """The network interfaces of a container, made from outside: they appear in the network namespace of its init."""
-    if not links:
-        return
-    netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for link in links:
-            if link["kind"] == "veth":
-                _make_veth(link, netns)
-            else:
-                netlink.create_macvlan(link["parent"], link["name"], netns, link["mac"], link["mtu"], link["mode"], link["kind"])
-    finally:
-        os.close(netns)
-
-
-def _make_veth(link: dict[str, Any], netns: int) -> None:
-    arguments = link["parent"], link["name"], netns, link["mac"], link["mtu"], link["hairpin"], link["isolated"]
-    try:
-        netlink.create_veth(link["host_name"], *arguments)
-    except FileExistsError:
-        # The slot that this container was to start from has died, and the kernel has not taken down its namespace yet.
-        try:
-            netlink.delete_link(link["host_name"])
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
-        netlink.create_veth(link["host_name"], *arguments)
-
-
 def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
     try:
         os.setsid()
@@ -528,31 +239,3 @@ def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:
             send(shim, {"failed": failed, "pid": work.pid, "joiner": work.joiner}, fds)
     finally:
         os._exit(0)
-
-
-def _join(
-    plan: Plan, early: list[init.Step], theirs: Socket, far: Socket, opened: list[tuple[int, int]], flags: int, program: bytes
-) -> NoReturn:
-    """In the joiner. Only its children are in a joined pid namespace, so init is cloned from here."""
-    try:
-        process.prctl(process.PR_SET_DUMPABLE, 0)
-        cgroup.enter_v1(plan["cgroup"])
-        for fd, kind in opened:
-            namespace.setns(fd, kind)
-        if plan["time"] is not None:
-            namespace.unshare(namespace.CLONE_NEWTIME)
-            if plan["time"]:
-                write_text("/proc/self/timens_offsets", plan["time"])
-        process.die_with_parent()
-        failpoint.hit("launch.join.before-clone")
-        pid, pidfd = process.clone3(flags)
-        if pid == 0:
-            far.close()
-            beginning.begin(plan, early, theirs, program, _habits[1] if plan.get("slot") else None)
-        send(far, {"pid": pid}, [pidfd])
-    except BaseException as error:
-        try:
-            send(far, {"failed": record("namespace", error)})
-        finally:
-            os._exit(1)
-    os._exit(0)
