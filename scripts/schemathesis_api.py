@@ -149,6 +149,7 @@ class Connection:
 
     async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         end: float | None = None
+        chunked = False
         with suppress(OSError, TimeoutError):
             while data := await asyncio.wait_for(reader.read(1 << 16), end and end - time.monotonic()):
                 if self._request and (head := _HEAD.match(data)):
@@ -156,9 +157,14 @@ class Connection:
                     self._request = ""
                     known = b"content-length:" in data.lower() or head[1] in (b"204", b"304")
                     end = None if known else time.monotonic() + _GLIMPSE
+                    chunked = b"transfer-encoding: chunked" in data.lower()
                 if data.endswith(b"0\r\n\r\n"):
                     end = None
                 writer.write(data)
+                await writer.drain()
+        if end is not None and chunked:
+            with suppress(OSError):
+                writer.write(b"0\r\n\r\n")
                 await writer.drain()
         if self._request and time.monotonic() - self._sent > HANGS_AFTER - 1:
             self._tally.faults.append(f"no answer: {self._request}")

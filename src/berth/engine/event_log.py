@@ -3,15 +3,18 @@
     <root>/events.jsonl, events.jsonl.1      one event a line as GET /events writes it; the second is the older half
 
 A line is one write without a flush: an engine that is killed loses nothing, a machine without power may lose the last ones. When
-a file has `kept` lines it takes the other's place, so at least that many can be read, and at most twice as many are stored.
+a file has `stored` lines it takes the other's place, so at least that many can be read, and at most twice as many are stored
+(16,384 lines are about 5 MB). Files are read line by line: memory holds only the last ones (see events).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
-from itertools import islice
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from itertools import takewhile
 
 import msgspec
 
@@ -23,29 +26,47 @@ log = logging.getLogger("berth.events")
 class EventLog:
     """Writes and reads the files. A disk that takes nothing costs the history, never the event."""
 
-    def __init__(self, path: str, kept: int) -> None:
+    def __init__(self, path: str, stored: int) -> None:
         self._path = path
-        self._kept = kept
+        self._stored = stored
         self._lines = 0
         self._fd = -1
         self._complained = False
 
-    def read(self) -> list[EventMessage]:
-        """What is stored, oldest first. Lines that a killed engine or a full disk left unfinished are passed over."""
-        found: list[EventMessage] = []
-        for path in (f"{self._path}.1", self._path):
+    def last(self, count: int) -> list[EventMessage]:
+        """The last ones that are stored, oldest first."""
+        lines: deque[bytes] = deque(maxlen=count)
+        for path in self._paths():
             with suppress(FileNotFoundError), open(path, "rb") as file:
                 self._lines = 0
                 for line in file:
                     self._lines += 1
-                    with suppress(msgspec.MsgspecError):
-                        found.append(msgspec.json.decode(line, type=EventMessage))
-        return list(islice(found, max(0, len(found) - self._kept), None))
+                    lines.append(line)
+        return list(_decoded(lines))
+
+    def before(self, message: EventMessage) -> Iterator[EventMessage]:
+        """What is stored of the time before this one, oldest first; nothing when this one is not stored itself."""
+        until = msgspec.json.encode(message) + b"\n"
+        if any(line == until for line in self._raw()):
+            yield from _decoded(takewhile(lambda line: line != until, self._raw()))
+
+    def _paths(self) -> tuple[str, str]:
+        return f"{self._path}.1", self._path
+
+    def _raw(self) -> Iterator[bytes]:
+        """The lines of both files as they are at the beginning: those that come while they are read are not asked for."""
+        with ExitStack() as stack:
+            files = []
+            for path in self._paths():
+                with suppress(FileNotFoundError):
+                    files.append(stack.enter_context(open(path, "rb")))
+            for file in files:
+                yield from file
 
     def append(self, message: EventMessage) -> None:
         """Store one more."""
         try:
-            if self._lines >= self._kept:
+            if self._lines >= self._stored:
                 self.close()
                 os.replace(self._path, f"{self._path}.1")
                 self._lines = 0
@@ -70,3 +91,10 @@ class EventLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[EventMessage]:
+    """Lines that a killed engine or a full disk left unfinished are passed over."""
+    for line in lines:
+        with suppress(msgspec.MsgspecError):
+            yield msgspec.json.decode(line, type=EventMessage)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from itertools import dropwhile
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from itertools import chain, dropwhile
 
 from berth.engine.event_log import EventLog
 from berth.wire.system import EventActor, EventMessage
 
 _KEPT = 1024
+_STORED = 16384
 _QUEUE = 4096
 
 
@@ -23,8 +24,8 @@ class Events:
 
     def __init__(self, path: str = "") -> None:
         """With a path, the events of earlier engines are there, and these are kept for the next one (see event_log)."""
-        self._log = EventLog(path, _KEPT) if path else None
-        self._kept: deque[EventMessage] = deque(self._log.read() if self._log else (), maxlen=_KEPT)
+        self._log = EventLog(path, _STORED) if path else None
+        self._kept: deque[EventMessage] = deque(self._log.last(_KEPT) if self._log else (), maxlen=_KEPT)
         self._listeners: set[asyncio.Queue[EventMessage | None]] = set()
 
     @property
@@ -64,6 +65,13 @@ class Events:
         if self._log is not None:
             self._log.close()
 
+    def _past(self, since_ns: int) -> Iterator[EventMessage]:
+        """Those in memory, after what is only on disk where that is asked for. As it is now, however slowly it is read."""
+        kept = list(self._kept)
+        if self._log is None or len(kept) < _KEPT or (kept[0].time_nano or 0) < since_ns:
+            return iter(kept)
+        return chain(self._log.before(kept[0]), kept)
+
     async def listen(self, since_ns: int | None, until_ns: int | None) -> AsyncIterator[EventMessage]:
         """Kept events from the first one at or after `since_ns` on, then those to come, until `until_ns` (for ever without).
 
@@ -71,7 +79,9 @@ class Events:
         from the last one on that he has seen gets them all the same.
         """
         queue: asyncio.Queue[EventMessage | None] = asyncio.Queue(_QUEUE)
-        past = [] if since_ns is None else list(dropwhile(lambda m: (m.time_nano or 0) < since_ns, self._kept))
+        past: Iterable[EventMessage] = ()
+        if since_ns is not None:
+            past = dropwhile(lambda m: (m.time_nano or 0) < since_ns, self._past(since_ns))
         loop = asyncio.get_running_loop()
         deadline = None if until_ns is None else loop.time() + until_ns / 1e9 - time.time()
         self._listeners.add(queue)
