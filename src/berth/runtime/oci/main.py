@@ -98,15 +98,10 @@ def _check(options: Options) -> None:
 
 
 def _version() -> int:
-    from importlib.metadata import PackageNotFoundError, version
-
+    from berth.model.version import VERSION as OWN
     from berth.runtime.oci.bundle import VERSION
 
-    try:
-        own = version("berth-engine")
-    except PackageNotFoundError:
-        own = "unknown"
-    sys.stdout.write(f"berth-runtime version {own}\nspec: {VERSION}\n")
+    sys.stdout.write(f"berth-runtime version {OWN}\nspec: {VERSION}\n")
     return 0
 
 
