@@ -147,9 +147,9 @@ class NoUsage:
 class Lab:
     """An engine's networks in a namespace of the test's own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **settings: Any) -> None:
         self.path = path
-        self.config = EngineConfig(root=str(path / "root"))
+        self.config = EngineConfig(root=str(path / "root"), **settings)
         os.makedirs(self.config.run, exist_ok=True)
         os.makedirs(self.config.root, exist_ok=True)
         self.lan = Namespace()
@@ -321,10 +321,10 @@ def host_namespace() -> Iterator[None]:
         os.close(home)
 
 
-def in_lab(path: Path, test: Callable[[Lab], Coroutine[Any, Any, None]]) -> None:
-    """Run a test in a lab with a started engine; at its end nothing may be left."""
+def in_lab(path: Path, test: Callable[[Lab], Coroutine[Any, Any, None]], **settings: Any) -> None:
+    """Run a test in a lab with a started engine; at its end nothing may be left. `settings` are the engine's."""
     with host_namespace():
-        lab = Lab(path)
+        lab = Lab(path, **settings)
 
         async def whole() -> None:
             await lab.service.start()

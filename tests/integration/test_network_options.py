@@ -6,8 +6,10 @@ import socket
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from berth.engine.networks import NetworkService
 from berth.errors import InvalidArgument
 from berth.kernel import netlink
 from berth.wire.network import IPAM, EndpointIPAMConfig, EndpointSettings, IPAMConfig, NetworkCreateRequest
@@ -207,3 +209,41 @@ def test_ports_follow_a_running_container_to_another_network(tmp_path: Path) -> 
             pass
 
     in_lab(tmp_path, test)
+
+
+def test_the_default_network_with_ipv6_and_without(tmp_path: Path) -> None:
+    async def test(lab: Lab) -> None:
+        def restarted(ipv6: bool) -> NetworkService:
+            lab.service._fabric.close()
+            lab.service._resolver.close()
+            lab.database.close()
+            lab.config = msgspec.structs.replace(lab.config, ipv6=ipv6)
+            return lab.new_service()
+
+        assert next(p.subnet for p in (lab.service.inspect("bridge").ipam or IPAM()).config or []) == "10.99.0.0/24"
+        one = await lab.run("one", ports={"80/tcp": [("", "8080")]})
+        address = (lab.service.settings(lab.facts["one"]).networks or {})["bridge"].global_ipv6_address or ""
+        assert address.startswith("fd99:")
+        with one.listen(80, "::") as server:
+            assert lab.lan.reaches(server, "fd00:77::2", 8080) == "fd00:77::1"
+        await lab.service.create(NetworkCreateRequest(name="more", enable_ipv6=True))
+        subnets = [p.subnet for p in (lab.service.inspect("more").ipam or IPAM()).config or []]
+        assert subnets == ["10.99.1.0/24", "fd99:0:0:1::/64"]
+        # Without it again: not while a container uses it, then gone.
+        service = restarted(False)
+        await service.start()
+        await service.restore([(lab.facts["one"], one.pid)])
+        assert service.inspect("bridge").enable_ipv6
+        await lab.stop("one")
+        service = restarted(False)
+        await service.start()
+        assert not service.inspect("bridge").enable_ipv6
+        await lab.run("two")
+        assert not (service.settings(lab.facts["two"]).networks or {})["bridge"].global_ipv6_address
+        service = restarted(True)
+        await service.start()
+        await service.restore([(lab.facts["two"], lab.containers["two"].pid)])
+        await lab.run("three")
+        assert (service.settings(lab.facts["three"]).networks or {})["bridge"].global_ipv6_address
+
+    in_lab(tmp_path, test, ipv6=True, address_pools=(("10.99.0.0/16", 24), ("fd99::/48", 64)))

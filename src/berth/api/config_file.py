@@ -19,6 +19,7 @@ DEFAULT_FILE = "/etc/berth/daemon.json"
 # Names of dockerd's file that are not the option's own.
 _NAMES = {
     "data-root": "root",
+    "default-address-pools": "default-address-pool",
     "default-ulimits": "default-ulimit",
     "hosts": "host",
     "insecure-registries": "insecure-registry",
@@ -70,6 +71,8 @@ def _texts(option: str, value: Any) -> list[str | bool]:
         return [str(value)]
     if isinstance(value, list):
         return [text for entry in value for text in _texts(option, entry)]
+    if isinstance(value, dict) and option == "--default-address-pool":
+        return [",".join(f"{name}={_entry(option, entry)}" for name, entry in value.items())]
     if isinstance(value, dict):
         return [f"{name}={_entry(option, entry)}" for name, entry in value.items()]
     raise TypeError

@@ -18,6 +18,7 @@ from berth.model.extension import EXTENSIONS, PREFIX
 from berth.model.extension import read as read_extensions
 from berth.model.units import parse_size
 from berth.model.version import VERSION
+from berth.network.ipam import parse_base
 from berth.registry.endpoint import split_mirror
 from berth.wire.container import HostConfigLogConfig
 
@@ -139,6 +140,27 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         default=4096,
         metavar="N",
         help="refuse archives that expand to more than 4 GiB and to N times their size (%(default)s); 0: never",
+    )
+
+
+def parse_pool(text: str) -> tuple[str, int]:
+    """base=10.1.0.0/16,size=24. ArgumentTypeError when it is not of that form."""
+    try:
+        return parse_base(text)
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+
+
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    """Addresses of networks that name none."""
+    parser.add_argument("--ipv6", action="store_true", help="give the default network an IPv6 subnet too")
+    parser.add_argument(
+        "--default-address-pool",
+        action="append",
+        default=[],
+        type=parse_pool,
+        metavar="base=CIDR,size=N",
+        help="take the subnets of networks from there, instead of from the private ranges that are free",
     )
 
 
@@ -264,7 +286,8 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
     parser = argparse.ArgumentParser(
         prog="berthd", description="The berth engine: serves the Docker Engine API on a unix socket, and on TCP."
     )
-    for add in (_add_general, _add_tls, _add_images, _add_containers, _add_logs, _add_exposure, _add_extensions, _add_launches):
+    groups = (_add_general, _add_tls, _add_images, _add_networks, _add_containers)
+    for add in (*groups, _add_logs, _add_exposure, _add_extensions, _add_launches):
         add(parser)
     path = parser.parse_known_args(arguments)[0].config_file
     known = {name for action in parser._actions for name in action.option_strings}
@@ -279,6 +302,8 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         userns_fallback=options.userns_fallback,
         cgroup_parent=options.cgroup_parent,
         default_ulimits=tuple(options.default_ulimit),
+        ipv6=options.ipv6,
+        address_pools=tuple(options.default_address_pool),
         expansion_limit=options.expansion_limit,
         expansion_ratio=options.expansion_ratio,
         runtimes=parse_additions(options.add_runtime),

@@ -67,6 +67,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     default_ulimits: tuple[Ulimit, ...] = ()
     publish_address: str = ""
     warn_exposure: bool = False
+    ipv6: bool = False
+    address_pools: tuple[tuple[str, int], ...] = ()
     extensions: dict[str, str] = field(default_factory=dict)
 
     @property

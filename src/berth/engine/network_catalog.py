@@ -51,6 +51,13 @@ class NetworkCatalog:
         self.networks[record.id] = record
         self._names[record.name] = record.id
 
+    def change(self, record: NetworkRecord) -> None:
+        """Another record of a network that there is, flushed."""
+        with self._database.transaction(durable=True):
+            self._database.execute("UPDATE networks SET document = ? WHERE id = ?", (_encode(record), record.id))
+        self.networks[record.id] = record
+        self._addresses.pop(record.id, None)
+
     def withdraw(self, record: NetworkRecord) -> None:
         """From now on nobody finds it; what is written down stays until `erase`."""
         self.networks.pop(record.id, None)

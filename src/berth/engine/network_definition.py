@@ -63,7 +63,7 @@ async def host_lock(own: asyncio.Lock) -> AsyncIterator[None]:
 
 def predefined(config: EngineConfig, taken: Iterable[ipam.Subnet]) -> list[NetworkRecord]:
     """The networks bridge, host and none, as they are made at the first start of an engine."""
-    subnet = str(ipam.free_pool(ipam.default_pools(), taken))
+    subnet = str(ipam.free_pool(ipam.pools_of(config.address_pools, 4, config.engine_id), taken))
     device = bridge.default_device_name(config.engine_id, is_default_engine=config.is_default)
     options = {
         DEFAULT_BRIDGE: "true",
@@ -79,6 +79,17 @@ def predefined(config: EngineConfig, taken: Iterable[ipam.Subnet]) -> list[Netwo
         NetworkRecord(id=new_id(), name=HOST, created=now, driver=HOST),
         NetworkRecord(id=new_id(), name=NONE, created=now, driver="null"),
     ]
+
+
+def with_ipv6(config: EngineConfig, record: NetworkRecord, taken: Iterable[ipam.Subnet]) -> NetworkRecord:
+    """The default network as the engine's setting wants it: with an IPv6 subnet, or without."""
+    if config.ipv6 == record.enable_ipv6:
+        return record
+    pools = tuple(pool for pool in record.pools if not pool.is_v6)
+    if config.ipv6:
+        free = str(ipam.free_pool(ipam.pools_of(config.address_pools, 6, config.engine_id), taken))
+        pools += (ipam.complete_pool(free, "", "", {}, with_gateway=True),)
+    return msgspec.structs.replace(record, pools=pools, enable_ipv6=config.ipv6)
 
 
 class Definitions:
@@ -196,10 +207,10 @@ class Definitions:
             return tuple(pools)
         taken = [*known, *host.subnets_in_use()]
         if record.enable_ipv4 and not any(not pool.is_v6 for pool in pools):
-            free = ipam.free_pool(ipam.default_pools(), taken)
+            free = ipam.free_pool(ipam.pools_of(self._config.address_pools, 4, self._config.engine_id), taken)
             pools.insert(0, ipam.complete_pool(str(free), "", "", {}, with_gateway=not isolated(record, str(free))))
         if request.enable_ipv6 and not any(pool.is_v6 for pool in pools):
-            free = ipam.free_pool(ipam.unique_local_pools(self._config.engine_id), taken)
+            free = ipam.free_pool(ipam.pools_of(self._config.address_pools, 6, self._config.engine_id), taken)
             pools.append(ipam.complete_pool(str(free), "", "", {}, with_gateway=not isolated(record, str(free))))
         if not pools:
             raise InvalidArgument(f"network {record.name}: IPv4 and IPv6 cannot both be disabled")

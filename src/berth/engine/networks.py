@@ -24,7 +24,7 @@ from berth.engine.config import EngineConfig
 from berth.engine.events import Events
 from berth.engine.network_attachment import Attacher, drop_live, parted
 from berth.engine.network_catalog import NetworkCatalog
-from berth.engine.network_definition import Definitions, host_lock, inspection, predefined, summary
+from berth.engine.network_definition import Definitions, host_lock, inspection, predefined, summary, with_ipv6
 from berth.engine.network_view import network_settings
 from berth.engine.network_wish import check_container, check_wish, completed, mode_of, shares_namespace, wanted, with_ports
 from berth.errors import BerthError, Forbidden, NotFound, Unavailable
@@ -72,12 +72,25 @@ class NetworkService:
                 for record in predefined(self._config, host.subnets_in_use()):
                     self._catalog.store(record)
                     self._catalog.admit(record)
+            self._set_ipv6()
             try:
                 await self._fabric.start(self._catalog.networks.values(), self._all_ports())
                 self._broken = ""
             except (BerthError, OSError) as error:
                 self._broken = str(error)
                 log.error("networks are not available: %s", error)
+
+    def _set_ipv6(self) -> None:
+        """The default network follows `--ipv6`, but not while a container still uses what would go."""
+        record = self._catalog.by_name(BRIDGE)
+        assert record is not None
+        wanted_record = with_ipv6(self._config, record, host.subnets_in_use())
+        if wanted_record is record:
+            return
+        if any(row.live and row.live.ipv6 for row in self._catalog.live_in(record.id)):
+            log.warning("containers still have IPv6 addresses of the default network: it keeps them until they have ended")
+            return
+        self._catalog.change(wanted_record)
 
     def _all_ports(self) -> list[Published]:
         return [port for ports in self._catalog.ports.values() for port in ports if port.target]

@@ -25,6 +25,7 @@ from berth.wire.system import (
     Runtime,
     SwarmInfo,
     SystemInfo,
+    SystemInfoDefaultAddressPools,
     SystemVersion,
     SystemVersionComponents,
     SystemVersionPlatform,
@@ -200,6 +201,9 @@ class SystemService:
         )
         info.isolation, info.init_binary = "", "berth-init"
         info.firewall_backend, info.cdi_spec_dirs, info.generic_resources = FirewallInfo(driver="nftables"), [], []
+        info.default_address_pools = [
+            SystemInfoDefaultAddressPools(base=base, size=size) for base, size in self._config.address_pools
+        ] or None
         info.product_license = "Apache-2.0"
         info.containerd_commit, info.runc_commit, info.init_commit = Commit(id=""), Commit(id=""), Commit(id="")
         info.security_options = ["name=seccomp,profile=builtin", "name=userns", "name=cgroupns"]

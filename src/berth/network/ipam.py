@@ -7,7 +7,7 @@ gateway addresses and those of `auxiliary` are never given.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import (
     IPv4Network,
     IPv6Network,
@@ -36,6 +36,28 @@ def unique_local_pools(seed: str) -> Iterator[IPv6Network]:
     base = b"\xfd" + digest[:5]
     for number in range(1 << 16):
         yield IPv6Network((base + number.to_bytes(2, "big") + bytes(8), 64))
+
+
+def pools_of(given: Sequence[tuple[str, int]], version: int, seed: str) -> Iterator[Subnet]:
+    """The subnets that networks of a family may get: parts of the (base, prefix length) given, else the defaults."""
+    bases = [(ip_network(base), size) for base, size in given]
+    own = [(base, size) for base, size in bases if base.version == version]
+    if not own:
+        yield from default_pools() if version == 4 else unique_local_pools(seed)
+    for base, size in own:
+        yield from base.subnets(new_prefix=size)
+
+
+def parse_base(text: str) -> tuple[str, int]:
+    """base=10.1.0.0/16,size=24 as (base, prefix length). InvalidArgument."""
+    fields = dict(part.partition("=")[::2] for part in text.split(","))
+    if set(fields) != {"base", "size"} or not fields["size"].isdigit():
+        raise InvalidArgument(f"invalid address pool {text!r}: write it as base=10.1.0.0/16,size=24")
+    base, size = parse_subnet(fields["base"]), int(fields["size"])
+    smallest = 30 if base.version == 4 else 126
+    if not base.prefixlen <= size <= smallest:
+        raise InvalidArgument(f"invalid address pool {text!r}: the size must be from {base.prefixlen} to {smallest}")
+    return str(base), size
 
 
 def parse_subnet(text: str) -> Subnet:

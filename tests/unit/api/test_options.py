@@ -42,13 +42,21 @@ def test_a_file_comes_before_the_command_line(tmp_path: Path) -> None:
     file.write_text(
         """{"data-root": "/data", "hosts": ["tcp://127.0.0.1:1", "unix:///a"], "registry-mirrors": ["https://m", "r.example=https://n"],
         "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 20, "Soft": 10}}, "no-new-privileges": true, "tls": false,
-        "pool-size": 3, "log-level": "debug"}"""
+        "pool-size": 3, "log-level": "debug", "ipv6": true, "default-address-pools": [{"base": "10.9.0.0/16", "size": 24}]}"""
     )
     config, level = parse_options(["--config-file", str(file), "--pool-size", "0", "-H", "unix:///b"])
     assert (config.root, config.pool_size, config.no_new_privileges, level) == ("/data", 0, True, "debug")
     assert config.hosts == ("tcp://127.0.0.1:1", "unix:///a", "unix:///b")
     assert config.registry_mirrors == ("https://m", "r.example=https://n")
     assert config.default_ulimits == (Ulimit("nofile", 10, 20),)
+    assert config.ipv6 and config.address_pools == (("10.9.0.0/16", 24),)
+
+
+@pytest.mark.parametrize("pool", ["10.0.0.0/8", "base=10.0.0.1/8,size=24", "base=10.0.0.0/16,size=8", "base=fd00::/64,size=x"])
+def test_address_pools_that_make_no_sense_are_refused(pool: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options([f"--default-address-pool={pool}"])
+    assert "invalid" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
