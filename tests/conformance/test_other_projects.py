@@ -69,6 +69,7 @@ def compose(engine: EngineProcess, tmp_path: Path) -> Iterator[EngineProcess]:
     engine.docker("builder", "prune", "-af")
 
 
+@pytest.mark.timeout(400)
 def test_docker_compose_1_29(compose: EngineProcess, tmp_path: Path) -> None:
     def run(*arguments: str, code: int = 0, typed: str = "") -> str:
         done = compose.run("docker-compose", "-p", "project", *arguments, cwd=str(tmp_path), input=typed, timeout=120)

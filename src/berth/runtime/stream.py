@@ -109,8 +109,11 @@ class Input:
         """Pass on what a client wrote. Dropped when the process has closed its input."""
         if self._fd < 0 or self._ending:
             return
-        self._queue += data
-        self._flush(0)
+        if not self._queue:
+            data = data[self._write(data) :]
+        if data:
+            self._queue += data
+            self._flush(0)
 
     def end(self) -> None:
         """Close it after what is queued."""
@@ -125,17 +128,25 @@ class Input:
             os.close(self._fd)
             self._fd = -1
 
-    def _flush(self, _: int) -> None:
+    def _write(self, data: bytes | bytearray) -> int:
+        """As much as the process takes now; all of it when there is nobody to read it any more."""
         try:
-            while self._queue:
-                del self._queue[: os.write(self._fd, self._queue)]
+            return os.write(self._fd, data)
         except BlockingIOError:
-            if not self._loop.watches(self._fd):
-                self._loop.watch(self._fd, WRITE, self._flush)
-            return
+            return 0
         except OSError:
             # The process has closed its end, or the terminal has gone.
             self.close()
+            return len(data)
+
+    def _flush(self, _: int) -> None:
+        while self._queue:
+            taken = self._write(self._queue)
+            if not taken and self._fd >= 0:
+                if not self._loop.watches(self._fd):
+                    self._loop.watch(self._fd, WRITE, self._flush)
+                return
+            del self._queue[:taken]
         if self._fd >= 0:
             self._loop.forget(self._fd)
             if self._ending:
