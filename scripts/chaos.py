@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from berth.kernel.mount import make_private
+from berth.kernel.namespace import CLONE_NEWNS, unshare
 from support.chaos import Chaos
 from support.engine import EngineProcess
 from support.engine_check import changed, ready
@@ -27,6 +29,9 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=20.0, help="seconds from one kill of the engine to the next")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    # What others mount meanwhile is not ours.
+    unshare(CLONE_NEWNS)
+    make_private()
     engine = EngineProcess()
     before, _ = ready(engine)
     started = time.monotonic()
