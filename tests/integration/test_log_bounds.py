@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.engine import BIN, SLOW, EngineProcess, engine_with
+from support.waiting import until
 
 CAP = 200_000
 
@@ -76,6 +77,25 @@ def test_all_logs_together_stay_below_the_cap(capped: EngineProcess) -> None:
 
 def _total(engine: EngineProcess) -> int:
     return sum(path.stat().st_size for path in Path(engine.root, "containers").glob("*/*-json.log*"))
+
+
+def test_a_log_is_rotated_by_hand(capped: EngineProcess) -> None:
+    script = "echo early; while [ ! -e /go ]; do usleep 20000; done; echo late"
+    capped.ok("run", "-d", "--name", "hand", "busybox", "sh", "-c", script)
+    until(lambda: capped.ok("logs", "hand") == "early")
+    done = capped.berth("logs", "--rotate", "hand")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    capped.ok("exec", "hand", "touch", "/go")
+    capped.ok("wait", "hand")
+    assert [path.name.rpartition("-json.log")[2] for path in files(capped, "hand")] == ["", ".1.gz"]
+    assert capped.ok("logs", "hand").splitlines() == ["early", "late"]
+    done = capped.berth("logs", "--rotate", "hand")
+    assert done.returncode == 1 and "is not running: nobody writes to its log" in done.stderr
+    capped.ok("rm", "hand")
+    capped.ok("run", "-d", "--name", "mute", "--log-driver", "none", "busybox", "sleep", "60")
+    done = capped.berth("logs", "--rotate", "mute")
+    assert done.stderr == "berth: container mute has no log to rotate: its log driver is none\n"
+    capped.ok("rm", "-f", "mute")
 
 
 def test_a_wrong_option_is_refused_at_the_start(capped: EngineProcess) -> None:

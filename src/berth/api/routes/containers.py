@@ -48,6 +48,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("DELETE", one + "/{alias}", _remove_link(engine)),
         Route("GET", "/berth" + one + "/explain", _explain(engine)),
         Route("POST", "/berth" + one + "/ports", _ports(engine)),
+        Route("POST", "/berth" + one + "/logs/rotate", _rotate_log(engine)),
         Route("POST", "/commit", _commit(engine)),
         *container_streams.routes(engine),
         *container_files.routes(engine),
@@ -106,6 +107,14 @@ def _inspect(engine: Engine) -> Handler:
 def _explain(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         return json_response(engine.containers.explain(request.match_info["id"]))
+
+    return handle
+
+
+def _rotate_log(engine: Engine) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        await engine.containers.rotate_log(request.match_info["id"])
+        return web.Response(status=204)
 
     return handle
 

@@ -342,6 +342,17 @@ class ContainerService:
         ended = container.next_exit() if query.follow and container.status in HAS_TASK else None
         return logs.stream(self.parts.log_path(container.id), query, framed=not (container.tty or raw), ended=ended)
 
+    async def rotate_log(self, reference: str) -> None:
+        """Begin a new log file. Conflict unless it runs; InvalidArgument when it has no log."""
+        container = self.get(reference)
+        task = container.live_task()
+        if task is None:
+            raise Conflict(f"container {container.id} is not running: nobody writes to its log")
+        config = container.record.host_config.log_config
+        if config is not None and config.type == "none":
+            raise InvalidArgument(f"container {container.name} has no log to rotate: its log driver is none")
+        await task.rotate_log()
+
     # Streams and ends
 
     def check_attach(self, reference: str) -> Container:
