@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-unit test-guest test-clients test-sdk fuzz chaos scale check bench clean
+.PHONY: help setup demo demo-down test test-unit test-guest test-clients test-sdk fuzz chaos scale cli-cases docs check bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,13 @@ chaos: setup ## 24 clients do everything at once for three minutes, while the en
 
 scale: setup ## how the engine's times grow to 1,000 created and 300 running containers, 500 images, 100 networks (root)
 	$(BIN)/python -m bench.scale $(ARGS)
+
+cli-cases: setup ## the docker CLI's case list: ARGS="compare PATTERN" against berthd, ARGS="record PATTERN" what Debian's dockerd answers
+	scripts/packages test
+	$(BIN)/python scripts/cli_cases.py $(ARGS)
+
+docs: setup ## write docs/compatibility.md anew from the tests
+	$(BIN)/python scripts/compatibility.py
 
 check: setup ## ruff, mypy --strict, import bands, links in the docs
 	$(BIN)/ruff check src tests bench scripts

@@ -41,10 +41,10 @@ class Progress:
 
     async def emit(self, channel: Channel, message: Message) -> None:
         """A message of one stage."""
-        if self._quiet:
-            return
         async with self._lock:
-            if self._order and self._order[0] is channel:
+            if self._quiet:
+                channel.keep(message)
+            elif self._order and self._order[0] is channel:
                 await self._flush(channel)
                 await self._send(message)
             else:
@@ -53,11 +53,19 @@ class Progress:
     async def finish(self, channel: Channel) -> None:
         """A stage is done; the next ones may speak."""
         channel.done = True
+        if self._quiet:
+            return
         async with self._lock:
             while self._order and self._order[0].done:
                 await self._flush(self._order.pop(0))
             if self._order:
                 await self._flush(self._order[0])
+
+    async def failed(self) -> None:
+        """A quiet build has failed: what it would have said is told after all."""
+        async with self._lock:
+            for channel in self._channels.values():
+                await self._flush(channel)
 
     async def _flush(self, channel: Channel) -> None:
         for message in channel.take():

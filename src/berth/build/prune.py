@@ -15,7 +15,8 @@ from berth.model.filters import Filters
 from berth.model.instant import parse_moment
 from berth.wire.image import BuildCache as CacheRecord
 
-FILTERS = ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
+# What is kept has no labels: no label matches, and every `label!`.
+FILTERS = ("label", "label!", "until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
 LAYER, MOUNT = "regular", "exec.cachemount"
 
 
@@ -132,7 +133,7 @@ def _matches(record: CacheRecord, filters: Filters, now: float) -> bool:
     for key, have in (("id", record.id), ("type", record.type), ("description", record.description)):
         if key in filters and have not in filters.get(key):
             return False
-    if "parent" in filters and not set(record.parents or ()) & set(filters.get("parent")):
+    if "label" in filters or ("parent" in filters and not set(record.parents or ()) & set(filters.get("parent"))):
         return False
     if "inuse" in filters and filters.flag("inuse") != record.in_use:
         return False

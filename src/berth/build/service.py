@@ -149,7 +149,12 @@ class BuildService:
             if not options.quiet:
                 for warning in planned.dockerfile.warnings:
                     await progress.send({"stream": f"[Warning] {warning}\n"})
-            state = _labelled(await solve(job, progress), options.labels)
+            try:
+                solved = await solve(job, progress)
+            except BerthError:
+                await progress.failed()
+                raise
+            state = _labelled(solved, options.labels)
             failpoint.hit("build.image.before-image")
             tags = tuple(_tag(name) for name in options.tags)
             image = await self._create(state, tags)

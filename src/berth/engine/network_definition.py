@@ -132,6 +132,8 @@ class Definitions:
             raise InvalidArgument("network name cannot be empty")
         if "/" in name or name != name.strip() or len(name) > 255:
             raise InvalidArgument(f"invalid network name {name!r}: no slashes and no spaces around it")
+        if name in (BRIDGE, HOST, NONE, "default"):
+            raise Forbidden(f"operation is not permitted on predefined {name} network")
         if any(n.name == name for n in self._networks.values()):
             raise AlreadyExists(f"network with name {name} already exists")
         return name
@@ -163,6 +165,8 @@ class Definitions:
             raise Forbidden(f'only one instance of "{driver}" network is allowed')
         if driver == "overlay" or request.ingress or request.scope == "swarm":
             raise NotImplementedKind("overlay networks need a swarm, which berth does not have: use bridge, macvlan or ipvlan")
+        if request.scope not in (None, "", "local"):
+            raise InvalidArgument(f"invalid network scope {request.scope!r}: all networks of this engine are local")
         if driver not in (BRIDGE, MACVLAN, IPVLAN):
             raise NotFound(f"could not find plugin {driver} in v1 plugin registry: plugin not found")
         if request.ipam and request.ipam.driver not in (None, "", "default"):

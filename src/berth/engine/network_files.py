@@ -23,6 +23,13 @@ def _read(path: str) -> str:
         return ""
 
 
+def _has_ipv6_loopback(facts: ContainerFacts) -> bool:
+    """Whether ::1 is there, which does not depend on the container's networks."""
+    switches = facts.host_config.sysctls or {}
+    off = any(switches.get(f"net.ipv6.conf.{name}.disable_ipv6") == "1" for name in ("all", "lo"))
+    return not off and os.path.exists("/proc/net/if_inet6")
+
+
 class Files:
     """Composes the two files from the container's wishes and its endpoints."""
 
@@ -53,7 +60,7 @@ class Files:
         entries = [row.live for row in rows if row.live]
         own = names.own_names(hostname_of(facts), facts.config.domainname or "")
         addresses = [(a, own) for entry in entries for a in (entry.ipv4, entry.ipv6) if a]
-        return names.hosts_file([*extra, *self._linked_hosts(facts, rows)], addresses, ipv6=any(e.ipv6 for e in entries))
+        return names.hosts_file([*extra, *self._linked_hosts(facts, rows)], addresses, ipv6=_has_ipv6_loopback(facts))
 
     def _host_gateway(self) -> str:
         default = self._catalog.by_name(BRIDGE)

@@ -122,6 +122,9 @@ def check_wish(network: NetworkRecord, wish: EndpointSettings) -> None:
     if wish.mac_address:
         _check_mac(wish.mac_address)
     parse_links(wish.links)
+    for version, given in ((4, asked.ipv4_address), (6, asked.ipv6_address)) if asked else ():
+        if given and not is_address(given):
+            raise InvalidArgument(f"invalid IPv{version} address: {given}")
     for address in addresses:
         if not is_user_defined(network):
             raise InvalidArgument("user specified IP address is supported on user defined networks only")

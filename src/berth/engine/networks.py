@@ -27,7 +27,7 @@ from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_definition import Definitions, host_lock, inspection, predefined, summary, with_ipv6
 from berth.engine.network_view import network_settings
 from berth.engine.network_wish import check_container, check_wish, completed, mode_of, shares_namespace, wanted, with_ports
-from berth.errors import BerthError, Forbidden, NotFound, Unavailable
+from berth.errors import BerthError, Forbidden, InvalidArgument, NotFound, Unavailable
 from berth.model.filters import Filters
 from berth.model.instant import parse_moment
 from berth.network import bridge, host, parent
@@ -126,6 +126,9 @@ class NetworkService:
             "scope": lambda value: value == "local",
             "type": lambda value: value == ("builtin" if record.is_predefined else "custom"),
         }
+        for value in filters.get("type"):
+            if value not in ("builtin", "custom"):
+                raise InvalidArgument(f"invalid filter: 'type'='{value}'")
         for key, fits in checks.items():
             if key in filters and not any(fits(value) for value in filters.get(key)):
                 return False

@@ -124,12 +124,15 @@ class VolumeService:
             name = new_id()
         wanted = dict(options or {})
         if driver not in ("local", ""):
-            raise NotFound(f'create {name}: Error looking up volume plugin {driver}: plugin "{driver}" not found')
+            raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
         existing = self._existing(name, wanted)
         if existing is not None:
             return existing
         _check_name(name)
-        volume_options.check(wanted)
+        try:
+            volume_options.check(wanted)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"create {name}: {error.message}") from error
         volume = Volume(
             name=name,
             mountpoint=wanted["device"] if volume_options.is_bind(wanted) else self._data(name),
@@ -302,7 +305,7 @@ class VolumeService:
 
 def _check_name(name: str) -> None:
     if len(name) == 1:
-        raise InvalidArgument("volume name is too short, names should be at least two alphanumeric characters")
+        raise InvalidArgument(f"create {name}: volume name is too short, names should be at least two alphanumeric characters")
     if not _NAME.match(name) or len(name) > 255:
         raise InvalidArgument(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '

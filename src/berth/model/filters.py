@@ -44,7 +44,7 @@ class Filters:
         if not found:
             return default
         if found[0] not in ("1", "0", "true", "false", "True", "False"):
-            raise InvalidArgument(f"invalid filter '{key}={found[0]}'")
+            raise InvalidArgument(f"invalid filter '{key}=[{found[0]}]'")
         return found[0] in ("1", "true", "True")
 
     def match_labels(self, labels: Mapping[str, str] | None, key: str = "label") -> bool:

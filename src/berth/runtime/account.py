@@ -52,9 +52,10 @@ def read_bounded(path: str) -> list[list[str]]:
 
 def number(text: str) -> int | None:
     """A decimal id; None for anything that is not plainly digits. UnknownAccount when it is out of range."""
-    if not text.isascii() or not text.isdigit():
+    digits = text.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit():
         return None
-    value = int(text) if len(text) < 11 else MAXIMUM_ID + 1
+    value = int(text) if len(text) < 11 and digits == text else MAXIMUM_ID + 1
     if value > MAXIMUM_ID:
         raise UnknownAccount(f"uids and gids must be in range 0-{MAXIMUM_ID}")
     return value
@@ -86,7 +87,7 @@ def resolve(user: str, extra: list[str], passwd: str = "/etc/passwd", group: str
     elif login:
         groups = [_id(row, 2) for row in rows if login in _field(row, 3).split(",")]
     for item in extra:
-        groups.append(_group(item, rows))
+        groups.append(_group(item, rows, "Unable"))
     # The primary group is one of them: a file that denies its group must not be open to who merely lacks it (CVE-2022-36109).
     unique = list(dict.fromkeys([gid, *(g for g in groups if g >= 0)]))
     return Account(uid, gid, unique, home)
@@ -104,12 +105,12 @@ def _user(name: str, users: list[list[str]]) -> tuple[int, int, str, str]:
     return wanted, 0, "/" if wanted else "/root", ""
 
 
-def _group(name: str, rows: list[list[str]]) -> int:
+def _group(name: str, rows: list[list[str]], unable: str = "unable") -> int:
     wanted = number(name)
     for row in rows:
         gid = _id(row, 2)
         if gid >= 0 and (row[0] == name if wanted is None else gid == wanted):
             return gid
     if wanted is None:
-        raise UnknownAccount(f"unable to find group {name}: no matching entries in group file")
+        raise UnknownAccount(f"{unable} to find group {name}: no matching entries in group file")
     return wanted

@@ -59,22 +59,27 @@ _GO_BITS = {stat.S_ISUID: 1 << 23, stat.S_ISGID: 1 << 22, stat.S_ISVTX: 1 << 20}
 class _Asked:
     """A path as Docker reads it: cleaned, and followed at its end only if it ends with `/` or `/.`."""
 
-    __slots__ = ("base", "clean", "follow")
+    __slots__ = ("base", "clean", "directory", "follow")
 
     def __init__(self, path: str) -> None:
         if "\0" in path:
             raise InvalidArgument("a path may not contain a NUL byte")
         self.clean = posixpath.normpath("/" + path.lstrip("/"))
         dot = path.endswith("/.") or path == "."
-        self.follow = dot or path.endswith("/") or self.clean == "/"
+        self.directory = dot or path.endswith("/")
+        self.follow = self.directory or self.clean == "/"
         self.base = "." if dot else posixpath.basename(self.clean) or "/"
 
     def open(self, tree: Entered) -> int:
-        """An O_PATH descriptor. NotFound."""
+        """An O_PATH descriptor. NotFound; InvalidArgument when it ends like a directory and is none."""
         try:
-            return open_in_root(tree.root, os.fsencode(self.clean), os.O_PATH | (0 if self.follow else os.O_NOFOLLOW))
+            fd = open_in_root(tree.root, os.fsencode(self.clean), os.O_PATH | (0 if self.follow else os.O_NOFOLLOW))
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"no such file or directory: {self.clean}") from None
+        if self.directory and not stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise InvalidArgument(f"{self.clean} is not a directory: leave out the slash at its end")
+        return fd
 
 
 def go_mode(mode: int) -> int:

@@ -135,7 +135,11 @@ def test_image_volumes_are_made_and_filled_once(tmp_path: Path) -> None:
         (body(memory=1024), "Minimum memory limit allowed is 6MB"),
         (body(auto_remove=True, restart_policy=RestartPolicy(name="always")),
          "can't create 'AutoRemove' container with restart policy"),
-        (body(binds=["/a:b"]), "invalid mount path: 'b' mount path must be absolute"),
+        (
+            body(binds=["/a:b"]),
+            "invalid volume specification: '/a:b': invalid mount config for type \"bind\": "
+            "invalid mount path: 'b' mount path must be absolute",
+        ),
         (body(binds=["/a:/b", "/c:/b"]), "Duplicate mount point: /b"),
         (body(cap_add=["FOO"]), 'invalid CapAdd: unknown capability: "CAP_FOO"'),
         (body(network_mode="container:x"), "No such container: x"),

@@ -62,7 +62,7 @@ def test_pull_reports_as_docker_does_and_records_everything(world: World) -> Non
             image = await pull(world, f"{name}:1", messages)
             assert image.id == digest_of(config) and image.chain_id == chain_of(A, B, BIG)
             assert image.tags == (f"{name}:1",) and image.digests == (f"{name}@{manifest}",)
-            assert messages[0] == {"status": f"Pulling from {name}", "id": "1"}
+            assert messages[0] == {"status": "Pulling from team/app", "id": "1"}
             assert statuses(messages)[-2:] == [f"Digest: {manifest}", f"Status: Downloaded newer image for {name}:1"]
             layer = next(m["id"] for m in messages if m["status"] == "Downloading")
             order = list(dict.fromkeys(statuses(messages, layer)))

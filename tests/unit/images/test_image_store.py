@@ -115,7 +115,7 @@ def test_removal_conflicts_use_dockers_words(world: World) -> None:
         asyncio.run(world.service.remove(short))
     with pytest.raises(
         Conflict,
-        match=r'^conflict: unable to remove repository reference "x:latest" \(must force\) - container cccccccccccc is using',
+        match=r'^conflict: unable to remove repository reference "x" \(must force\) - container cccccccccccc is using',
     ):
         asyncio.run(world.service.remove("x"))
     world.usage.images[image.id] = [User(id="c" * 64, name="c", running=True)]

@@ -110,6 +110,8 @@ def read_options(request: web.Request) -> BuildOptions:
     query = request.query
     if query.get("version", "1") not in ("", "1"):
         raise NotImplementedKind(f"BuildKit builds are not supported: {_BUILDKIT}")
+    if query.get("securityopt") not in (None, "", "null", "[]"):
+        raise InvalidArgument("The daemon on this platform does not support setting security options on build")
     if query_bool(request, "squash"):
         raise NotImplementedKind("--squash is not supported: leave it out, or make one stage copy from another")
     if query.get("outputs") not in (None, "", "null", "[]"):

@@ -104,12 +104,18 @@ def _matches(filters: Filters, message: EventMessage) -> bool:
 
 
 def _names_match(key: str, wanted: tuple[str, ...], kind: str, identity: str, attributes: dict[str, str]) -> bool:
-    if key == "image" and kind == "container":
-        return any(w in (attributes.get("image"), (attributes.get("image") or "").split(":")[0]) for w in wanted)
+    if key == "image" and kind in ("container", "image"):
+        called = [attributes.get("image" if kind == "container" else "name", ""), *([identity] if kind == "image" else [])]
+        return not {*called, *map(_without_tag, called)}.isdisjoint(wanted)
     if kind != key:
         return False
     name = attributes.get("name", "")
     return any(identity == w or name in (w, w.removeprefix("/")) or (len(w) > 3 and identity.startswith(w)) for w in wanted)
+
+
+def _without_tag(image: str) -> str:
+    name, colon, tag = image.rpartition(":")
+    return name if colon and "/" not in tag else image
 
 
 def _legacy(message: EventMessage) -> dict[str, object]:

@@ -25,11 +25,12 @@ from berth.engine.containers.isolation import Isolation
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, ContainerRecord, MountRecord
 from berth.engine.containers.security import check_sysctls, parse_security_options
-from berth.engine.containers.validation import check_config, check_host_config
+from berth.engine.containers.validation import check_config, check_host_config, check_joined
 from berth.errors import BerthError, InvalidArgument, NotFound
 from berth.model import extension
 from berth.model.exposure import Exposure, of_address
 from berth.model.identifier import new_id, short_id
+from berth.network.names import parse_links
 from berth.wire.container import ContainerConfig, ContainerCreateResponse, HostConfig
 from berth.wire.network import EndpointSettings, NetworkingConfig
 
@@ -65,6 +66,9 @@ class Creation:
         mounts = mounting.wanted_mounts(config, host, self._mounts_of)
         mounting.resolve_images(mounts, self._parts.images)
         separation = self._isolation(host, mounts)
+        self._check_links(host)
+        if "network" in separation.host and host.port_bindings:
+            warnings.append("Published ports are discarded when using host network mode")
         warnings += isolation.warnings(separation)
         if self._parts.config.warn_exposure:
             warnings += exposure_warnings(host, self._parts.config.publish_address)
@@ -96,6 +100,9 @@ class Creation:
 
     def _complete(self, body: CreateBody, image: Image) -> tuple[ContainerConfig, HostConfig, list[str]]:
         asked = ContainerConfig(**{f: getattr(body, f) for f in ContainerConfig.__struct_fields__})
+        endpoints = (body.networking_config.endpoints_config if body.networking_config else None) or {}
+        has_mac = bool(body.mac_address or any(endpoint and endpoint.mac_address for endpoint in endpoints.values()))
+        check_joined(asked, body.host_config, has_mac=has_mac)
         config = merge_image(asked, image.document.config)
         host = complete_host_config(body.host_config or HostConfig(), self._parts.config.default_runtime)
         host.log_config = logdriver.with_defaults(host.log_config, self._parts.config)
@@ -122,6 +129,14 @@ class Creation:
         if separation.host & {"network", "uts"}:
             return os.uname().nodename
         return short_id(identifier)
+
+    def _check_links(self, host: HostConfig) -> None:
+        """Links of the default bridge are to containers that exist; what other networks call others is answered by DNS."""
+        if host.network_mode not in (None, "", "default", "bridge"):
+            return
+        for target, _ in parse_links(host.links):
+            if self._parts.catalog.find(target) is None:
+                raise InvalidArgument(f"could not get container for {target}: No such container: {target}")
 
     def _mounts_of(self, reference: str) -> list[MountRecord]:
         return self._other(reference).record.mounts

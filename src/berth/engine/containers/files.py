@@ -54,7 +54,7 @@ class Files:
         else:
             # A slot may have mounted it.
             await self._parts.runtime.drop_slot(container.id)
-            opening = trees.of_overlay(self._parts.snapshots.mounts(container.id), self._binds(container))
+            opening = trees.of_overlay(self._parts.overlay(container), self._binds(container))
         async with opening as tree:
             yield tree
 
@@ -118,7 +118,7 @@ class Files:
         The upper directory is shown as the top layer of a read-only mount: a second writable one would be wrong while the
         container runs.
         """
-        overlay = self._parts.snapshots.mounts(container.id)
+        overlay = self._parts.overlay(container)
         upper = (overlay.upper,) if overlay.upper is not None else ()
         view = Overlay(store=overlay.store, layers=(*upper, *overlay.layers))
         async with self._parts.trees.of_overlay(view) as tree, aclosing(tree.export()) as pieces:  # type: ignore[type-var]

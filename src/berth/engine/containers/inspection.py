@@ -161,7 +161,7 @@ class Inspection:
             "AppArmorProfile": confinement.security_of(record).apparmor,
             "ExecIDs": [e.id for e in container.execs.values() if e.running] or None,
             "HostConfig": _over(_HOST, record.host_config),
-            "GraphDriver": self._graph_driver(record.id),
+            "GraphDriver": self._graph_driver(container),
             "Mounts": msgspec.to_builtins([mount_point(m) for m in record.mounts if m.type != "tmpfs"]),
             "Config": _over(_CONFIG, record.config),
             "NetworkSettings": network_document(parts.networks.settings(container.facts())),
@@ -171,8 +171,8 @@ class Inspection:
             document |= {"SizeRw": used, "SizeRootFs": used + (image.size if image is not None else 0)}
         return document
 
-    def _graph_driver(self, identifier: str) -> Document:
-        overlay = self._parts.snapshots.mounts(identifier)
+    def _graph_driver(self, container: Container) -> Document:
+        overlay = self._parts.overlay(container)
         store = overlay.store
         data = {"LowerDir": ":".join(f"{store}/{layer}" for layer in overlay.layers)}
         if overlay.upper is not None:

@@ -56,9 +56,11 @@ def _process_error(failure: LaunchFailed, program: str) -> str:
 
 
 def exit_code(failure: LaunchFailed) -> int:
-    """127 for a missing executable, 126 for one that may not be run, 128 for the rest, as Docker records them."""
+    """127 for an executable or working directory that is missing, 126 for one that may not be used, else 128, as with Docker."""
     if failure.step == "execve":
         return 127 if failure.errno == errno.ENOENT else 126
+    if failure.step == "chdir" and failure.errno == errno.ENOENT:
+        return 127
     return 126 if failure.step == "chdir" and failure.errno in (errno.EACCES, errno.ENOTDIR) else 128
 
 

@@ -15,10 +15,12 @@ from berth.contract.volume import Volumes
 from berth.engine.containers.record import MountRecord
 from berth.engine.containers.validation import check_volume_name
 from berth.errors import InvalidArgument
+from berth.runtime import mount_options
 from berth.wire.container import ContainerConfig, HostConfig
 from berth.wire.mount import Mount
 
 _PROPAGATION = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
+_TMPFS_DATA = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "huge"})
 _IGNORED_MODES = frozenset({"z", "Z", "cached", "delegated", "consistent"})
 MountsOf = Callable[[str], list[MountRecord]]
 
@@ -29,18 +31,24 @@ def clean_destination(path: str) -> str:
         raise InvalidArgument(f"invalid mount path: '{path}' mount path must be absolute")
     clean = posixpath.normpath(path).replace("//", "/")
     if clean == "/":
-        raise InvalidArgument("invalid volume specification: destination can't be '/'")
+        raise InvalidArgument("invalid specification: destination can't be '/'")
     return clean
 
 
 def parse_bind(spec: str) -> MountRecord:
     """source:destination[:modes] of -v. A source that is no absolute path names a volume."""
     parts = spec.split(":")
-    if len(parts) == 1:
+    if len(parts) == 1 and spec:
         return MountRecord(type="volume", destination=clean_destination(spec), anonymous=True)
     if len(parts) > 3 or not parts[0] or not parts[1]:
         raise InvalidArgument(f"invalid volume specification: '{spec}'")
-    source, destination = parts[0], clean_destination(parts[1])
+    source = parts[0]
+    try:
+        destination = clean_destination(parts[1])
+    except InvalidArgument as error:
+        kind = "bind" if source.startswith("/") else "volume"
+        why = f'invalid mount config for type "{kind}": {error.message}'
+        raise InvalidArgument(f"invalid volume specification: '{spec}': {why}") from error
     mode = parts[2] if len(parts) == 3 else ""
     if source.startswith("/"):
         record = MountRecord(type="bind", destination=destination, source=posixpath.normpath(source).replace("//", "/"))
@@ -75,7 +83,7 @@ def parse_mount(mount: Mount) -> MountRecord:
     if not mount.target:
         raise refuse("field Target must not be empty")
     if kind not in ("bind", "volume", "tmpfs", "image"):
-        raise InvalidArgument(f'invalid mount config: mount type unknown: "{kind}"')
+        raise refuse("mount type unknown")
     if not mount.target.startswith("/"):
         raise refuse(f"invalid mount path: '{mount.target}' mount path must be absolute")
     record = MountRecord(type=kind, destination=clean_destination(mount.target), read_only=bool(mount.read_only))
@@ -160,6 +168,9 @@ def _tmpfs_options(mount: Mount) -> list[str]:
 def tmpfs_record(destination: str, options: str) -> MountRecord:
     """--tmpfs: Docker's noexec,nosuid,nodev unless the options say otherwise."""
     chosen = [o for o in options.split(",") if o]
+    unknown = [o for o in chosen if o.partition("=")[0] not in _TMPFS_DATA and o not in mount_options.names()]
+    if unknown:
+        raise InvalidArgument("invalid tmpfs option [" + " ".join(f'"{option}"' for option in unknown) + "]")
     for option, opposite in (("noexec", "exec"), ("nosuid", "suid"), ("nodev", "dev")):
         if option not in chosen and opposite not in chosen:
             chosen.insert(0, option)

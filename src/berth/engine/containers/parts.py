@@ -16,8 +16,10 @@ from berth.engine.containers.record import Container
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
 from berth.engine.launch_trace import LaunchTrace
+from berth.errors import NotFound
 from berth.model import extension
 from berth.model.extension import Settings
+from berth.model.rootfs import Overlay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,13 @@ class Parts:
     def directory(self, container_id: str) -> str:
         """The container's directory on disk."""
         return self.config.container(container_id)
+
+    def overlay(self, container: Container) -> Overlay:
+        """Its snapshot's mount. NotFound, in the words for a container, when it is being removed at this moment."""
+        try:
+            return self.snapshots.mounts(container.id)
+        except NotFound as error:
+            raise NotFound(f"No such container: {container.name}") from error
 
     def log_path(self, container_id: str) -> str:
         """The json-file log."""

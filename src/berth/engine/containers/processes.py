@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import time
 from collections.abc import Callable
 
@@ -150,6 +151,8 @@ _BSD: list[Column] = [
     ("TIME", _short_clock),
     _COLUMNS["command"],
 ]
+# -o, alone or as the last of several letters: -eo pid,comm.
+_FORMAT = re.compile(r"-[A-Za-z]*o\Z")
 _SHORT: list[Column] = [_COLUMNS[n] for n in ("pid", "tty", "time")] + [("CMD", lambda p: p.name)]
 
 
@@ -159,8 +162,13 @@ def columns(arguments: str) -> list[Column]:
     chosen: list[Column] = []
     rest = iter(words)
     for word in rest:
-        if word in ("-o", "o", "-O") or word.startswith(("-o", "--format=")):
-            names = word.removeprefix("--format=").removeprefix("-o") if word not in ("-o", "o", "-O") else next(rest, "")
+        if word in ("o", "-O") or _FORMAT.match(word):
+            names = next(rest, "")
+        elif word.startswith(("-o", "--format=")):
+            names = word.removeprefix("--format=").removeprefix("-o")
+        else:
+            names = ""
+        if names:
             chosen += [_custom(name) for name in names.split(",") if name]
     if chosen:
         return chosen
@@ -174,7 +182,7 @@ def columns(arguments: str) -> list[Column]:
 def _custom(name: str) -> Column:
     key, equals, title = name.partition("=")
     if key.lower() not in _COLUMNS:
-        raise InvalidArgument(f"ps: error: unknown user-defined format specifier {key!r}")
+        raise InvalidArgument(f'ps: error: unknown user-defined format specifier "{key}"')
     found = _COLUMNS[key.lower()]
     return (title or found[0], found[1]) if equals else found
 

@@ -41,7 +41,7 @@ from berth.engine.containers.validation import check_terminal_size
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
 from berth.engine.launch_trace import LaunchTrace
-from berth.errors import BerthError, Conflict, InvalidArgument, ResourceExhausted
+from berth.errors import BerthError, Conflict, InvalidArgument, NotFound, ResourceExhausted
 from berth.model.filters import Filters
 from berth.storage.database import Database
 from berth.wire.container import (
@@ -216,7 +216,11 @@ class ContainerService:
 
     async def kill(self, reference: str, signal: str, *, by: str = "") -> None:
         """A signal by name or number."""
-        await self._stopping.kill(self.get(reference), signal, by=by)
+        try:
+            container = self.get(reference)
+        except NotFound as error:
+            raise NotFound(f"cannot kill container: {reference}: {error.message}") from error
+        await self._stopping.kill(container, signal, by=by)
 
     async def pause(self, reference: str) -> None:
         """Freeze."""

@@ -76,7 +76,12 @@ class Updating:
         """Conflict when the name is taken."""
         async with container.changing():
             old = container.name
-            self._parts.catalog.rename(container, name)
+            try:
+                self._parts.catalog.rename(container, name)
+            except (Conflict, InvalidArgument) as error:
+                if name.removeprefix("/") == old:
+                    raise
+                raise type(error)(f"Error when allocating new name: {error.message}") from error
             failpoint.hit("container.rename.after-row")
             await self._parts.networks.renamed(container.id, container.name)
         self._parts.emit(container, "rename", {"oldName": "/" + old})

@@ -68,7 +68,7 @@ def check_host_config(host: HostConfig, config: ContainerConfig) -> None:
     if not -1000 <= (host.oom_score_adj or 0) <= 1000:
         raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     if host.isolation not in (None, "", "default"):
-        raise InvalidArgument(f"Invalid isolation: {host.isolation!r}: only 'default' is possible on Linux")
+        raise InvalidArgument(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
     parse_capabilities(host.cap_add or [], "CapAdd")
     parse_capabilities(host.cap_drop or [], "CapDrop")
     check_port_bindings(host.port_bindings or {})
@@ -111,6 +111,16 @@ def _check_modes(host: HostConfig, config: ContainerConfig) -> None:
         raise InvalidArgument("invalid IPC mode: " + str(host.ipc_mode))
     if not re.match(r"(|host|container:.+)\Z", host.pid_mode or ""):
         raise InvalidArgument("invalid PID mode: " + str(host.pid_mode))
+
+
+def check_joined(asked: ContainerConfig, host: HostConfig | None, *, has_mac: bool) -> None:
+    """What a container with the network of another cannot ask for itself. What its image exposes does not matter."""
+    if not (host and (host.network_mode or "").startswith("container:")):
+        return
+    if has_mac:
+        raise InvalidArgument("conflicting options: mac-address and the network mode")
+    if asked.exposed_ports and not host.port_bindings:
+        raise InvalidArgument("conflicting options: port exposing and the container type network mode")
 
 
 def _check_entries(host: HostConfig) -> None:

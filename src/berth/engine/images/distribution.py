@@ -55,12 +55,12 @@ async def search(
         raise InvalidArgument("a term to search for is needed")
     if not 0 <= limit <= MAX_RESULTS:
         raise InvalidArgument(f"limit {limit} is outside the range of [1, {MAX_RESULTS}]")
+    stars = max((_number(value) for value in filters.get("stars")), default=0)
+    official = filters.flag("is-official") if "is-official" in filters else None
     try:
         found = await registries.search(term, limit or _DEFAULT_RESULTS, credentials)
     except Unavailable as error:
         raise Unavailable(f"the search needs a registry's index, which does not answer: {error.message}") from error
-    stars = max((_number(value) for value in filters.get("stars")), default=0)
-    official = filters.flag("is-official") if "is-official" in filters else None
     return [
         {
             "name": str(item.get("name", "")),

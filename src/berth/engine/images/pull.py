@@ -108,8 +108,7 @@ class Puller:
                 resolved = await follow(client, top, want, reference) if isinstance(top, Fetched) else None
             digest = top.digest if isinstance(top, Fetched) else top
             async with reporting(listener) as reporter:
-                name = reference.familiar_name if "/" in reference.familiar_name else f"library/{reference.familiar_name}"
-                reporter.message(f"Pulling from {name}", reference.digest or reference.tag)
+                reporter.message(f"Pulling from {reference.path}", reference.digest or reference.tag)
                 if resolved is None:
                     image, newer = known[digest], False
                 else:

@@ -55,7 +55,7 @@ class Remover:
         names = self._store.names(image.id).all
         by_name = not is_id_of(name, image.id) or self._names_something(name)
         if by_name:
-            if self._untag_one(image, parse(name), names, force, records):
+            if self._untag_one(image, name, names, force, records):
                 return records
         elif _single(names):
             self._check(image, force=force, references=False)
@@ -68,20 +68,21 @@ class Remover:
         return not text.startswith("sha256:") and len(text) < 64 and self._store.by_reference(parse(text)) is not None
 
     def _untag_one(
-        self, image: Image, given: Reference, names: tuple[Reference, ...], force: bool, records: list[ImageDeleteResponseItem]
+        self, image: Image, given: str, names: tuple[Reference, ...], force: bool, records: list[ImageDeleteResponseItem]
     ) -> bool:
-        """Remove one name. Whether that was all there is to do."""
+        """Remove one name, as the user gave it. Whether that was all there is to do."""
         users = self._users(image)
         if not force and _single(names) and users:
             raise Conflict(
-                f'conflict: unable to remove repository reference "{given.familiar}" (must force) - '
+                f'conflict: unable to remove repository reference "{given}" (must force) - '
                 f"container {short_id(users[0].id)} is using its referenced image {short_id(image.id)}"
             )
-        self._untag(image, given, records)
+        reference = parse(given)
+        self._untag(image, reference, records)
         left = self._store.names(image.id)
-        if given.digest is None and not any(tag.repository == given.repository for tag in left.tags):
+        if reference.digest is None and not any(tag.repository == reference.repository for tag in left.tags):
             for digest in left.digests:
-                if digest.repository == given.repository:
+                if digest.repository == reference.repository:
                     self._untag(image, digest, records)
         return bool(self._store.names(image.id).all)
 
