@@ -22,6 +22,7 @@ from berth.model.filters import Filters
 from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
 from berth.wire.health import HealthConfig
 from berth.wire.mount import Mount, MountBindOptions
+from berth.wire.network import PortBinding
 from support.container_twins import IMAGE_ID, TwinExec, TwinTask, World
 
 
@@ -750,5 +751,24 @@ def test_probes_are_execs_with_events(tmp_path: Path) -> None:
         await settled(lambda: "health_status: healthy" in world.actions())
         assert world.actions()[2:6] == ["exec_create: probe -v", "exec_start: probe -v", "exec_die", "health_status: healthy"]
         task.finish(0)
+
+    run(case())
+
+
+def test_ports_that_are_open_to_others_are_warned_of_when_that_is_asked_for(tmp_path: Path) -> None:
+    async def case() -> None:
+        bindings = {
+            "80/tcp": [PortBinding(host_ip="0.0.0.0"), PortBinding(host_ip="127.0.0.1")],
+            "81/tcp": [PortBinding(host_ip="10.0.0.1")],
+            # Refused by the networks, which a twin stands for here.
+            "82/tcp": [PortBinding(host_ip="nowhere")],
+        }
+        quiet = await World(tmp_path / "quiet").service.create("web", body(port_bindings=bindings))
+        assert quiet.warnings == []
+        told = (await World(tmp_path / "told", warn_exposure=True).service.create("web", body(port_bindings=bindings))).warnings
+        assert [text.partition(",")[0] for text in told or []] == [
+            "port 80/tcp is open on all addresses of this host",
+            "port 81/tcp is open on 10.0.0.1",
+        ]
 
     run(case())

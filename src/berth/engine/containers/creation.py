@@ -30,6 +30,7 @@ from berth.errors import BerthError, InvalidArgument, NotFound
 from berth.model import extension
 from berth.model.exposure import Exposure, of_address
 from berth.model.identifier import new_id, short_id
+from berth.network.host import is_address
 from berth.network.names import parse_links
 from berth.wire.container import ContainerConfig, ContainerCreateResponse, HostConfig
 from berth.wire.network import EndpointSettings, NetworkingConfig
@@ -204,12 +205,13 @@ class Creation:
 
 
 def exposure_warnings(host: HostConfig, default: str) -> list[str]:
-    """What is published for others than this host. Docker's clients print warnings: the engine gives these when told to."""
+    """What is published for others than this host. Docker's clients print warnings: the engine gives these when told to. What
+    is no address is refused by the networks."""
     found = []
     for port, bindings in (host.port_bindings or {}).items():
         for binding in bindings or []:
             address = binding.host_ip or default
-            if of_address(address) is not Exposure.LOCAL:
+            if is_address(address or "0.0.0.0") and of_address(address) is not Exposure.LOCAL:
                 where = address if address not in ("", "0.0.0.0", "::") else "all addresses of this host"
                 found.append(
                     f"port {port} is open on {where}, whatever the host's firewall shows: "
