@@ -103,7 +103,7 @@ def test_static_addresses_and_inspect(engine: EngineProcess) -> None:
         engine.ok("network", "rm", "fixed")
     twice = engine.docker("network", "create", "bridge")
     assert twice.returncode == 1
-    assert "already exists" in twice.stderr
+    assert "operation is not permitted on predefined bridge network" in twice.stderr
 
 
 def test_network_lists_and_prune(engine: EngineProcess, network: str) -> None:
