@@ -106,10 +106,18 @@ def lock_root(config: EngineConfig) -> int:
 async def start(config: EngineConfig) -> Engine:
     """Put the engine together and recover what an earlier one left."""
     runtimes.check_default(config)
+    # The run directory does not outlive the host's going down.
+    same_boot = os.path.isdir(config.run)
     prepare_directories(config)
     lock = lock_root(config)
     failpoint.hit("engine.start.after-lock")
-    database = Database(f"{config.root}/berth.db")
+    database = Database(f"{config.root}/berth.db", same_boot=same_boot)
+    if database.incomplete:
+        log.error(
+            "the database's log was damaged and the latest changes are lost (%s): what is on disk or runs and is not recorded is "
+            "kept; put back a copy of the data root, or remove that file and restart the engine to have it cleaned up",
+            database.mark,
+        )
     events = Events(f"{config.root}/events.jsonl")
     runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.cgroup)
     for note in runtime.abilities.notes:
@@ -160,12 +168,14 @@ async def start(config: EngineConfig) -> Engine:
     )
     await networks.start()
     failpoint.hit("engine.start.after-networks")
-    await containers.restore()
+    await containers.restore(sweep=not database.incomplete)
     failpoint.hit("engine.start.after-containers")
     engine.execs.restore()
-    await volumes.sweep()
+    if not database.incomplete:
+        await volumes.sweep()
     failpoint.hit("engine.start.before-sweep")
     if config.pool_size:
         runtime.keep_slots(config.pool_size, containers.parts.ranges, containers.typical_request())
-    await Collector(database, blobs, layers, snapshots).start(containers.with_task())
+    if not database.incomplete:
+        await Collector(database, blobs, layers, snapshots).start(containers.with_task())
     return engine

@@ -37,11 +37,16 @@ class EventLog:
         """The last ones that are stored, oldest first."""
         lines: deque[bytes] = deque(maxlen=count)
         for path in self._paths():
-            with suppress(FileNotFoundError), open(path, "rb") as file:
-                self._lines = 0
-                for line in file:
-                    self._lines += 1
-                    lines.append(line)
+            try:
+                with open(path, "rb") as file:
+                    self._lines = 0
+                    for line in file:
+                        self._lines += 1
+                        lines.append(line)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("earlier events cannot be told: %s: %s", path, error.strerror)
         return list(_decoded(lines))
 
     def before(self, message: EventMessage) -> Iterator[EventMessage]:
@@ -58,7 +63,8 @@ class EventLog:
         with ExitStack() as stack:
             files = []
             for path in self._paths():
-                with suppress(FileNotFoundError):
+                # What cannot be opened was told of at the start.
+                with suppress(OSError):
                     files.append(stack.enter_context(open(path, "rb")))
             for file in files:
                 yield from file

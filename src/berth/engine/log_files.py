@@ -21,7 +21,7 @@ _HEADER = 10
 
 def names(path: str) -> list[str]:
     """The log's files, newest first. A rotated one that is being compressed is there in both forms: the plain one counts."""
-    found = [path] if os.path.exists(path) else []
+    found = [path] if os.path.isfile(path) else []
     number = 1
     while (name := _rotated(path, number)) is not None:
         found.append(name)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -91,10 +92,32 @@ def _damaged(path: str, why: str) -> DataLoss:
     )
 
 
+# The wal-index (sqlite.org/walformat.html): two copies of a header, then what of the log is in the database file already.
+_INDEX_HEADER = struct.Struct("=III BBH I")
+_INDEX_COPY = 48
+_INDEX_VERSION = 3007000
+
+
+def _in_log(path: str) -> int:
+    """How many pages the database's log holds that are nowhere else, by its index; 0 without one that is whole."""
+    try:
+        with open(f"{path}-shm", "rb") as file:
+            index = file.read(2 * _INDEX_COPY + 4)
+    except OSError:
+        return 0
+    if len(index) < 2 * _INDEX_COPY + 4 or index[:_INDEX_COPY] != index[_INDEX_COPY : 2 * _INDEX_COPY]:
+        return 0
+    version, _, _, filled, _, _, pages = _INDEX_HEADER.unpack_from(index)
+    (copied,) = struct.unpack_from("=I", index, 2 * _INDEX_COPY)
+    return pages if version == _INDEX_VERSION and filled and copied < pages else 0
+
+
 class Database:
     """A connection for one thread, the engine's event loop. Statements take microseconds; only durable commits touch the disk."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, same_boot: bool = False) -> None:
+        """`same_boot`: the host has not gone down since an engine last wrote it, so that its log has to be whole."""
+        expected = _in_log(path) if same_boot else 0
         self._depth = 0
         # Whether commits are flushed at present; None: not set yet.
         self._flushing: bool | None = None
@@ -106,6 +129,8 @@ class Database:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
                 self._refuse_newer(path)
+                # Reading has recovered the log as far as it is whole.
+                self._recovered = _in_log(path)
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=NORMAL")
                 self._connection.execute("PRAGMA foreign_keys=ON")
@@ -115,6 +140,22 @@ class Database:
                 self._connection.close()
                 raise
         self._take_reserve()
+        if expected and self._recovered < expected:
+            self._mark_incomplete(expected)
+        self.incomplete = os.path.exists(self.mark)
+
+    @property
+    def mark(self) -> str:
+        """The file that says that changes are lost. While it is there, nothing is removed for want of a row."""
+        return f"{self._path}.incomplete"
+
+    def _mark_incomplete(self, expected: int) -> None:
+        try:
+            with open(self.mark, "w") as file:
+                file.write(f"{expected - self._recovered} of {expected} pages of {self._path}-wal were lost or damaged\n")
+        except OSError:
+            # The next engine takes the database for whole. There is no other place.
+            pass
 
     def _refuse_newer(self, path: str) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()

@@ -17,6 +17,7 @@ from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, MountRecord
 from berth.engine.containers.starting import ETC_FILES
+from berth.errors import DataLoss, NotFound
 from berth.model.instant import rfc3339
 from berth.wire.mount import MountPoint
 from berth.wire.network import NetworkSettings
@@ -140,7 +141,11 @@ class Inspection:
         directory = parts.directory(record.id)
         paths = {name: f"{directory}/{name}" if record.state.started_at else "" for name, _ in ETC_FILES}
         has_log = (record.host_config.log_config.type if record.host_config.log_config else "") != "none"
-        image = parts.images.find(record.image_id)
+        try:
+            image = parts.images.find(record.image_id)
+        except (DataLoss, NotFound):
+            # A damaged image is told of where it is used.
+            image = None
         document: Document = {
             "Id": record.id,
             "Created": rfc3339(record.created),

@@ -6,13 +6,13 @@ import asyncio
 import re
 import time
 
-from berth.contract.image import Images
+from berth.contract.image import Image, Images
 from berth.engine.containers.inspection import endpoint_documents, mount_point
 from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
 from berth.engine.containers.removal import matches_no_label
-from berth.errors import InvalidArgument, NotFound
+from berth.errors import DataLoss, InvalidArgument, NotFound
 from berth.model.filters import Filters
 from berth.model.units import human_duration
 from berth.wire.container import (
@@ -121,14 +121,21 @@ class ListedImages:
     def size(self, image_id: str) -> int:
         """Bytes of its layers; 0 for one that has gone."""
         if image_id not in self._sizes:
-            image = self._images.find(image_id)
+            image = self._find(image_id)
             self._sizes[image_id] = image.size if image is not None else 0
         return self._sizes[image_id]
+
+    def _find(self, reference: str) -> Image | None:
+        """A damaged image is told of where it is used; containers are listed without it."""
+        try:
+            return self._images.find(reference)
+        except (DataLoss, NotFound):
+            return None
 
     def shown(self, name: str, image_id: str) -> str:
         """The name as the user wrote it while it still stands for the container's image, else the id."""
         if name not in self._ids:
-            image = self._images.find(name)
+            image = self._find(name)
             self._ids[name] = image.id if image is not None else None
         return name if self._ids[name] == image_id else image_id
 

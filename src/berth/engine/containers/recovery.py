@@ -44,11 +44,12 @@ class Recovery:
         self._running = running
         self._removal = removal
 
-    async def restore(self) -> None:
-        """See the module's table."""
+    async def restore(self, *, sweep: bool = True) -> None:
+        """See the module's table. Without `sweep` nothing is removed for want of a row."""
         containers = self._parts.catalog.load()
         present = {identifier async for identifier in self._parts.runtime.tasks()}
-        await self._remove_unknown({c.id for c in containers}, present)
+        if sweep:
+            await self._remove_unknown({c.id for c in containers}, present)
         failpoint.hit("engine.recover.after-unknown")
         tasks = await self._load_tasks([c for c in containers if c.status in HAS_TASK or c.id in present])
         for container in containers:

@@ -111,9 +111,9 @@ class ContainerService:
 
     # Engine start and end
 
-    async def restore(self) -> None:
-        """At engine start: take over what an earlier engine left."""
-        await self._recovery.restore()
+    async def restore(self, *, sweep: bool = True) -> None:
+        """At engine start: take over what an earlier engine left, and with `sweep` remove what is not recorded."""
+        await self._recovery.restore(sweep=sweep)
         self._log_cap.start()
 
     def typical_request(self) -> LaunchRequest:

@@ -31,7 +31,7 @@ from berth.engine.containers.linking import link_variables
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, ContainerRecord, MountRecord
 from berth.engine.containers.signals import parse_signal
-from berth.errors import BerthError, Conflict, InvalidArgument, NotModified
+from berth.errors import BerthError, Conflict, DataLoss, InvalidArgument, NotModified
 from berth.model import oci
 from berth.model.endpoint import EndpointPlan, NetworkPlan
 from berth.model.identifier import short_id
@@ -256,7 +256,10 @@ class Launching:
             if not attachment.resolv_conf and "network" in separation.host:
                 contents["resolv.conf"] = _read_host("/etc/resolv.conf")
             for name, text in contents.items():
-                write_in_place(f"{directory}/{name}", text)
+                path = f"{directory}/{name}"
+                if os.path.isdir(path):
+                    raise DataLoss(f"{path} is damaged: it is a directory, and should be the container's {name}: remove it")
+                write_in_place(path, text)
         return tuple((f"{directory}/{name}", target) for name, target in ETC_FILES if target not in taken)
 
     def _request(
