@@ -64,8 +64,9 @@ class _File:
         with os.fdopen(packed, "rb") as source, tempfile.TemporaryFile(dir=_directory(packed)) as target:
             unpacker = zlib.decompressobj(31)
             try:
-                while data := source.read(_PIECE):
-                    target.write(unpacker.decompress(data))
+                while data := unpacker.unconsumed_tail or source.read(_BLOCK):
+                    # What a container writes may be a thousand times its compressed size.
+                    target.write(unpacker.decompress(data, _PIECE))
                 target.write(unpacker.flush())
             except zlib.error:
                 # Damaged by the disk: what is before the damage is the log.

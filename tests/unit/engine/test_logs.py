@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import struct
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -196,3 +198,18 @@ def test_a_damaged_compressed_file_hides_no_other(tmp_path: Path) -> None:
     packed = tmp_path / "l.1.gz"
     packed.write_bytes(packed.read_bytes()[:60])
     assert read(path).splitlines()[-1] == b"line 029"
+
+
+def test_what_has_compressed_well_is_not_read_at_once(tmp_path: Path) -> None:
+    """A container chooses what its log expands to; the engine's memory is not its to fill."""
+    path = tmp_path / "l"
+    path.write_bytes(line("last\n"))
+    with open(tmp_path / "l.1.gz", "wb") as file, gzip.GzipFile("1-2-3", "wb", 9, file) as packed:
+        packed.write(line("0" * 8000 + "\n") * 8000)
+    tracemalloc.start()
+    try:
+        assert read(path, tail=1) == b"last\n"
+        assert len(read(path, tail=3).splitlines()[0]) == 8000
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
