@@ -56,8 +56,8 @@ def _port_text(name: tuple[str, str], group: list[int]) -> str:
     return f"{f'[{address}]' if ':' in address else address}:{outside}->{inside}/{kind}"
 
 
-def container_row(item: ContainerSummary, full: bool) -> Fields:
-    """Docker's placeholders of `ps --format`."""
+def container_row(item: ContainerSummary, full: bool, exposure: bool = False) -> Fields:
+    """Docker's placeholders of `ps --format`; with `exposure` one of our own."""
     command = item.command or ""
     if not full and len(command) > _COMMAND_WIDTH:
         command = command[: _COMMAND_WIDTH - 1] + "…"
@@ -69,6 +69,7 @@ def container_row(item: ContainerSummary, full: bool) -> Fields:
     if item.size_root_fs:
         size += f" (virtual {human_size(item.size_root_fs, 3)})"
     created = item.created or 0
+    ours = {"Exposure": str(widest([of_address(p.ip or "") for p in item.ports or [] if p.public_port]) or "")}
     return {
         "ID": item.id or "" if full else short_id(item.id or ""),
         "Image": image,
@@ -83,10 +84,10 @@ def container_row(item: ContainerSummary, full: bool) -> Fields:
         "Label": lambda name: labels.get(name, ""),
         "Mounts": ",".join(m.name or m.source or "" for m in item.mounts or []),
         "LocalVolumes": str(sum(1 for m in item.mounts or [] if m.type == "volume")),
-        "Exposure": str(widest([of_address(p.ip or "") for p in item.ports or [] if p.public_port]) or ""),
         "Networks": ",".join((item.network_settings.networks or {}) if item.network_settings else {}),
         "Platform": None,
         "Size": size,
+        **(ours if exposure else {}),
     }
 
 
@@ -117,7 +118,9 @@ def ps(
     size = size or (form is not None and ("Size}}" in form or form == "{{json .}}"))
     items = engine().containers.list(all=every or limit is not None, filters=filters(filter_), limit=limit, size=size)
     columns = PS_COLUMNS + ([("Size", "SIZE")] if size else []) + ([("Exposure", "EXPOSURE")] if exposure else [])
-    print_rows([container_row(item, no_trunc) for item in items], columns, form=form, quiet="ID" if quiet else "")
+    # Whole rows as JSON are Docker's, unless one asks for more.
+    exposure = exposure or (form is not None and ".Exposure" in form)
+    print_rows([container_row(item, no_trunc, exposure) for item in items], columns, form=form, quiet="ID" if quiet else "")
 
 
 def image_rows(item: ImageSummary, full: bool, digests: bool) -> list[Fields]:
