@@ -86,6 +86,7 @@ def test_health_flags() -> None:
         ("8000-8001:80-81", {"80/tcp": [("", "8000")], "81/tcp": [("", "8001")]}),
         ("8000-8010:80", {"80/tcp": [("", "8000-8010")]}),
         ("target=80,published=8080,protocol=udp", {"80/udp": [("", "8080")]}),
+        ("0:80", {"80/tcp": [("", "0")]}),
     ],
 )
 def test_publish(text: str, expected: dict[str, list[tuple[str, str]]]) -> None:

@@ -47,8 +47,9 @@ def parse_publish(text: str) -> Bindings:
     proto = protocol.lower() or "tcp"
     if proto not in _PROTOCOLS:
         raise InvalidArgument(f"invalid proto: {proto}")
-    if not host:
-        return {f"{port}/{proto}": [PortBinding(host_ip=address, host_port="")] for port in range(low, high + 1)}
+    if host in ("", "0"):
+        # 0, as everywhere: one that is free.
+        return {f"{port}/{proto}": [PortBinding(host_ip=address, host_port=host)] for port in range(low, high + 1)}
     host_low, host_high = _range(host, text)
     if high - low != host_high - host_low:
         if low != high:
