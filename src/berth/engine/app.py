@@ -24,7 +24,7 @@ from berth.engine.step import StepService
 from berth.engine.system import SystemService
 from berth.engine.volumes import VolumeService
 from berth.errors import Conflict
-from berth.runtime.native import NativeRuntime
+from berth.runtime.native import NativeRuntime, await_launches
 from berth.storage.blob import BlobStore
 from berth.storage.database import Database
 from berth.storage.expander import Expander
@@ -119,6 +119,7 @@ async def start(config: EngineConfig) -> Engine:
             database.mark,
         )
     events = Events(f"{config.root}/events.jsonl")
+    await await_launches(config.run)
     runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.cgroup)
     for note in runtime.abilities.notes:
         log.warning("%s", note)

@@ -25,7 +25,7 @@ import sys
 from berth import failpoint
 from berth.kernel.namespace import CLONE_NEWNS, unshare
 from berth.kernel.process import PR_SET_SECUREBITS, prctl
-from berth.runtime import channel, guard, shim
+from berth.runtime import channel, guard, shim, under_way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> None:
     control = _socket.socket(fileno=int(descriptor))
     os.set_inheritable(control.fileno(), False)
     _redirect(run)
+    under_way.hold(run)
     os.chdir("/")
     os.umask(0o022)
     # Published ports are one descriptor each. Containers without a limit of their own inherit it, as they do from dockerd.
@@ -128,6 +129,7 @@ def _work(message: Message, fds: list[int], path: list[str]) -> None:
     """The life of a worker. Never returns."""
     status = 1
     try:
+        under_way.let_go()
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         unshare(CLONE_NEWNS)

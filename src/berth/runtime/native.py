@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -22,7 +23,7 @@ from msgspec import json, to_builtins
 from berth import failpoint, trace
 from berth.contract.runtime import Abilities, AttachStream, LaunchFailed, LaunchRequest
 from berth.errors import AlreadyExists, BerthError, Internal
-from berth.runtime import cgroup_host, channel, record, remains
+from berth.runtime import cgroup_host, channel, record, remains, under_way
 from berth.runtime.distant import DistantTask, is_distant
 from berth.runtime.foreign_plan import BUNDLE
 from berth.runtime.fork_server import ForkServer
@@ -37,13 +38,22 @@ if TYPE_CHECKING:
 
 # Says nothing of who should be there.
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+log = logging.getLogger("berth.runtime")
 # A shim that does not answer for so long hangs: it is ended, and its container with it.
 _STATE_SECONDS = 60.0
 _QUIT_SECONDS = 10.0
+# An engine that starts waits for launches of the one before; they have an alarm of their own, which is later.
+_UNDER_WAY_SECONDS = 15.0
 # What makes containers in place of the launch module where another runtime's binary is asked for.
 _FOREIGN = "berth.runtime.foreign"
 # Steps of a launch that fail for what is in the image, or is asked for: no second try mends them.
 _OF_THE_CONTAINER = ("user", "chdir", "execve")
+
+
+async def await_launches(run: str) -> None:
+    """At the start of an engine, before it looks what there is: launches of the one before are over."""
+    if not await asyncio.to_thread(under_way.wait, run, _UNDER_WAY_SECONDS):
+        log.warning("a launch of an earlier engine is still under way: its container may be found only by the next start")
 
 
 class NativeRuntime:

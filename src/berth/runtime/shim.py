@@ -17,7 +17,7 @@ import sys
 from _struct import unpack_from
 from marshal import loads
 
-from berth.runtime import birth
+from berth.runtime import birth, under_way
 from berth.runtime.keeper import Keeper
 from berth.runtime.stream import hang_up
 
@@ -53,6 +53,7 @@ def run(launch: ModuleType, fds: list[int], slot: bool = False) -> None:
             birth.run(launch, fds, far, slot)
         # Birth is what takes time: everything else happens beside it.
         far.close()
+        under_way.let_go()
         os.setsid()
         for number in _IGNORED:
             _signal.signal(number, _signal.SIG_IGN)
