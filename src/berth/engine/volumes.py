@@ -27,8 +27,8 @@ from berth.kernel.fs import fsync_directory, remove_tree
 from berth.kernel.paths import open_in_root
 from berth.model.filters import Filters
 from berth.model.identifier import new_id
+from berth.model.mount_type import FILESYSTEM_MOUNT
 from berth.model.oci import Mount
-from berth.model.rootfs import FILESYSTEM_MOUNT
 from berth.storage.database import Database
 from berth.storage.snapshot import size_of
 from berth.storage.space import translated

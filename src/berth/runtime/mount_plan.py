@@ -6,7 +6,7 @@ import posixpath
 
 from berth.errors import InvalidArgument
 from berth.kernel import mount
-from berth.model.rootfs import FILESYSTEM_MOUNT, IMAGE_MOUNT
+from berth.model.mount_type import FILESYSTEM_MOUNT, IMAGE_MOUNT
 from berth.runtime import mount_options, sysctl
 
 TYPE_CHECKING = False

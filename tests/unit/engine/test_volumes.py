@@ -21,7 +21,7 @@ from berth.engine.events import Events
 from berth.engine.volumes import VolumeService
 from berth.errors import Conflict, InvalidArgument, NotFound, NotImplementedKind
 from berth.model.filters import Filters
-from berth.model.rootfs import FILESYSTEM_MOUNT
+from berth.model.mount_type import FILESYSTEM_MOUNT
 from berth.storage.database import Database
 
 

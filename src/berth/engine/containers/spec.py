@@ -19,7 +19,8 @@ from berth.engine.containers.isolation import Isolation
 from berth.engine.containers.record import MountRecord
 from berth.engine.containers.security import SecurityOptions
 from berth.model import oci
-from berth.model.rootfs import IMAGE_MOUNT, Overlay
+from berth.model.mount_type import IMAGE_MOUNT
+from berth.model.rootfs import Overlay
 from berth.wire.container import ContainerConfig, HostConfig
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
