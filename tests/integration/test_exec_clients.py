@@ -87,13 +87,19 @@ def test_a_half_closed_input_is_no_end(engine: EngineProcess, box: str) -> None:
     assert (done.returncode, done.stdout) == (0, "early\nlate\n")
 
 
-def test_detaching_is_no_end(engine: EngineProcess, box: str) -> None:
+def in_a_terminal(engine: EngineProcess, box: str) -> tuple[int, int]:
+    """A client whose exec has begun to sleep: its pid, and its terminal."""
     pid, fd = pty.fork()
     if pid == 0:
         os.execvpe(str(BIN / "berth"), berth_exec("-it", box, "sh", "-c", "echo ready; sleep 3001"), engine.environment())
     seen = b""
     while b"ready" not in seen:
         seen += os.read(fd, 1024)
+    return pid, fd
+
+
+def test_detaching_is_no_end(engine: EngineProcess, box: str) -> None:
+    pid, fd = in_a_terminal(engine, box)
     os.write(fd, b"\x10\x11")
     os.waitpid(pid, 0)
     os.close(fd)
@@ -102,12 +108,7 @@ def test_detaching_is_no_end(engine: EngineProcess, box: str) -> None:
 
 
 def test_a_terminal_that_is_closed_ends_its_shell(engine: EngineProcess, box: str) -> None:
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.execvpe(str(BIN / "berth"), berth_exec("-it", box, "sh", "-c", "echo ready; sleep 3001"), engine.environment())
-    seen = b""
-    while b"ready" not in seen:
-        seen += os.read(fd, 1024)
+    pid, fd = in_a_terminal(engine, box)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     os.close(fd)

@@ -599,7 +599,7 @@ def test_killed_in_the_foreground_its_container_stays(runtime: Runtime, bundle: 
 
 
 def test_what_a_killed_creator_left_can_be_deleted(runtime: Runtime, bundle: Bundle) -> None:
-    bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "600"]}]}
+    bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "60"]}]}
     bundle.write("true")
     child = runtime.popen("run", "-b", str(bundle.directory), runtime.id, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: runtime("list", "-q").stdout != "" and runtime("ps", "-f", "json", runtime.id).stdout not in ("[]\n", ""))
@@ -624,8 +624,9 @@ def test_the_installed_script_imports_nothing_it_does_not_need(bundle: Bundle) -
     code = "import sys; from berth.runtime.oci import create, main; print(*sys.modules)"
     path = next(entry for entry in sys.path if os.path.isdir(entry + "/berth/runtime"))
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({path!r}); {code}"], capture_output=True, text=True
-    )
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({path!r}); {code}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
     loaded = set(done.stdout.split())
     assert not loaded & {
         "re",

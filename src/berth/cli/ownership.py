@@ -77,7 +77,7 @@ def _table(target: Engine, container: str, path: str) -> list[list[str]]:
         if error.message.startswith("No such container"):
             raise
         return []
-    with tarfile.open(fileobj=PieceReader(iter(response)), mode="r|") as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=PieceReader(iter(response)), mode="r|") as tar:  # type: ignore[call-overload]  # reads only, as a stream needs
         for member in tar:
             content = tar.extractfile(member)
             if member.isreg() and content is not None:
@@ -89,7 +89,7 @@ def _table(target: Engine, container: str, path: str) -> list[list[str]]:
 def rewritten(pieces: Iterator[bytes], owner: Owner, out: IO[bytes]) -> None:
     """A tar with another owner for all that is in it."""
     with (
-        tarfile.open(fileobj=PieceReader(pieces), mode="r|") as source,  # type: ignore[call-overload]
+        tarfile.open(fileobj=PieceReader(pieces), mode="r|") as source,  # type: ignore[call-overload]  # reads only, as a stream needs
         tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as target,
     ):
         for member in source:

@@ -111,7 +111,7 @@ def read(values: Mapping[str, str], prefix: str = PREFIX) -> Settings:
             found[extension.field] = extension.read(text)
         except InvalidArgument as error:
             raise InvalidArgument(f"invalid {prefix}{name} {text!r}: {error.message}") from None
-    return Settings(**found)  # type: ignore[arg-type]
+    return Settings(**found)  # type: ignore[arg-type]  # each reader gives its field's type
 
 
 def of_record(values: Mapping[str, str]) -> Settings:

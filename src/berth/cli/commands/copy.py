@@ -94,7 +94,7 @@ def _from_container(
             return f"{name}/{rest}"
         return name + rest[len(top) :] if rest.rstrip("/") == top or rest.startswith(top + "/") else rest
 
-    with tarfile.open(fileobj=PieceReader(iter(response)), mode="r|") as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=PieceReader(iter(response)), mode="r|") as tar:  # type: ignore[call-overload]  # reads only, as a stream needs
         unpack(tar, folder, rename, archive=archive, owner=owner)
 
 
