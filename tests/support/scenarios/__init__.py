@@ -1,0 +1,20 @@
+"""The operations of the failpoint matrix: what is there before, what is done, and what must hold whoever was killed in between.
+
+Each scenario names the points that it comes by. `verify` is called when an engine serves again: the operation was done or
+it was not, never half; then it is tried again, and has to work. `clean` takes everything away: the matrix compares.
+"""
+
+from __future__ import annotations
+
+from support.scenarios.container import Change, Create, Exec, Pause, Remove, Rotate, RunAndRemove, Start, StartJoined, Stop
+from support.scenarios.engine import FirstStart, Restart
+from support.scenarios.image import Build, Commit, Import, Load, Pull, RemoveImage, Tag
+from support.scenarios.network import Connect, NetworkLife, VolumeLife
+from support.scenarios.world import Scenario, World
+
+__all__ = ["SCENARIOS", "Scenario", "World"]
+
+SCENARIOS: tuple[type[Scenario], ...] = (
+    Create, Start, StartJoined, Stop, RunAndRemove, Remove, VolumeLife, NetworkLife, Connect, Exec, Pause, Change, Import, Load,
+    Pull, Commit, Build, Tag, RemoveImage, Rotate, Restart, FirstStart,
+)  # fmt: skip
