@@ -22,7 +22,8 @@ from berth.contract.usage import Usage
 from berth.engine import port_bindings
 from berth.engine.config import EngineConfig
 from berth.engine.events import Events
-from berth.engine.network_attachment import Attacher, drop_live, parted
+from berth.engine.network_address import drop_live, parted
+from berth.engine.network_attachment import Attacher
 from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_definition import Definitions, host_lock, inspection, predefined, summary, with_ipv6
 from berth.engine.network_view import network_settings
@@ -269,14 +270,7 @@ class NetworkService:
 
     def _release(self, container_id: str) -> Sequence[NetworkRecord]:
         rows = [row for row in self._catalog.of_container(container_id).values() if row.live]
-        ports = self._catalog.drop_ports(container_id)
-        failpoint.hit("network.release.after-ports")
-        self._fabric.unpublish(ports)
-        drop_live(self._catalog, rows)
-        failpoint.hit("network.release.after-endpoints")
-        self._resolver.drop(container_id)
-        self._attacher.forget(container_id)
-        self._attacher.flush_udp(ports)
+        self._attacher.release(container_id)
         return [self._catalog.networks[row.network_id] for row in rows if row.network_id in self._catalog.networks]
 
     async def connect(self, facts: ContainerFacts, network: str, settings: EndpointSettings, pid: int | None) -> None:
@@ -356,7 +350,7 @@ class NetworkService:
                 names = tuple(dict.fromkeys(name if n == row.live.name else n for n in row.live.names))
                 rows.append(msgspec.structs.replace(row, live=msgspec.structs.replace(row.live, name=name, names=names)))
         self._catalog.put_endpoints(rows)
-        self._attacher.tell_resolver(container_id)
+        self._attacher.renamed(container_id)
 
     def settings(self, facts: ContainerFacts) -> NetworkSettings:
         """NetworkSettings for inspect."""

@@ -1,0 +1,219 @@
+"""Published ports of containers: held on the host by bound sockets, led to the container by elements, on record beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from ipaddress import ip_address
+
+import msgspec
+
+from berth.contract.network import ContainerFacts
+from berth.engine.network_catalog import NetworkCatalog
+from berth.engine.network_wish import Wish, wanted
+from berth.errors import Conflict, InvalidArgument, ResourceExhausted
+from berth.kernel import netlink
+from berth.kernel.conntrack import flush_udp
+from berth.network.fabric import Fabric
+from berth.network.names import gateway_order
+from berth.network.port import PortWish, hold, wishes
+from berth.network.record import BRIDGE, HOST_BINDING, ROUTED, Endpoint, Live, NetworkRecord, Published
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Keeps sockets, rows and elements of ports in step. `default_address`: where ports are published that name none."""
+
+    def __init__(self, catalog: NetworkCatalog, fabric: Fabric, default_address: str) -> None:
+        self._catalog = catalog
+        self._fabric = fabric
+        self._publish_address = default_address
+        self._flushing: set[asyncio.Task[None]] = set()
+
+    def bind(
+        self, facts: ContainerFacts, networks: Sequence[Wish], rows: Sequence[Endpoint], undo: ExitStack
+    ) -> tuple[list[Published], list[socket.socket]]:
+        """Published through the network that has the default route, as with Docker; without one, nothing is."""
+        asked = wishes(facts.config, facts.host_config)
+        best = gateway_order([(n, w) for n, w in networks if n.driver == BRIDGE])
+        if not asked or not best:
+            return [], []
+        network = best[0]
+        row = next(row for row in rows if row.network_id == network.id)
+        entry = row.live
+        assert entry is not None
+        ports, sockets = self._hold(
+            facts,
+            network,
+            row,
+            [(wish, _host_addresses(network, entry, wish.address, self._publish_address)) for wish in asked],
+            undo,
+        )
+        return [*(port for wish in asked for port in _routed(network, entry, wish)), *ports], sockets
+
+    def _hold(
+        self,
+        facts: ContainerFacts,
+        network: NetworkRecord,
+        row: Endpoint,
+        places: Sequence[tuple[PortWish, list[str]]],
+        undo: ExitStack,
+    ) -> tuple[list[Published], list[socket.socket]]:
+        """Bind each wish on its host addresses. ResourceExhausted in Docker's words."""
+        entry = row.live
+        assert entry is not None
+        ports: list[Published] = []
+        sockets: list[socket.socket] = []
+        allocated = self._catalog.allocated_ports()
+        for wish, addresses in places:
+            try:
+                held = hold(wish, addresses, allocated | {(p.protocol, p.address, p.port) for p in ports})
+            except ResourceExhausted as error:
+                text = f"driver failed programming external connectivity on endpoint {facts.name} ({row.id}): {error.message}"
+                raise ResourceExhausted(text) from error
+            for address, sock in zip(addresses, held, strict=True):
+                undo.callback(sock.close)
+                sockets.append(sock)
+                target = entry.ipv6 if ":" in address else entry.ipv4
+                ports.append(
+                    Published(protocol=wish.protocol, address=address, port=sock.getsockname()[1], target=target,
+                              target_port=wish.container_port, network_id=network.id, direct=bool(network.trusted_interfaces))
+                )  # fmt: skip
+        return ports, sockets
+
+    def publish(self, more: ContainerFacts) -> tuple[int, ...]:
+        """Publish the ports of `more` beside those that the running container has. The bound sockets."""
+        rows = [row for row in self._catalog.of_container(more.id).values() if row.live]
+        live_in = {row.network_id for row in rows}
+        networks = [wish for wish in wanted(self._catalog, more) if wish[0].id in live_in]
+        with ExitStack() as undo:
+            ports, sockets = self.bind(more, networks, rows, undo)
+            if not ports:
+                raise Conflict(f"container {more.name} is in no bridge network, so nothing can be published")
+            entry = next(row.live for row in rows if row.network_id == ports[0].network_id)
+            self._catalog.put_ports(more.id, ports)
+            undo.callback(self.unpublish, more.id, ports)
+            self._fabric.publish(ports)
+            if entry is not None:
+                netlink.set_hairpin(entry.host_name)
+            undo.pop_all()
+        self.flush_udp(ports)
+        return tuple(sock.detach() for sock in sockets)
+
+    def publish_missing(self, facts: ContainerFacts) -> tuple[int, ...]:
+        """The ports that a running container asks for and that nothing of the host is held for yet: it has just come into a
+        network that can publish them. The bound sockets."""
+        rows = {row.network_id: row for row in self._catalog.of_container(facts.id).values() if row.live}
+        networks = [wish for wish in wanted(self._catalog, facts) if wish[0].id in rows and wish[0].driver == BRIDGE]
+        best = next(iter(gateway_order(networks)), None)
+        entry = rows[best.id].live if best else None
+        held = {(p.protocol, p.target_port, p.address) for p in self._catalog.ports.get(facts.id, []) if not p.routed}
+        missing: list[tuple[PortWish, list[str]]] = []
+        for wish in wishes(facts.config, facts.host_config) if best and entry else []:
+            if ":" in wish.address and not (entry and entry.ipv6):
+                continue
+            addresses = _host_addresses(best, entry, wish.address, self._publish_address) if best and entry else []
+            missing.append((wish, [a for a in addresses if (wish.protocol, wish.container_port, a) not in held]))
+        if best is None or entry is None or not any(addresses for _, addresses in missing):
+            return ()
+        with ExitStack() as undo:
+            ports, sockets = self._hold(facts, best, rows[best.id], missing, undo)
+            self._catalog.put_ports(facts.id, ports)
+            undo.callback(self.unpublish, facts.id, ports)
+            self._fabric.publish(ports)
+            netlink.set_hairpin(entry.host_name)
+            undo.pop_all()
+        self.flush_udp(ports)
+        return tuple(sock.detach() for sock in sockets)
+
+    def unpublish(self, container_id: str, ports: Sequence[Published]) -> None:
+        """These ports of a running container lead nowhere any more; connections that there are go on."""
+        if not ports:
+            return
+        self._catalog.replace_ports(container_id, [p for p in self._catalog.ports.get(container_id, []) if p not in ports])
+        self._fabric.unpublish(ports)
+        self.flush_udp(ports)
+
+    def move(self, facts: ContainerFacts, networks: Sequence[Wish], rows: Sequence[Endpoint]) -> None:
+        """Published ports follow the default route of a running container to another network. What is held of the host stays
+        held, also while there is nowhere to lead it."""
+        before = self._catalog.ports.get(facts.id, [])
+        by_id = {row.network_id: row.live for row in rows if row.live}
+        best = next((n for n in gateway_order([w for w in networks if w[0].driver == BRIDGE]) if n.id in by_id), None)
+        entry = by_id[best.id] if best else None
+        ports = [_through(port, best, entry) for port in before if not port.routed]
+        if best and entry:
+            ports += [p for wish in wishes(facts.config, facts.host_config) for p in _routed(best, entry, wish)]
+        if ports == before:
+            return
+        if entry and ports:
+            netlink.set_hairpin(entry.host_name)
+        self._catalog.replace_ports(facts.id, ports)
+        self._fabric.unpublish(set(before) - set(ports))
+        self._fabric.publish([port for port in ports if port.target])
+        self.flush_udp(before)
+
+    def flush_udp(self, ports: Sequence[Published]) -> None:
+        """Forget, in the background, the UDP flows of ports that have come or gone: they would go on the old way."""
+        udp = [port for port in ports if port.protocol == "udp" and port.target]
+        if udp:
+            numbers, targets = {p.port for p in udp}, {ip_address(p.target).packed for p in udp}
+            task = asyncio.ensure_future(_flush(numbers, targets))
+            self._flushing.add(task)
+            task.add_done_callback(self._flushing.discard)
+
+
+def _routed(network: NetworkRecord, entry: Live, wish: PortWish) -> list[Published]:
+    """What is opened of a port where the network is routed: the container's own, once per family."""
+    found = []
+    for target, v6 in ((entry.ipv4, False), (entry.ipv6, True)):
+        other_family = wish.address and (":" in wish.address) != v6
+        if target and network.gateway_mode(v6=v6) == ROUTED and not other_family:
+            found.append(
+                Published(protocol=wish.protocol, address=target, port=wish.container_port, target=target,
+                          target_port=wish.container_port, network_id=network.id, routed=True)
+            )  # fmt: skip
+    return found
+
+
+def _through(port: Published, network: NetworkRecord | None, entry: Live | None) -> Published:
+    """A port of the host, led to where the container is now."""
+    v6 = ":" in port.address
+    target = (entry.ipv6 if v6 else entry.ipv4) if entry else ""
+    if network is None or not target or network.gateway_mode(v6=v6) == ROUTED:
+        return msgspec.structs.replace(port, target="", network_id="", direct=False)
+    return msgspec.structs.replace(port, target=target, network_id=network.id, direct=bool(network.trusted_interfaces))
+
+
+async def _flush(ports: set[int], addresses: set[bytes]) -> None:
+    try:
+        await asyncio.to_thread(flush_udp, ports, addresses)
+    except OSError as error:
+        log.warning("connection tracking entries of published ports could not be flushed: %s", error)
+
+
+def _host_addresses(network: NetworkRecord, entry: Live, asked: str, default: str) -> list[str]:
+    """The host addresses that a port is bound to; none of a family that is routed."""
+    routed = {v6: network.gateway_mode(v6=v6) == ROUTED for v6 in (False, True)}
+    return [a for a in _bindings(network, entry, asked, default) if not routed[":" in a]]
+
+
+def _bindings(network: NetworkRecord, entry: Live, asked: str, default: str) -> list[str]:
+    own = network.options.get(HOST_BINDING, "")
+    # The default network says 0.0.0.0 from the beginning, which nobody has asked for.
+    binding = asked or (default or own if network.is_predefined else own or default) or "0.0.0.0"
+    if ":" in binding:
+        if not entry.ipv6:
+            raise InvalidArgument(
+                f"cannot publish on the host address [{binding}]: network {network.name} has no IPv6; "
+                "create it with --ipv6 or publish on an IPv4 address"
+            )
+        return [str(ip_address(binding))]
+    found = [binding] if entry.ipv4 else []
+    if entry.ipv6 and not asked and binding == "0.0.0.0":
+        found.append("::")
+    return found
