@@ -1,12 +1,17 @@
 """Run one command as root in a throw-away QEMU guest: Debian 12 with its own kernel and pure cgroup v2.
 
-    guest_run.py [--share DIR] [--at PATH] [--timeout S] [--mem MB] [--verbose] -- command...
+    guest_run.py [--share DIR] [--at PATH] [--timeout S] [--mem MB] [--lsm NAME] [--init NAME] [--disk KIND] [--append WORDS]
+                 [--verbose] -- command...
 
 The command's output comes back on ours, its exit status becomes ours (124 time limit, 125 the guest failed). In the guest a
-read-only copy of DIR is mounted at PATH (and is the working directory), /data is an empty writable ext4 disk, / a Debian root
+read-only copy of DIR is mounted at PATH (and is the working directory), /data is an empty writable disk, / a Debian root
 whose changes are thrown away, /sys/fs/cgroup is cgroup2 with every controller, / is a shared mount as under systemd, and eth0
 has NAT to the host. Needs root, qemu-system-x86, mmdebstrap, e2fsprogs. Root image and kernel are built on first use from
 Debian's packages and kept in ~/.cache/berth-guest. Software emulation: Python is 7 to 15 times slower than on the host.
+
+    --lsm   none (default), apparmor, selinux (without a policy): the security module that the kernel starts with
+    --init  plain (default): no init system, the command's parent is process 1; systemd: the command is a unit of it
+    --disk  ext4 (default), ext4-prjquota, xfs (project quota on): the file system of /data
 """
 
 from __future__ import annotations
@@ -25,35 +30,65 @@ import time
 
 SUITE, KERNEL = "bookworm", "linux-image-cloud-amd64"
 PACKAGES = (
-    "busybox-static", "ca-certificates", "iproute2", "iputils-ping", "kmod", "libnftables1", "libseccomp2", "nftables", "procps",
-    "python3",
+    "busybox-static", "ca-certificates", "curl", "iproute2", "iputils-ping", "kmod", "libnftables1", "libseccomp2", "nftables",
+    "procps", "python3",
+    # What tests drive the engine with, or compare it with; the docker CLI is the host's.
+    "conmon", "crun", "docker-compose", "docker-registry", "docker.io", "libfaketime", "openssl", "podman", "runc", "skopeo",
+    "strace", "tini",
+    # What only the guest's kernel has a use for.
+    "apparmor", "e2fsprogs", "systemd", "xfsprogs",
 )  # fmt: skip
+LSM = {"none": "lsm=landlock", "apparmor": "lsm=landlock,apparmor apparmor=1", "selinux": "lsm=landlock,selinux"}
+# Options of mke2fs and of mount(8). Project quota is a feature of ext4 that is chosen when it is made; xfs is made in the guest.
+DISKS = {
+    "ext4": ((), "ext4", "noinit_itable"),
+    "ext4-prjquota": (("-O", "project,quota", "-E", "quotatype=prjquota"), "ext4", "noinit_itable,prjquota"),
+    "xfs": (None, "xfs", "prjquota"),
+}
 # What must be loaded before the root disk can be mounted, in this order; ext4 is built in, virtio is not.
 EARLY = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk")
 
 INIT = """#!/bin/sh
 mount -t devtmpfs dev /dev
 for m in {modules}; do insmod /$m.ko; done
-mount -t ext4 /dev/vda /root && mount -t devtmpfs dev /root/dev && mount -t tmpfs run /root/run
+mount -t ext4 /dev/vda /root && mount -t devtmpfs dev /root/dev && mount -t tmpfs -o mode=755 run /root/run
 cp /stage2 /job /root/run/
-exec switch_root /root /bin/sh /run/stage2
+cp /guest-job.service /root/etc/systemd/system/
+exec switch_root /root {init}
+"""
+INITS = {"plain": "/bin/sh /run/stage2", "systemd": "/lib/systemd/systemd systemd.unit=guest-job.service"}
+UNIT = """[Unit]
+Description=The command of the guest
+[Service]
+ExecStart=/bin/sh /run/stage2
+Environment=GUEST_INIT=systemd
 """
 
-STAGE2 = """
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
-mkdir -p /dev/pts /dev/shm /dev/mqueue /data {at}
+# What an init system does where there is one.
+MOUNTS = """
+mkdir -p /dev/pts /dev/shm /dev/mqueue
 mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec sys /sys
+mount -t securityfs -o nosuid,nodev,noexec securityfs /sys/kernel/security
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup
 ln -sfn /proc/self/fd /dev/fd
-mount -t ext4 -o noinit_itable /dev/vdb /data
-[ -b /dev/vdc ] && mount -t ext4 -o ro /dev/vdc {at} && cd {at}
 mount --make-rshared /
 for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done
+"""
+
+STAGE2 = """
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+export BERTH_GUEST=1
+[ -n "$GUEST_INIT" ] || {{ {mounts} }}
+mkdir -p /data {at}
+[ {kind} = xfs ] && modprobe xfs && mkfs.xfs -q -f /dev/vdb
+mount -t {kind} -o {options} /dev/vdb /data
+[ -b /dev/vdc ] && mount -t ext4 -o ro /dev/vdc {at} && cd {at}
 modprobe virtio_console; modprobe virtio_net; modprobe overlay
-hostname guest; echo '127.0.0.1 localhost guest' > /etc/hosts; echo 'nameserver 10.0.2.3' > /etc/resolv.conf
+hostname guest; echo '127.0.0.1 localhost guest' > /etc/hosts
+rm -f /etc/resolv.conf; echo 'nameserver 10.0.2.3' > /etc/resolv.conf
 ip link set lo up; ip link set eth0 up && ip address add 10.0.2.15/24 dev eth0 && ip route add default via 10.0.2.2
 for p in /sys/class/virtio-ports/*; do read n < $p/name; eval "$n=/dev/${{p##*/}}"; done
 # A port can be opened only once, so the command gets pipes, and cat the ports.
@@ -86,6 +121,15 @@ def make_ext4(path: str, megabytes: int, *more: str) -> None:
     with open(path, "wb") as file:
         file.truncate(megabytes << 20)
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1", *more, path], check=True)
+
+
+def make_disk(path: str, megabytes: int, features: tuple[str, ...] | None) -> None:
+    """An empty disk, with ext4 or (None) without a file system."""
+    if features is None:
+        with open(path, "wb") as file:
+            file.truncate(megabytes << 20)
+    else:
+        make_ext4(path, megabytes, *features)
 
 
 def tree_megabytes(root: str) -> int:
@@ -154,6 +198,7 @@ def image(cache: str) -> str:
 def qemu(options: argparse.Namespace, img: str, tmp: str, ports: dict[str, int]) -> list[str]:
     """The command line. `ports` are descriptors that the guest's output goes to."""
     kernel = f"console=ttyS0 panic=-1 cgroup_no_v1=all mitigations=off {'loglevel=6' if options.verbose else 'quiet loglevel=4'}"
+    kernel += f" {LSM[options.lsm]} {options.append}"
     args = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35", "-cpu", "max", "-smp", "2"]
     args += ["-m", str(options.mem), "-nodefaults", "-display", "none", "-no-reboot"]
     args += ["-kernel", img + "/vmlinuz", "-initrd", tmp + "/initrd", "-append", kernel, "-serial", f"file:{tmp}/console"]
@@ -170,12 +215,15 @@ def qemu(options: argparse.Namespace, img: str, tmp: str, ports: dict[str, int])
 def run(options: argparse.Namespace, img: str, tmp: str) -> int:
     """Boot, relay the output, return the command's status."""
     at = shlex.quote(options.at)
+    features, kind, mount_options = DISKS[options.disk]
     job = ("exec " + shlex.join(options.command) + "\n").encode()
     with open(tmp + "/initrd", "wb") as file:
         file.write(content(img + "/early.cpio"))
-        init, stage2 = INIT.format(modules=" ".join(EARLY)).encode(), STAGE2.format(at=at).encode()
-        file.write(cpio({"init": (0o100755, init), "stage2": (0o100755, stage2), "job": (0o100755, job)}))
-    make_ext4(tmp + "/data", 4096)
+        init = INIT.format(modules=" ".join(EARLY), init=INITS[options.init])
+        stage2 = STAGE2.format(at=at, mounts=MOUNTS, kind=kind, options=mount_options)
+        scripts = {"init": init, "stage2": stage2, "guest-job.service": UNIT}
+        file.write(cpio({"job": (0o100755, job)} | {name: (0o100755, text.encode()) for name, text in scripts.items()}))
+    make_disk(tmp + "/data", 8192, features)
     if options.share:
         make_ext4(tmp + "/share", tree_megabytes(options.share), "-O", "^has_journal", "-d", options.share)
     pipes = {name: os.pipe() for name in ("out", "err", "rc")}
@@ -229,6 +277,10 @@ def main() -> int:
     parser.add_argument("--at", metavar="PATH", default="/share", help="where the copy is in the guest (%(default)s)")
     parser.add_argument("--timeout", metavar="S", type=float, default=1800, help="end the guest after S seconds (%(default)s)")
     parser.add_argument("--mem", metavar="MB", type=int, default=3072, help="memory of the guest (%(default)s)")
+    parser.add_argument("--lsm", choices=list(LSM), default="none")
+    parser.add_argument("--init", choices=list(INITS), default="plain")
+    parser.add_argument("--disk", choices=list(DISKS), default="ext4")
+    parser.add_argument("--append", metavar="WORDS", default="", help="more words for the kernel's command line")
     parser.add_argument("--cache", metavar="DIR", default=os.path.expanduser("~/.cache/berth-guest"))
     parser.add_argument("--verbose", action="store_true", help="print the kernel's messages at the end")
     parser.add_argument("command", nargs="+")
