@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from berth.network.firewall import rule_set
 from berth.wire.network import NetworkCreateRequest
 from netlab import HOST_ADDRESS, LAN_ADDRESS, Lab, in_lab, reaches
 
@@ -112,4 +114,39 @@ def test_flushed_rules_come_back(tmp_path: Path, flush: str, monkeypatch: pytest
         with three.listen(80) as server:
             assert lab.lan.reaches(server, HOST_ADDRESS, 8082) == LAN_ADDRESS
 
+    in_lab(tmp_path, test)
+
+
+def test_a_network_that_comes_or_goes_changes_its_own_rules_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+
+    def counted(*arguments: Any) -> str:
+        loads.append(rule_set(*arguments))
+        return loads[-1]
+
+    async def test(lab: Lab) -> None:
+        def table() -> list[str]:
+            return sorted(output("nft", "list", "table", "inet", lab.config.name).replace(",", "\n").splitlines())
+
+        await lab.service.create(NetworkCreateRequest(name="first", enable_ipv6=True))
+        await lab.service.create(NetworkCreateRequest(name="gone"))
+        await lab.service.create(NetworkCreateRequest(name="inner", internal=True))
+        await lab.service.remove("gone")
+        await asyncio.sleep(0.6)
+        assert len(loads) == 1, "one at the start of the engine, none for networks, none for having noticed its own changes"
+        have = table()
+        await asyncio.to_thread(lab.service._fabric._apply)
+        assert [line.strip() for line in table()] == [line.strip() for line in have], "as when all is loaded at once"
+        load("table inet theirs\nadd chain inet theirs input { type filter hook input priority 0; }", "nft")
+        await asyncio.sleep(0.6)
+        assert len(loads) == 2, "what others do elsewhere is looked at, and changes nothing"
+        load(f"delete table inet {lab.config.name}", "nft")
+        await lab.service.create(NetworkCreateRequest(name="late"))
+        assert len(loads) == 3 and "appear4" in output("nft", "list", "table", "inet", lab.config.name)
+        one, two = await lab.run("one", mode="first"), await lab.run("two", mode="late")
+        with one.listen(80) as server, lab.lan.listen(81) as outside:
+            assert two.reaches(server, lab.address("one", "first"), 80, 0.3) is None
+            assert two.reaches(outside, LAN_ADDRESS, 81) == HOST_ADDRESS
+
+    monkeypatch.setattr("berth.network.fabric.rule_set", counted)
     in_lab(tmp_path, test)

@@ -7,9 +7,10 @@ nf_tables attributes are big-endian. Constants are those of linux/netfilter/nf_t
 
 from __future__ import annotations
 
-from struct import pack, unpack_from
+import os
+from struct import pack, unpack, unpack_from
 
-from berth.kernel.netlink import ACK, CREATE, EXCL, attribute, message, open_socket, talk
+from berth.kernel.netlink import ACK, CREATE, EXCL, attribute, attributes, message, open_socket, talk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ NETLINK_NETFILTER = 12
 FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6 = 1, 2, 10
 _SUBSYSTEM = 10 << 8
 _NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _NEWSETELEM, _DELSETELEM = 0, 2, 3, 6, 12, 14
+_NEWGEN, _GETGEN = 15, 16
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NESTED = 0x8000
 _MSG_DONTWAIT = 0x40
@@ -81,6 +83,19 @@ def _exchange(sock: Socket, data: bytes, what: str) -> None:
         except BlockingIOError:
             break
     talk(sock, data, what)
+
+
+def generation(sock: Socket) -> int:
+    """The number of the rule set, which each transaction raises by one."""
+    sock.send(message(_SUBSYSTEM | _GETGEN, 0, _header(0)))
+    while True:
+        answer = sock.recv(65536)
+        kind = unpack_from("H", answer, 4)[0]
+        if kind == _SUBSYSTEM | _NEWGEN:
+            return int(unpack(">I", attributes(answer, 20)[1])[0])
+        if kind == 2:
+            number = -unpack_from("i", answer, 16)[0]
+            raise OSError(number, os.strerror(number), "nf_tables: generation")
 
 
 def new_table(family: int, table: str) -> bytes:

@@ -1,7 +1,8 @@
 """The host's side of all networks of an engine: bridges, the rule set, the elements of published ports, kept as they should be.
 
 Everything that goes through libnftables runs in a thread, one call at a time; elements go inline as raw messages, since
-they take 0.02 ms. Whatever is missing (a flushed rule set, another firewall's reload) is put back by `mend`.
+they take 0.02 ms. A network that comes or goes changes its own chains and elements; the whole rule set is loaded at the start of
+an engine, and by `mend` when somebody else has touched it (a flushed rule set, another firewall's reload).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import errno
 import logging
 import threading
 from _socket import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from berth import failpoint
 from berth.errors import BerthError
@@ -19,10 +20,10 @@ from berth.kernel import netlink
 from berth.kernel.netlink import open_socket
 from berth.kernel.nfnetlink import FAMILY_INET, NETLINK_NETFILTER, batch, element
 from berth.network import bridge, foreign, host, stale
-from berth.network.firewall import BridgeRules, SubnetRules, elements_of, rule_set
+from berth.network.firewall import BridgeRules, SubnetRules, addition, elements_of, removal, rule_set
 from berth.network.nftables import Nftables, RuleError
 from berth.network.record import BRIDGE, ENABLE_ICC, ENABLE_MASQUERADE, HOST_SOURCES, NetworkRecord, Published
-from berth.network.watch import RuleWatch
+from berth.network.watch import Change, RuleWatch
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Fabric:
         self._watch: RuleWatch | None = None
         self._netlink: socket | None = None
         self._mending: set[asyncio.Task[None]] = set()
-        self._loaded = ""
+        # As nft lists the table; None once it has been changed since.
+        self._loaded: str | None = None
         self.blocking: list[foreign.ForeignChain] = []
         self.default_mtu = 1500
 
@@ -106,20 +108,46 @@ class Fabric:
         async with self._lock:
             self._bridges[record.id] = record
             try:
-                await asyncio.to_thread(self._establish, [record])
+                await asyncio.to_thread(self._add, record)
             except BaseException:
                 self._bridges.pop(record.id, None)
+                await asyncio.to_thread(self._take_out, record)
                 await asyncio.to_thread(bridge.remove, record.device)
                 raise
+
+    def _add(self, record: NetworkRecord) -> None:
+        bridge.ensure(record, bridge.network_mtu(record, self.default_mtu))
+        host.enable_forwarding(ipv6=record.enable_ipv6)
+        self._change(addition(self.table, self._rules_of(record)))
+        self._adapt_others(record)
 
     async def remove(self, record: NetworkRecord) -> None:
         """Remove the bridge and its rules. Idempotent."""
         async with self._lock:
-            self._bridges.pop(record.id, None)
-            self._published = {port for port in self._published if port.network_id != record.id}
-            await asyncio.to_thread(self._apply)
+            known = self._bridges.pop(record.id, None)
+            self.unpublish([port for port in self._published if port.network_id == record.id])
+            if known is not None:
+                await asyncio.to_thread(self._take_out, record)
             failpoint.hit("network.remove.after-rules")
             await asyncio.to_thread(bridge.remove, record.device)
+
+    def _take_out(self, record: NetworkRecord) -> None:
+        self._change(removal(self.table, self._rules_of(record)))
+        self._adapt_others(record)
+
+    def _change(self, commands: str) -> None:
+        """A part of the rule set comes or goes; all of it is loaded when that does not fit what the kernel has."""
+        self._loaded = None
+        try:
+            self._nft.run(commands)
+        except RuleError as error:
+            log.info("the firewall rules of %s are loaded anew: %s", self.table, error)
+            self._apply()
+
+    def _adapt_others(self, record: NetworkRecord) -> None:
+        """Accepts in other firewalls' chains for a bridge whose name says nothing of the engine."""
+        if not record.device.startswith(self._pattern.removesuffix("*")):
+            self.blocking = foreign.reconcile(self._nft, self.table, self._patterns())
 
     def publish(self, ports: Iterable[Published]) -> None:
         """Add elements. Raises OSError when the kernel refuses."""
@@ -151,32 +179,37 @@ class Fabric:
             self._netlink = open_socket(NETLINK_NETFILTER)
         batch(messages, f"nf_tables: {self.table}", self._netlink)
 
-    def _schedule(self) -> None:
-        task = asyncio.ensure_future(self._mend_quietly())
+    def _schedule(self, changes: Sequence[Change] = ()) -> None:
+        task = asyncio.ensure_future(self._mend_quietly(changes))
         self._mending.add(task)
         task.add_done_callback(self._mending.discard)
 
-    async def _mend_quietly(self) -> None:
+    async def _mend_quietly(self, changes: Sequence[Change]) -> None:
         try:
-            await self.mend()
+            await self.mend(changes)
         except (BerthError, OSError) as error:
             log.warning("the firewall rules of %s could not be put back: %s", self.table, error)
 
-    async def mend(self) -> None:
-        """Compare with what should be there, and put back what is missing."""
+    async def mend(self, changes: Sequence[Change] = ()) -> None:
+        """Look at what others have changed (everything, without `changes`), and put back what is missing."""
         async with self._lock:
-            await asyncio.to_thread(self._mend)
+            # A transaction of our own that is being told of has ended when the lock is ours, so its number is known.
+            by_others = [change for change in changes if not self._nft.has_made(change.generation)]
+            if by_others or not changes:
+                await asyncio.to_thread(self._mend, own=any(change.own for change in by_others) or not changes)
 
-    def _mend(self) -> None:
-        try:
-            now = self._nft.show(f"list table inet {self.table}")
-        except RuleError:
-            now = ""
-        if now != self._loaded:
+    def _mend(self, *, own: bool) -> None:
+        if own and (self._loaded is None or self._listed() != self._loaded):
             log.info("the firewall rules of %s were changed by somebody else: put back", self.table)
             self._establish(list(self._bridges.values()))
         else:
             self.blocking = foreign.reconcile(self._nft, self.table, self._patterns())
+
+    def _listed(self) -> str:
+        try:
+            return self._nft.show(f"list table inet {self.table}")
+        except RuleError:
+            return ""
 
     async def teardown(self) -> None:
         """Remove everything that this engine made on the host: rules, accepts in other tables, bridges."""
@@ -186,7 +219,7 @@ class Fabric:
 
     def _demolish(self) -> None:
         self._nft.run(f"table inet {self.table}\ndelete table inet {self.table}")
-        self._loaded = ""
+        self._loaded = None
         foreign.remove(self._nft, self.table)
         for record in self._bridges.values():
             bridge.remove(record.device)
@@ -202,6 +235,7 @@ class Fabric:
         if self._netlink:
             self._netlink.close()
             self._netlink = None
+        self._nft.close()
         for task in self._mending:
             task.cancel()
 

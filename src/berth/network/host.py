@@ -22,7 +22,7 @@ def subnets_in_use() -> list[Subnet]:
     """Subnets that the host has routes to or addresses in, and those of its resolvers; not the default route."""
     found: list[Subnet] = []
     texts = [destination for destination, _, _ in netlink.routes()] + [address for _, address in netlink.addresses()]
-    for text in texts:
+    for text in dict.fromkeys(texts):
         net = ip_network(text, strict=False)
         if net.prefixlen:
             found.append(net)

@@ -7,6 +7,7 @@ gateway addresses and those of `auxiliary` are never given.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import (
     IPv4Network,
@@ -81,13 +82,31 @@ def overlaps(one: Subnet, other: Subnet) -> bool:
 def free_pool(candidates: Iterable[Subnet], taken: Iterable[Subnet]) -> Subnet:
     """The first candidate that overlaps nothing."""
     used = list(taken)
+    ends = {version: _united(used, version) for version in (4, 6)}
     for candidate in candidates:
-        if not any(overlaps(candidate, other) for other in used):
+        firsts, lasts = ends[candidate.version]
+        # Of the stretches that begin before the candidate ends, only the last can reach into it.
+        before = bisect(firsts, int(candidate.broadcast_address))
+        if not before or lasts[before - 1] < int(candidate.network_address):
             return candidate
     raise ResourceExhausted(
         "could not find an available, non-overlapping address pool among the defaults to assign to the network: "
         "remove unused networks or give the network a --subnet"
     )
+
+
+def _united(subnets: Iterable[Subnet], version: int) -> tuple[list[int], list[int]]:
+    """What the subnets cover: first and last addresses of stretches that do not overlap, in order."""
+    firsts: list[int] = []
+    lasts: list[int] = []
+    stretches = ((int(s.network_address), int(s.broadcast_address)) for s in subnets if s.version == version)
+    for first, last in sorted(set(stretches)):
+        if lasts and first <= lasts[-1]:
+            lasts[-1] = max(last, lasts[-1])
+        else:
+            firsts.append(first)
+            lasts.append(last)
+    return firsts, lasts
 
 
 def first_host(subnet: Subnet) -> str:

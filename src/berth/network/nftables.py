@@ -8,11 +8,14 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import threading
+from _socket import socket
 from typing import Any
 
 import msgspec
 
 from berth.errors import BerthError, Unavailable
+from berth.kernel.netlink import open_socket
+from berth.kernel.nfnetlink import NETLINK_NETFILTER, generation
 
 _JSON, _TERSE, _NUMERIC = 1 << 4, 1 << 11, (1 << 7) | (1 << 8) | (1 << 10)
 
@@ -28,6 +31,8 @@ class Nftables:
         self._lock = threading.Lock()
         self._library: ctypes.CDLL | None = None
         self._context = ctypes.c_void_p()
+        self._netlink: socket | None = None
+        self._made: set[int] = set()
 
     def _load(self) -> ctypes.CDLL:
         if self._library is None:
@@ -57,7 +62,31 @@ class Nftables:
 
     def run(self, text: str) -> None:
         """Carry out commands as one transaction. RuleError when one of them is refused: then none has happened."""
+        before = self._generation()
         self._run(text, 0)
+        after = self._generation()
+        if after == before + 1:
+            # Nobody else has changed anything meanwhile, so this number is that of our own transaction.
+            self._made.add(after)
+
+    def _generation(self) -> int:
+        with self._lock:
+            if self._netlink is None:
+                self._netlink = open_socket(NETLINK_NETFILTER)
+            return generation(self._netlink)
+
+    def has_made(self, generation: int) -> bool:
+        """Whether that change was certainly made by this context. What is older is forgotten."""
+        known = generation in self._made
+        self._made = {number for number in self._made if number > generation}
+        return known
+
+    def close(self) -> None:
+        """Let go of the socket; it is opened again when it is needed."""
+        with self._lock:
+            if self._netlink is not None:
+                self._netlink.close()
+                self._netlink = None
 
     def show(self, text: str) -> str:
         """The answer to a list command as text, without the elements of sets."""

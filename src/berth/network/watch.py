@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from struct import unpack_from
+from struct import unpack, unpack_from
 
+from msgspec import Struct
+
+from berth.kernel.netlink import attributes
 from berth.kernel.nfnetlink import NETLINK_NETFILTER
 
 _GROUP_NFTABLES = 1 << 6
@@ -19,44 +22,56 @@ _AT_ONCE = 0.005
 _NFGENMSG = 4
 
 
-def concerns_rules(data: bytes) -> bool:
-    """Whether a notification tells of tables, chains, rules or sets; not of elements, which change with every container."""
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind = unpack_from("IH", data, offset)
-        if kind >> 8 == _SUBSYSTEM and kind & 0xFF not in (_NEWSETELEM, _DELSETELEM, _NEWGEN):
-            return True
-        offset += max((length + 3) & ~3, 16)
-    return False
+class Change(Struct, frozen=True, kw_only=True):
+    """One transaction of somebody. `generation`: its number, 0 when messages were lost, and it may have been anything; `own`: it
+    was about the engine's own table; `gone`: what it said last of that was a deletion. Rules that are replaced go and come in one
+    transaction, whose last message is of something new."""
+
+    generation: int
+    own: bool
+    gone: bool = False
 
 
-def takes_away(data: bytes, table: str) -> bool | None:
-    """Whether the last notification about the table (its elements aside) tells of a deletion; None when there is none.
+class Notices:
+    """Puts notifications together to transactions. Pure."""
 
-    Rules that are replaced go and come in one transaction: its last message is of something new.
-    """
-    found, offset = None, 0
-    while offset + 16 <= len(data):
-        length, kind = unpack_from("IH", data, offset)
-        number = kind & 0xFF
-        told = kind >> 8 == _SUBSYSTEM and number not in (_NEWSETELEM, _DELSETELEM, _NEWGEN)
-        if told and length >= 20 + _NFGENMSG:
-            # The first attribute of each of them is the table's name.
-            size, attribute = unpack_from("HH", data, offset + 16 + _NFGENMSG)
-            name = data[offset + 20 + _NFGENMSG : offset + 16 + _NFGENMSG + size]
-            if attribute & 0x3FFF == 1 and name.rstrip(b"\0") == table.encode():
-                found = number in _DELETIONS
-        offset += max((length + 3) & ~3, 16)
-    return found
+    def __init__(self, table: str) -> None:
+        self._table = table.encode()
+        self._relevant = self._own = self._gone = False
+
+    def feed(self, data: bytes) -> list[Change]:
+        """The transactions that end in this piece and that concern tables, chains, rules or sets; not those of elements alone,
+        which come with every container."""
+        found, offset = [], 0
+        while offset + 16 <= len(data):
+            length, kind = unpack_from("IH", data, offset)
+            if kind >> 8 == _SUBSYSTEM:
+                body = data[offset + 16 + _NFGENMSG : offset + length]
+                if kind & 0xFF == _NEWGEN:
+                    if self._relevant:
+                        number = unpack(">I", attributes(body, 0).get(1, bytes(4)))[0]
+                        found.append(Change(generation=number, own=self._own, gone=self._gone))
+                    self._relevant = self._own = self._gone = False
+                elif kind & 0xFF not in (_NEWSETELEM, _DELSETELEM):
+                    self._note(kind & 0xFF, body)
+            offset += max((length + 3) & ~3, 16)
+        return found
+
+    def _note(self, number: int, body: bytes) -> None:
+        self._relevant = True
+        # The first attribute of each of them is the table's name.
+        if attributes(body, 0).get(1, b"").rstrip(b"\0") == self._table:
+            self._own, self._gone = True, number in _DELETIONS
 
 
 class RuleWatch:
     """Calls `changed` on the loop a moment after the last of a burst of changes, whoever made them; nearly at once when rules of
     the engine's own table have gone, since containers are less apart until they are back."""
 
-    def __init__(self, changed: Callable[[], None], table: str) -> None:
+    def __init__(self, changed: Callable[[list[Change]], None], table: str) -> None:
         self._changed = changed
-        self._table = table
+        self._notices = Notices(table)
+        self._pending: list[Change] = []
         self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -65,27 +80,26 @@ class RuleWatch:
         self._loop.add_reader(self._socket.fileno(), self._read)
 
     def _read(self) -> None:
-        relevant, gone = False, False
+        found: list[Change] = []
         for _ in range(64):
             try:
-                data = self._socket.recv(1 << 16)
-                relevant = concerns_rules(data) or relevant
-                last = takes_away(data, self._table)
-                gone = gone if last is None else last
+                found += self._notices.feed(self._socket.recv(1 << 16))
             except BlockingIOError:
                 break
             except OSError:
                 # ENOBUFS: messages were lost, so anything may have happened.
-                relevant = True
-        if relevant and not self._urgent:
+                found.append(Change(generation=0, own=True))
+        self._pending += found
+        if found and not self._urgent:
             if self._timer:
                 self._timer.cancel()
-            self._urgent = gone
-            self._timer = self._loop.call_later(_AT_ONCE if gone else _SETTLE, self._call)
+            self._urgent = any(change.gone for change in found)
+            self._timer = self._loop.call_later(_AT_ONCE if self._urgent else _SETTLE, self._call)
 
     def _call(self) -> None:
         self._urgent = False
-        self._changed()
+        changes, self._pending = self._pending, []
+        self._changed(changes)
 
     def close(self) -> None:
         """Stop watching."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from berth.network.firewall import BridgeRules, SubnetRules, elements_of, rule_set
+from berth.network.firewall import BridgeRules, SubnetRules, addition, elements_of, removal, rule_set
 from berth.network.foreign import ForeignChain, wanted_rules
 from berth.network.record import Published
-from berth.network.watch import concerns_rules, takes_away
+from berth.network.watch import Change, Notices
 
 WEB = Published(protocol="tcp", address="0.0.0.0", port=8080, target="172.17.0.2", target_port=80, network_id="n")
 LOCAL = Published(protocol="udp", address="127.0.0.1", port=53, target="172.17.0.3", target_port=5353, network_id="n")
@@ -15,6 +15,28 @@ EXPECTED = """\
 table inet berth
 delete table inet berth
 table inet berth {
+	chain enter-berth-1 {
+		iifname "berth-1" accept
+		drop
+	}
+	chain leave-berth-1 {
+		oifname != "berth-1" drop
+	}
+	chain appear-berth-1 {
+		ip saddr 172.18.0.0/16 oifname "berth-1" ct status dnat masquerade
+	}
+	chain enter-berth0 {
+		ct state established,related accept
+		iifname "berth0" accept
+		ct status dnat accept
+		drop
+	}
+	chain appear-berth0 {
+		ip saddr 172.17.0.0/16 oifname != "berth0" masquerade
+		ip saddr 172.17.0.0/16 oifname "berth0" ct status dnat masquerade
+		ip6 saddr fd00::/64 oifname != "berth0" masquerade
+		ip6 saddr fd00::/64 oifname "berth0" ct status dnat masquerade
+	}
 	map dnat4 {
 		type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service
 		elements = { udp . 127.0.0.1 . 53 : 172.17.0.3 . 5353 }
@@ -36,23 +58,32 @@ table inet berth {
 	set open6 {
 		type inet_proto . ipv6_addr . inet_service
 	}
-	chain enter-berth-1 {
-		iifname "berth-1" accept
-		drop
+	set bridges {
+		type ifname
+		elements = { "berth-1", "berth0" }
 	}
-	chain leave-berth-1 {
-		oifname != "berth-1" drop
+	map enter {
+		type ifname : verdict
+		elements = { "berth-1" : jump enter-berth-1, "berth0" : jump enter-berth0 }
 	}
-	chain enter-berth0 {
-		ct state established,related accept
-		iifname "berth0" accept
-		ct status dnat accept
-		drop
+	map leave {
+		type ifname : verdict
+		elements = { "berth-1" : jump leave-berth-1 }
+	}
+	map appear4 {
+		type ipv4_addr : verdict
+		flags interval
+		elements = { 172.18.0.0/16 : jump appear-berth-1, 172.17.0.0/16 : jump appear-berth0 }
+	}
+	map appear6 {
+		type ipv6_addr : verdict
+		flags interval
+		elements = { fd00::/64 : jump appear-berth0 }
 	}
 	chain forward {
 		type filter hook forward priority filter; policy accept;
-		iifname vmap { "berth-1" : jump leave-berth-1 }
-		oifname vmap { "berth-1" : jump enter-berth-1, "berth0" : jump enter-berth0 }
+		iifname vmap @leave
+		oifname vmap @enter
 	}
 	chain raw {
 		type filter hook prerouting priority raw; policy accept;
@@ -75,12 +106,9 @@ table inet berth {
 	}
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
-		ip saddr 172.18.0.0/16 oifname "berth-1" ct status dnat masquerade
-		ip saddr 172.17.0.0/16 oifname != "berth0" masquerade
-		ip saddr 172.17.0.0/16 oifname "berth0" ct status dnat masquerade
-		ip6 saddr fd00::/64 oifname != "berth0" masquerade
-		ip6 saddr fd00::/64 oifname "berth0" ct status dnat masquerade
-		oifname { "berth-1", "berth0" } ip saddr 127.0.0.0/8 masquerade
+		ip saddr vmap @appear4
+		ip6 saddr vmap @appear6
+		oifname @bridges ip saddr 127.0.0.0/8 masquerade
 	}
 }
 """
@@ -128,7 +156,7 @@ def test_gateway_modes_open_what_they_say() -> None:
         "drop",
     ]
     assert "elements = { tcp . fd00::2 . 80 }" in text
-    assert "fd00::/64 oifname" not in text, "what is routed keeps its address"
+    assert "fd00::/64 oifname" not in text and "fd00::/64 : jump" not in text, "what is routed keeps its address"
     ((name, key, value),) = elements_of(routed)
     assert (name, len(key), value) == ("open6", 24, None)
 
@@ -164,24 +192,53 @@ def test_invited_rules_leave_dockers_bridges_to_docker() -> None:
     ]
 
 
-def test_elements_of_sets_wake_nobody() -> None:
-    def message(kind: int) -> bytes:
-        return (20).to_bytes(4, "little") + (10 << 8 | kind).to_bytes(2, "little") + bytes(14)
+def test_a_bridge_that_comes_and_goes_leaves_the_others_alone() -> None:
+    bridge = BridgeRules(name="x", subnets=_subnets("10.1.0.0/16", "fd00:1::/64"), internal=True)
+    assert addition("b", bridge).splitlines()[-5:] == [
+        'add element inet b bridges { "x" }',
+        'add element inet b enter { "x" : jump enter-x }',
+        'add element inet b leave { "x" : jump leave-x }',
+        "add element inet b appear4 { 10.1.0.0/16 : jump appear-x }",
+        "add element inet b appear6 { fd00:1::/64 : jump appear-x }",
+    ]
+    assert removal("b", bridge).splitlines()[-3:] == [
+        "delete chain inet b leave-x",
+        "flush chain inet b appear-x",
+        "delete chain inet b appear-x",
+    ]
 
-    assert not concerns_rules(message(12) + message(15))
-    assert concerns_rules(message(12) + message(2))
+
+_NEW_TABLE, _DEL_TABLE, _NEW_RULE, _DEL_RULE, _NEW_ELEMENT, _DEL_ELEMENT, _NEW_GENERATION = 0, 2, 6, 8, 12, 14, 15
+
+
+def _notice(kind: int, name: bytes) -> bytes:
+    """A notification whose first attribute is this."""
+    attribute = (4 + len(name)).to_bytes(2, "little") + (1).to_bytes(2, "little") + name.ljust((len(name) + 3) & ~3, b"\0")
+    body = (10 << 8 | kind).to_bytes(2, "little") + bytes(10) + bytes(4) + attribute
+    return (4 + len(body)).to_bytes(4, "little") + body
+
+
+def _told(*messages: tuple[int, str]) -> list[Change]:
+    data = b"".join(_notice(kind, table.encode() + b"\0") for kind, table in messages)
+    return Notices("berth").feed(data + _notice(_NEW_GENERATION, (7).to_bytes(4, "big")))
+
+
+def test_elements_of_sets_wake_nobody() -> None:
+    assert _told((_NEW_ELEMENT, "berth"), (_DEL_ELEMENT, "berth")) == []
+    assert _told((_NEW_ELEMENT, "berth"), (_DEL_TABLE, "theirs")) == [Change(generation=7, own=False)]
 
 
 def test_what_takes_our_rules_away_is_told_from_what_replaces_them() -> None:
-    def message(kind: int, table: str) -> bytes:
-        name = table.encode() + b"\0"
-        attribute = (4 + len(name)).to_bytes(2, "little") + (1).to_bytes(2, "little") + name.ljust((len(name) + 3) & ~3, b"\0")
-        body = (10 << 8 | kind).to_bytes(2, "little") + bytes(10) + bytes(4) + attribute
-        return (4 + len(body)).to_bytes(4, "little") + body
+    gone = Change(generation=7, own=True, gone=True)
+    assert _told((_DEL_RULE, "berth"), (_DEL_TABLE, "berth")) == [gone]
+    assert _told((_DEL_TABLE, "berth"), (_NEW_TABLE, "berth"), (_NEW_RULE, "berth")) == [Change(generation=7, own=True)]
+    assert _told((_DEL_TABLE, "berth-1234"), (_DEL_ELEMENT, "berth")) == [Change(generation=7, own=False)]
+    assert _told((_NEW_RULE, "berth"), (_DEL_TABLE, "theirs")) == [Change(generation=7, own=True)]
+    assert _told((_DEL_TABLE, "berth"), (_NEW_ELEMENT, "berth"), (_NEW_RULE, "theirs")) == [gone]
 
-    new_table, del_table, new_rule, del_rule, del_element = 0, 2, 6, 8, 14
-    assert takes_away(message(del_rule, "berth") + message(del_table, "berth"), "berth") is True
-    assert takes_away(message(del_table, "berth") + message(new_table, "berth") + message(new_rule, "berth"), "berth") is False
-    assert takes_away(message(del_table, "berth-1234") + message(del_element, "berth"), "berth") is None
-    assert takes_away(message(new_rule, "berth") + message(del_table, "theirs"), "berth") is False
-    assert takes_away((20).to_bytes(4, "little") + (10 << 8 | 2).to_bytes(2, "little") + bytes(14), "berth") is None
+
+def test_a_transaction_may_be_told_of_in_pieces() -> None:
+    notices = Notices("berth")
+    assert notices.feed(_notice(_DEL_TABLE, b"berth\0")) == []
+    assert notices.feed(_notice(_NEW_RULE, b"theirs\0") + (20).to_bytes(4, "little") + bytes(16)) == []
+    assert notices.feed(_notice(_NEW_GENERATION, (9).to_bytes(4, "big")) * 2) == [Change(generation=9, own=True, gone=True)]
