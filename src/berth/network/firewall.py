@@ -10,10 +10,10 @@
     appear-*    per bridge, from postrouting: containers appear as the host; so does a container that calls its own network
                 through a published port (the answer would bypass the translation), and the host's loopback
 
-The hooks find the chains of a bridge by maps (leave, enter by its name; appear4, appear6 by the subnet), so a network that comes or
-goes is a few chains and elements (`addition`, `removal`); everything is loaded anew (`rule_set`) only when an engine starts or
-somebody else has changed it. The elements of published ports change with containers, by raw messages (kernel.nfnetlink), for which
-`elements_of` gives names, keys and values.
+The hooks find the chains of a bridge by maps (leave, enter by its name; appear4, appear6 by the subnet), so a network that comes
+or goes is a few chains and elements (`addition`, `removal`); everything is loaded anew (`rule_set`) only when an engine starts or
+somebody else has changed it. The elements of published ports change with containers, by raw messages (kernel.nfnetlink), for
+which `elements_of` gives names, keys and values.
 """
 
 from __future__ import annotations
