@@ -169,12 +169,7 @@ def security_modules(scene: Scene) -> Iterator[Finding]:
     apparmor, selinux = has_apparmor(host), selinux_mode(host)
     facts = {"modules": modules, "apparmor": apparmor, "selinux": selinux}
     if apparmor:
-        yield note(
-            "AppArmor is on; berth's own runtime puts containers under none of its profiles",
-            why="User namespaces, seccomp, capabilities and masked files hold them.",
-            change="where a profile has to apply: --runtime runc --security-opt apparmor=NAME",
-            facts=facts,
-        )
+        yield _apparmor(host, facts)
     if selinux:
         yield note(
             f"SELinux is on ({selinux}); berth's own runtime gives containers no label of it",
@@ -187,6 +182,24 @@ def security_modules(scene: Scene) -> Iterator[Finding]:
             why="User namespaces, seccomp, capabilities and masked files hold containers; such a module would be one more wall.",
             facts=facts,
         )
+
+
+def _apparmor(host: Host, facts: dict[str, object]) -> Finding:
+    if not host.exists("/sys/kernel/security/apparmor"):
+        return note(
+            "AppArmor is on, but its policy is not to be seen here: containers are under no profile",
+            why="/sys/kernel/security is not mounted, as in most containers. All other walls stand.",
+            change="mount -t securityfs securityfs /sys/kernel/security, then restart the engine",
+            facts=facts,
+        )
+    if not any(host.exists(f"{folder}/apparmor_parser") for folder in ("/usr/sbin", "/sbin")):
+        return problem(
+            "AppArmor is on, but apparmor_parser is missing: the default profile cannot be loaded, and containers do not start",
+            why="As with Docker, a container that cannot be put under its profile is refused.",
+            change="apt-get install apparmor; or --security-opt apparmor=unconfined",
+            facts=facts,
+        )
+    return ok("AppArmor is on: containers are under its profile docker-default, or the one that they name", facts=facts)
 
 
 def fuse(scene: Scene) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ goes the other way and leaves containers running unless asked otherwise.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -23,7 +24,8 @@ from berth.engine.networks import NetworkService
 from berth.engine.step import StepService
 from berth.engine.system import SystemService
 from berth.engine.volumes import VolumeService
-from berth.errors import Conflict
+from berth.errors import Conflict, Unavailable
+from berth.runtime import apparmor
 from berth.runtime.native import NativeRuntime, await_launches
 from berth.storage.blob import BlobStore
 from berth.storage.database import Database
@@ -121,6 +123,11 @@ async def start(config: EngineConfig) -> Engine:
     events = Events(f"{config.root}/events.jsonl")
     await await_launches(config.run)
     runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.cgroup)
+    try:
+        await asyncio.to_thread(apparmor.ensure)
+    except Unavailable as error:
+        # Containers that need it are refused, in the same words.
+        log.error("%s", error.message)
     for note in runtime.abilities.notes:
         log.warning("%s", note)
     failpoint.hit("engine.start.after-launcher")

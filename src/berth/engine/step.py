@@ -16,7 +16,7 @@ from berth.engine.containers import capability, isolation, seccomp, spec
 from berth.engine.containers.defaults import complete_host_config
 from berth.engine.containers.security import parse_security_options
 from berth.engine.containers.service import ContainerService
-from berth.engine.containers.starting import ETC_FILES, write_in_place
+from berth.engine.containers.starting import ETC_FILES, profile_loaded, write_in_place
 from berth.errors import BerthError, InvalidArgument
 from berth.kernel.fs import remove_tree
 from berth.model import oci
@@ -129,6 +129,7 @@ class StepService:
             AttachStream(fd=pairs[1][1].detach(), stderr=True),
         ]
         try:
+            await profile_loaded(request)
             task = await self._parts.runtime.launch(request, streams)
             failpoint.hit("build.step.after-launch")
             try:

@@ -15,6 +15,7 @@ from berth.kernel.file import filesystem_type
 from berth.model.instant import rfc3339
 from berth.model.version import VERSION
 from berth.registry.endpoint import split_mirror
+from berth.runtime.label import apparmor_enabled
 from berth.storage.database import Database
 from berth.wire.system import (
     Commit,
@@ -206,7 +207,8 @@ class SystemService:
         ] or None
         info.product_license = "Apache-2.0"
         info.containerd_commit, info.runc_commit, info.init_commit = Commit(id=""), Commit(id=""), Commit(id="")
-        info.security_options = ["name=seccomp,profile=builtin", "name=userns", "name=cgroupns"]
+        info.security_options = ["name=apparmor"] if apparmor_enabled() else []
+        info.security_options += ["name=seccomp,profile=builtin", "name=userns", "name=cgroupns"]
         if self._config.no_new_privileges:
             info.security_options.append("name=no-new-privileges")
 

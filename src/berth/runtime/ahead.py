@@ -35,7 +35,7 @@ _ROOT = "root"
 _MOUNTING = ("root", "mount", "attach", "cgroup")
 # Nobody is needed for these, and nothing that is only known at the start; the second ones where init has its procfs already,
 # since no other one can be made when the host's tree is gone.
-_QUIET = ("root", "trees", "mount", "attach", "cgroup", "mask", "protect")
+_QUIET = ("root", "trees", "mount", "attach", "cgroup", "mask", "protect", "open-label", "label")
 _QUIET_AFTER_SYSCTL = (*_QUIET, "pivot", "hostname", "domainname", "bound")
 # From here on init may not be able to hear its setter-up.
 _CLOSING = ("no-new-privileges", "seccomp", "capabilities", "execve")

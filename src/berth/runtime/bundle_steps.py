@@ -1,7 +1,6 @@
 """Steps of init that only launches by the OCI command line have. Lean; `install` adds them to those of `runtime.init`.
 
     keyring               the session's keyring
-    open-label, label     AppArmor and SELinux: opened before pivot, written before execve
     host-pid              our number on the host, while there is the host's procfs
     runtime-hooks, hooks  the process that waits at `fd` runs the former, init itself the latter
     hold                  between create and start
@@ -21,7 +20,6 @@ from _socket import socket as Socket
 from struct import pack
 
 from berth.kernel import process, seccomp
-from berth.kernel.file import PROC_SUPER_MAGIC, filesystem_type
 from berth.runtime import hook, init
 from berth.runtime.failure import Failure
 from berth.runtime.message import receive, send, send_errno
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-_PATHS = "/proc/thread-self/attr/"
 _SCM_RIGHTS = 1
 _ENDING = (1, 2, 3, 15)
 
@@ -46,8 +43,6 @@ def install() -> None:
         {
             "keyring": keyring,
             "host-pid": host_pid,
-            "open-label": open_label,
-            "label": label,
             "runtime-hooks": runtime_hooks,
             "hooks": hooks,
             "hold": hold,
@@ -69,20 +64,6 @@ def keyring(state: Init, *, name: str) -> None:
 def host_pid(state: Init) -> None:
     """The procfs at /proc is the host's until pivot."""
     state.host_pid = int(os.readlink("/proc/self"))
-
-
-def open_label(state: Init, *, name: str, text: str) -> None:
-    """While /proc is the host's or our own: a container's could lead the write elsewhere (CVE-2019-16884)."""
-    fd = os.open(_PATHS + name, os.O_WRONLY | os.O_CLOEXEC)
-    if filesystem_type(fd) != PROC_SUPER_MAGIC:
-        raise Failure("label", errno.EINVAL, _PATHS + name)
-    state.labels.append((fd, text))
-
-
-def label(state: Init) -> None:
-    """The labels take effect at execve."""
-    for fd, text in state.labels:
-        os.write(fd, text.encode())
 
 
 def runtime_hooks(state: Init, *, fd: int) -> None:

@@ -16,7 +16,7 @@ import os
 from berth import failpoint
 from berth.kernel import namespace, process
 from berth.kernel.file import write_text
-from berth.runtime import cgroup, init
+from berth.runtime import cgroup, init, labelling
 from berth.runtime.failure import Failure, record
 from berth.runtime.message import close_all, pair, receive, receive_errno, send
 
@@ -135,6 +135,8 @@ def _entrant(
         cgroup.enter_v1(state["cgroup"])
         _adjust_oom(plan["oom_score_adj"])
         own_streams(state["base"], stdio)
+        # An engine that is older than its shim's code knows no labels.
+        labelling.give(plan.get("labels") or {})
         path, flags = ("", 0) if plan["privileged"] else state["seccomp"]
         steps = _steps(state, plan, init.read_program(path), flags)
         namespace.setns(target, state["namespaces"])

@@ -28,7 +28,7 @@ from berth.kernel import mount, namespace, process, terminal
 from berth.kernel.capability import NUMBERS
 from berth.kernel.libc import AT_FDCWD
 from berth.kernel.paths import open_in_root
-from berth.runtime import binary, cgroup, init, interfaces, launch, source
+from berth.runtime import binary, cgroup, init, interfaces, labelling, launch, source
 from berth.runtime import record as run_record
 from berth.runtime.account import Account, UnknownAccount, resolve
 from berth.runtime.enter import Entered, open_init, own_streams
@@ -346,6 +346,8 @@ def _process_document(state: Document, plan: Document, root: int) -> Document:
         "rlimits": [_rlimit(arguments) for step, arguments in plan["steps"] if step == "rlimit"],
         "noNewPrivileges": "no-new-privileges" in steps,
     }
+    if labelling.APPARMOR in plan.get("labels", ()):
+        document["apparmorProfile"] = plan["labels"][labelling.APPARMOR]
     if plan["terminal"]:
         document["consoleSize"] = steps["console"]
     filled: Document = _with_account({"process": document}, _account(root, name, groups))["process"]

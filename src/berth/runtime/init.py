@@ -20,7 +20,7 @@ from berth import failpoint, trace
 from berth.kernel import capability, mount, namespace, netlink, nfnetlink, process, seccomp, terminal
 from berth.kernel.file import write_text
 from berth.kernel.paths import make_directories_in_root, open_in_root
-from berth.runtime import init_mounts, reaper
+from berth.runtime import init_mounts, labelling, reaper
 from berth.runtime.account import UnknownAccount, resolve
 from berth.runtime.failure import Failure, record
 from berth.runtime.message import receive, send, send_errno
@@ -58,7 +58,7 @@ class Init:
         self.environment: dict[str, str] = {}
         # What was opened or learnt before pivot for steps after it (see runtime.bundle_steps).
         self.host_pid = 0
-        self.labels: list[tuple[int, str]] = []
+        self.labels: list[tuple[int, str, str]] = []
         # What this process, started ahead of its launch, teaches those after it (see kernel.memory).
         self.habit: Habit | None = None
 
@@ -365,6 +365,8 @@ STEPS: dict[str, Callable[..., None]] = {
     "mask": init_mounts.mask,
     "protect": init_mounts.protect,
     "sysctl": sysctl,
+    "open-label": labelling.open_label,
+    "label": labelling.label,
     "pivot": pivot,
     "hostname": hostname,
     "domainname": domainname,

@@ -7,7 +7,7 @@ import posixpath
 from berth.errors import InvalidArgument
 from berth.kernel import mount
 from berth.model.mount_type import FILESYSTEM_MOUNT, IMAGE_MOUNT
-from berth.runtime import mount_options, sysctl
+from berth.runtime import label, mount_options, sysctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Mounts:
         for name, value in spec.linux.sysctl.items():
             sysctl.check(name, value, self.kinds)
             self.steps.append(["sysctl", {"name": sysctl.path(name), "value": value}])
+        self.steps += label.steps(spec.process)
         self.steps.append(["pivot", {"readonly": spec.root.readonly}])
         return self.steps
 

@@ -28,7 +28,7 @@ from berth.errors import InvalidArgument
 from berth.kernel import capability, namespace
 from berth.kernel.bpf import device_program
 from berth.kernel.mount import MOUNT_ATTR_NODEV
-from berth.runtime import cgroup_layout, cgroup_limits, mount_plan, scheduling, seccomp_filter, sysctl
+from berth.runtime import cgroup_layout, cgroup_limits, label, mount_plan, scheduling, seccomp_filter, sysctl
 from berth.runtime.launch import SCRATCH
 
 TYPE_CHECKING = False
@@ -122,6 +122,7 @@ class Compiler:
             "privileged": request.privileged,
             "inherit_user": not request.user,
             "oom_score_adj": process.oom_score_adj,
+            "labels": label.of(process),
             "steps": steps + tail,
         }
 
@@ -406,6 +407,7 @@ def _text(key: str, value: Any) -> str:
     return str(value).replace(" ", "")
 
 
+_NOT_LOADED = ", it is not loaded (apparmor_parser -r FILE loads one, aa-status lists them)"
 _OCI = "failed to create task for container: OCI runtime create failed: unable to start container process: "
 
 
@@ -419,6 +421,9 @@ def failure_message(step: str, errno: int, path: str) -> str:
         return f'{_OCI}exec: "{path}": {_execution(errno, path)}: unknown'
     if step == "chdir":
         return f'{_OCI}chdir to cwd ("{path}") set in config.json failed: {strerror(errno).lower()}: unknown'
+    if step == "apparmor":
+        reason = f"{strerror(errno).lower()}{_NOT_LOADED if errno == ENOENT else ''}"
+        return f"{_OCI}unable to apply apparmor profile: apparmor failed to apply profile {path}: {reason}: unknown"
     if step == "rlimit":
         return f"{_OCI}error setting rlimits {path}: {strerror(errno).lower()}: raise the engine's own hard limit or ask for less"
     reason = f"{path}: {strerror(errno).lower()}" if errno else path

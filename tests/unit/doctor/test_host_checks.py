@@ -44,6 +44,8 @@ def test_nothing_is_wrong_with_a_well_kept_machine(tmp_path: Path) -> None:
         ("kernel.user-namespaces", {"/proc/sys/user/max_user_namespaces": "64"}, "warning", "at most 64"),
         ("kernel.seccomp", {"/proc/sys/kernel/seccomp/actions_avail": ""}, "problem", "no seccomp"),
         ("kernel.security-modules", {"/sys/module/apparmor/parameters/enabled": "Y"}, "note", "AppArmor is on"),
+        ("kernel.security-modules", {"/sys/module/apparmor/parameters/enabled": "Y",
+                                     "/sys/kernel/security/apparmor/profiles": ""}, "problem", "apparmor_parser is missing"),
         ("kernel.security-modules", {"/sys/fs/selinux/enforce": "1"}, "note", "SELinux is on (enforcing)"),
         ("cgroup.controllers", {"/sys/fs/cgroup/cgroup.controllers": "cpu io pids cpuset"}, "warning", "memory (--memory)"),
         ("cgroup.mode", {"/proc/self/mountinfo": "21 1 8:1 / / rw - ext4 /dev/sda1 rw"}, "problem", "no control groups"),

@@ -48,19 +48,35 @@ def test_labels_without_a_module_are_warned_of(monkeypatch: pytest.MonkeyPatch) 
     with_modules(monkeypatch, apparmor=False, selinux=False)
     options = parse_security_options(["apparmor:mine", "label=user:x", "label:type:y"], privileged=False)
     assert (options.apparmor, options.labels) == ("mine", ("user:x", "type:y"))
-    warnings = confinement.check_labels(options, "")
+    warnings = confinement.check_labels(options)
     assert [text.partition(" ")[0] for text in warnings] == ["AppArmor", "SELinux"]
     assert confinement.apparmor_profile(options) is None
     harmless = parse_security_options(["apparmor=unconfined", "label=disable", "disable"], privileged=False)
-    assert confinement.check_labels(harmless, "") == []
+    assert confinement.check_labels(harmless) == []
 
 
 def test_labels_that_the_kernel_knows_are_not_silently_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with_modules(monkeypatch, apparmor=True, selinux=True)
-    profile = parse_security_options(["apparmor=mine"], privileged=False)
-    with pytest.raises(NotImplementedKind, match="--runtime runc"):
-        confinement.check_labels(profile, "")
-    assert confinement.check_labels(profile, "/usr/sbin/runc") == []
-    assert confinement.apparmor_profile(profile) == "mine"
+    assert confinement.check_labels(parse_security_options(["apparmor=mine"], privileged=False)) == []
     with pytest.raises(NotImplementedKind, match="SELinux"):
-        confinement.check_labels(parse_security_options(["label=level:s0"], privileged=False), "/usr/sbin/runc")
+        confinement.check_labels(parse_security_options(["label=level:s0"], privileged=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "privileged", "profile"),
+    [
+        ([], False, "docker-default"),
+        ([], True, "unconfined"),
+        (["apparmor=mine"], False, "mine"),
+        (["apparmor=mine"], True, "mine"),
+        (["apparmor:unconfined"], False, "unconfined"),
+    ],
+)
+def test_the_profile_that_a_container_is_under(
+    options: list[str], privileged: bool, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_modules(monkeypatch, apparmor=True, selinux=False)
+    parsed = parse_security_options(options, privileged=privileged)
+    assert confinement.apparmor_profile(parsed) == profile
+    with_modules(monkeypatch, apparmor=False, selinux=False)
+    assert confinement.apparmor_profile(parsed) is None

@@ -19,8 +19,9 @@ def test_labels_are_opened_by_their_files(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(label, "apparmor_enabled", lambda: True)
     monkeypatch.setattr(label, "selinux_enabled", lambda: True)
     wanted = process(apparmorProfile="docker-default", selinuxLabel="a:b:c:s0")
-    texts = [(name, arguments["text"]) for name, arguments in label.steps(wanted)]
-    assert texts == [("open-label", "exec docker-default"), ("open-label", "a:b:c:s0")]
+    opened = {"apparmor": "docker-default", "selinux": "a:b:c:s0"}
+    steps = [["open-label", {"module": module, "label": text}] for module, text in opened.items()]
+    assert label.steps(wanted) == [*steps, ["label", {}]] and label.of(wanted) == opened
     plan = {
         "steps": [["mount", {"kind": "tmpfs", "options": []}], ["mount", {"kind": "proc", "options": []}]],
         "sources": [{"kind": "dev", "options": [["mode", "755"]]}, {"kind": "bind"}],

@@ -113,7 +113,7 @@ class Creation:
         host = resource_check.with_default_swap(host)
         cgroup_parent.check(host.cgroup_parent or "", self._parts.abilities)
         options = parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
-        warnings += confinement.check_labels(options, runtimes.binary(self._parts.config, host.runtime or ""))
+        warnings += confinement.check_labels(options)
         return config, host, warnings
 
     def _isolation(self, host: HostConfig, mounts: list[MountRecord]) -> Isolation:

@@ -8,8 +8,7 @@ from msgspec import Struct, field, json, structs
 
 from berth.contract.runtime import ExecRequest, ExecTask
 from berth.engine.config import Ulimit
-from berth.engine.containers import capability, spec
-from berth.engine.containers.confinement import security_of
+from berth.engine.containers import capability, confinement, spec
 from berth.engine.containers.defaults import replace_env, words
 from berth.engine.containers.record import Container
 from berth.model import oci
@@ -157,7 +156,7 @@ def exec_request(
     held = list(
         capability.effective(host.cap_add or [], host.cap_drop or [], privileged=whole, host_user=not container.state.id_map)
     )
-    options = security_of(container.record)
+    options = confinement.security_of(container.record)
     extra = ["TERM=xterm", *env] if terminal else env
     chosen = user or config.user or ""
     process = oci.Process(
@@ -169,6 +168,7 @@ def exec_request(
         capabilities=oci.Capabilities(bounding=held, effective=held, permitted=held),
         rlimits=spec.rlimits(host, default_ulimits),
         no_new_privileges=options.no_new_privileges,
+        apparmor_profile=confinement.apparmor_profile(options),
         oom_score_adj=host.oom_score_adj or 0,
     )
     return ExecRequest(

@@ -15,7 +15,7 @@ from berth.engine.containers import confinement
 from berth.engine.containers.explaining import ENDED, facts
 from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
-from berth.engine.containers.record import Container, MountRecord
+from berth.engine.containers.record import Container, ContainerRecord, MountRecord
 from berth.engine.containers.starting import ETC_FILES
 from berth.errors import DataLoss, NotFound
 from berth.model.instant import rfc3339
@@ -62,6 +62,13 @@ _LEGACY = (
 
 def _over(template: Document, value: object) -> Document:
     return {**template, **msgspec.to_builtins(value)}
+
+
+def _apparmor_profile(record: ContainerRecord) -> str:
+    """What the container runs under; before the first start, as with Docker, what it was asked to."""
+    options = confinement.security_of(record)
+    chosen = confinement.apparmor_profile(options) if record.state.started_at else None
+    return chosen or options.apparmor
 
 
 def state_document(container: Container) -> Document:
@@ -163,7 +170,7 @@ class Inspection:
             "Platform": "linux",
             "MountLabel": "",
             "ProcessLabel": "",
-            "AppArmorProfile": confinement.security_of(record).apparmor,
+            "AppArmorProfile": _apparmor_profile(record),
             "ExecIDs": [e.id for e in container.execs.values() if e.running] or None,
             "HostConfig": _over(_HOST, record.host_config),
             "GraphDriver": self._graph_driver(container),

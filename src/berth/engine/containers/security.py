@@ -31,6 +31,7 @@ _IPC_SYSCTLS = frozenset(
 class SecurityOptions(Struct, frozen=True, kw_only=True):
     """`seccomp` is builtin, unconfined, or the text of a profile; `apparmor` a profile's name; `labels` are SELinux's."""
 
+    privileged: bool = False
     no_new_privileges: bool = False
     seccomp: str = "builtin"
     unconfined_paths: bool = False
@@ -42,6 +43,7 @@ class SecurityOptions(Struct, frozen=True, kw_only=True):
 def parse_security_options(options: list[str], *, privileged: bool, no_new_privileges: bool = False) -> SecurityOptions:
     """In Docker's forms: a name alone, name=value, or name:value as of old. `no_new_privileges` is the engine's default."""
     found: dict[str, Any] = {
+        "privileged": privileged,
         "no_new_privileges": no_new_privileges,
         "seccomp": "unconfined" if privileged else "builtin",
     }

@@ -8,6 +8,7 @@ the launch, so that they see the first byte of output.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -31,11 +32,12 @@ from berth.engine.containers.linking import link_variables
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container, ContainerRecord, MountRecord
 from berth.engine.containers.signals import parse_signal
-from berth.errors import BerthError, Conflict, DataLoss, InvalidArgument, NotModified
+from berth.errors import BerthError, Conflict, DataLoss, InvalidArgument, NotModified, Unavailable
 from berth.model import oci
 from berth.model.endpoint import EndpointPlan, NetworkPlan
 from berth.model.identifier import short_id
 from berth.model.rootfs import Overlay
+from berth.runtime import apparmor
 from berth.wire.container import ContainerConfig, HostConfig
 
 log = logging.getLogger("berth.containers")
@@ -151,6 +153,7 @@ class Launching:
         parts.catalog.save(container)
         failpoint.hit("container.start.after-id-map")
         trace.mark("saved", container.id)
+        await profile_loaded(request)
         handed[0] = True
         try:
             return await parts.runtime.launch(request, streams)
@@ -322,6 +325,17 @@ class Launching:
         for alias, identifier, address in attachment.links:
             found += link_variables(record.name, alias, address, self._parts.catalog.get(identifier).record.config)
         return found
+
+
+async def profile_loaded(request: LaunchRequest) -> None:
+    """AppArmor's default profile is there when a launch needs it. StartFailed says why it is not."""
+    profile = request.spec.process.apparmor_profile
+    if profile != apparmor.DEFAULT_PROFILE or apparmor.is_loaded():
+        return
+    try:
+        await asyncio.to_thread(apparmor.ensure, profile)
+    except Unavailable as error:
+        raise StartFailed(error.message, 128) from error
 
 
 def write_in_place(path: str, text: str) -> None:

@@ -228,10 +228,11 @@ def _adapt_steps(compiled: plan.Plan, bundle: Bundle, wish: Wish) -> None:
     early: list[Any] = [["host-pid", {}]]
     if wish.keyring:
         early.append(["keyring", {"name": f"_ses.{wish.id}"}])
-    early += label.steps(bundle.spec.process)
     if wish.runtime_hooks >= 0:
         early.append(["runtime-hooks", {"fd": wish.runtime_hooks}])
     early += _hook_steps(bundle, wish.id, "createContainer", "creating")
+    labels = [step for step in steps if step[0] == "label"]
+    steps[:] = [step for step in steps if step[0] != "label"]
     steps[_place(steps, "pivot") : _place(steps, "pivot")] = early
     steps[_place(steps, "pivot")][1]["chroot"] = not wish.pivot
     if wish.hold >= 0:
@@ -239,7 +240,7 @@ def _adapt_steps(compiled: plan.Plan, bundle: Bundle, wish: Wish) -> None:
     if wish.listener >= 0:
         steps[_place(steps, "seccomp")][1]["listener"] = {"fd": wish.listener, "text": _listener_text(bundle, wish.id)}
     _clip_ambient(steps)
-    steps[-1:] = _hook_steps(bundle, wish.id, "startContainer", "created") + _leave(steps[-1], bundle.spec.process, wish)
+    steps[-1:] = [*_hook_steps(bundle, wish.id, "startContainer", "created"), *labels, _leave(steps[-1], wish)]
 
 
 def _place(steps: list[Any], name: str) -> int:
@@ -257,10 +258,10 @@ def _clip_ambient(steps: list[Any]) -> None:
     sets["ambient"] &= sets["inheritable"] & sets["permitted"]
 
 
-def _leave(execve: list[Any], process: Process, wish: Wish) -> list[Any]:
+def _leave(execve: list[Any], wish: Wish) -> list[Any]:
     """Instead of execve: nothing dies with this command, and the interpreter's file is out of reach."""
     values = {"args": execve[1]["args"], "program": wish.program, "report": wish.report, "preserve": wish.preserve}
-    return [*([["label", {}]] if label.steps(process) else []), ["leave", values]]
+    return ["leave", values]
 
 
 def state_text(bundle: Bundle, id: str, status: str) -> str:
@@ -286,7 +287,6 @@ def compile_exec(process: Process, wish: Wish) -> plan.Plan:
     request: Any = _ExecRequest(wish.id, process)
     compiled = compiler.exec(request)
     steps = compiled["steps"]
-    steps[:0] = label.steps(process)
     _clip_ambient(steps)
-    steps[-1:] = _leave(steps[-1], process, wish)
+    steps[-1] = _leave(steps[-1], wish)
     return compiled

@@ -167,7 +167,7 @@ def _make(root: str, options: Options, journal: Journal, *, hold: bool, detached
 
 def protect(process: Any) -> None:
     """Before anything is done: where the trampoline cannot be used, this command runs from a read-only mount of itself."""
-    if not trampoline.available() or label.steps(process):
+    if not trampoline.available() or label.of(process):
         guard.execute_read_only()
 
 
@@ -206,7 +206,7 @@ def _values(bundle: Bundle, id: str) -> dict[str, Any]:
 def _launch(container: Container, bundle: Bundle, wish: Wish, hold: bool) -> Launched:
     bundle_steps.install()
     if trampoline.available():
-        wish.program = -1 if label.steps(bundle.spec.process) else trampoline.prepare(3 + wish.preserve)
+        wish.program = -1 if label.of(bundle.spec.process) else trampoline.prepare(3 + wish.preserve)
     os.makedirs(wish.work, 0o700, exist_ok=True)
     ends: list[Socket] = []
     if hold:

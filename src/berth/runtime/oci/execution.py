@@ -31,7 +31,7 @@ def exec(root: str, options: Options, journal: Journal) -> int:
     protect(process)
     wish = bundles.Wish(root, container.id)
     wish.preserve = preserved(options)
-    if trampoline.available() and not label.steps(process):
+    if trampoline.available() and not label.of(process):
         wish.program = trampoline.prepare(3 + wish.preserve)
     bundle_steps.install()
     if not detached:
