@@ -24,6 +24,8 @@ class NetworkCatalog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.networks: dict[str, NetworkRecord] = {}
+        # Another object whenever there is another network, or another record of one.
+        self.edition = object()
         self._names: dict[str, str] = {}
         self.endpoints: dict[str, dict[str, Endpoint]] = {}
         self.ports: dict[str, list[Published]] = {}
@@ -50,17 +52,20 @@ class NetworkCatalog:
         """From now on it can be found."""
         self.networks[record.id] = record
         self._names[record.name] = record.id
+        self.edition = object()
 
     def change(self, record: NetworkRecord) -> None:
         """Another record of a network that there is, flushed."""
         with self._database.transaction(durable=True):
             self._database.execute("UPDATE networks SET document = ? WHERE id = ?", (_encode(record), record.id))
         self.networks[record.id] = record
+        self.edition = object()
         self._addresses.pop(record.id, None)
 
     def withdraw(self, record: NetworkRecord) -> None:
         """From now on nobody finds it; what is written down stays until `erase`."""
         self.networks.pop(record.id, None)
+        self.edition = object()
         if self._names.get(record.name) == record.id:
             del self._names[record.name]
 

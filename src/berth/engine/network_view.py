@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import is_
+
 from berth.contract.network import ContainerFacts
 from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_definition import gateway, prefix_length
@@ -12,8 +14,32 @@ from berth.network.record import Endpoint, NetworkRecord
 from berth.wire.network import EndpointSettings, NetworkSettings, PortBinding
 
 
-def network_settings(catalog: NetworkCatalog, facts: ContainerFacts) -> NetworkSettings:
-    """Live addresses and ports while the container runs, the wishes otherwise."""
+class NetworkView:
+    """Describes the networks of containers. What was said of a container is kept until something that it was made of is another
+    one: records and rows are replaced, never changed, so that looking for that is enough; a list asks it of every container."""
+
+    def __init__(self, catalog: NetworkCatalog) -> None:
+        self._catalog = catalog
+        self._kept: dict[str, tuple[tuple[object, ...], NetworkSettings]] = {}
+
+    def settings(self, facts: ContainerFacts) -> NetworkSettings:
+        """Live addresses and ports while the container runs, the wishes otherwise. Not to be changed by who asks."""
+        catalog = self._catalog
+        rows, ports = catalog.of_container(facts.id), catalog.ports.get(facts.id, ())
+        made_of = (catalog.edition, facts.config, facts.host_config, facts.endpoints, *rows.values(), *ports)
+        kept = self._kept.get(facts.id)
+        if kept is not None and len(kept[0]) == len(made_of) and all(map(is_, kept[0], made_of)):
+            return kept[1]
+        found = _settings(catalog, facts)
+        self._kept[facts.id] = (made_of, found)
+        return found
+
+    def forget(self, container_id: str) -> None:
+        """The container is removed."""
+        self._kept.pop(container_id, None)
+
+
+def _settings(catalog: NetworkCatalog, facts: ContainerFacts) -> NetworkSettings:
     rows = catalog.of_container(facts.id)
     running = any(row.live for row in rows.values())
     try:

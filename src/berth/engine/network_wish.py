@@ -59,6 +59,9 @@ def wanted(catalog: NetworkCatalog, facts: ContainerFacts) -> list[Wish]:
         elif row.asked:
             found[network_id] = row.wish
     networks = [(catalog.networks[key], settings) for key, settings in found.items()]
+    if len(networks) < 2:
+        # Nearly all; a list of containers asks this of each.
+        return networks
     return sorted(networks, key=lambda wish: (wish[0].id != primary.id, wish[0].name))
 
 

@@ -26,7 +26,7 @@ from berth.engine.network_address import drop_live, parted
 from berth.engine.network_attachment import Attacher
 from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_definition import Definitions, host_lock, inspection, predefined, summary, with_ipv6
-from berth.engine.network_view import network_settings
+from berth.engine.network_view import NetworkView
 from berth.engine.network_wish import check_container, check_wish, completed, mode_of, shares_namespace, wanted, with_ports
 from berth.errors import BerthError, Forbidden, InvalidArgument, NotFound, Unavailable
 from berth.model.filters import Filters
@@ -54,6 +54,7 @@ class NetworkService:
         self._config = config
         self._events = events
         self._catalog = NetworkCatalog(database)
+        self._view = NetworkView(self._catalog)
         self._definitions = Definitions(config, self._catalog.networks)
         pattern = bridge.device_pattern(config.engine_id, is_default_engine=config.is_default)
         self._fabric = Fabric(config.name, pattern, config.root)
@@ -354,10 +355,11 @@ class NetworkService:
 
     def settings(self, facts: ContainerFacts) -> NetworkSettings:
         """NetworkSettings for inspect."""
-        return network_settings(self._catalog, facts)
+        return self._view.settings(facts)
 
     def forget(self, container_id: str) -> None:
         """The container is removed."""
+        self._view.forget(container_id)
         self._catalog.drop_endpoints(container_id, list(self._catalog.of_container(container_id)))
 
     async def restore(self, running: builtins.list[tuple[ContainerFacts, int]]) -> None:

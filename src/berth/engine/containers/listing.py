@@ -154,7 +154,7 @@ class Listing:
         for container in sorted(self._parts.catalog, key=lambda c: c.record.created, reverse=True):
             if limit > 0 and len(chosen) == limit:
                 break
-            if (everything or is_running(container.status)) and self._matches(container, filters):
+            if (everything or is_running(container.status)) and (not filters.values or self._matches(container, filters)):
                 chosen.append(container)
         images, now = ListedImages(self._parts.images), time.time()
         found = [self._summary(c, images, now) for c in chosen]
