@@ -33,7 +33,7 @@ _TALKER, _LOGS = "bench-talker", "bench-logs"
 
 @dataclass(frozen=True)
 class Flow:
-    """Arguments of the docker CLI, and how many bytes come out of it; with `sends` how many go in, and `dd` tells how many MiB."""
+    """Arguments of the docker CLI, and how many bytes come out of it; with `sends` how many go in, which `dd` tells in MiB."""
 
     title: str
     arguments: tuple[str, ...]
