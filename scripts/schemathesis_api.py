@@ -40,7 +40,7 @@ _TIDY_SECONDS = 5.0
 _REQUEST = re.compile(rb"[A-Z]+ /")
 _HEAD = re.compile(rb"HTTP/1\.1 (\d{3})")
 # What no client waits for: a container that is given a day to stop has it.
-_PATIENCE = [-1, 0, 1, 2]
+_PATIENCE = [0, 1, 2]
 _KNOWN = {"id": ["one", "two", "bridge", "none"], "name": ["busybox", "busybox:latest", "one", "v1"]}
 
 
@@ -93,7 +93,8 @@ def _command(options: argparse.Namespace) -> list[str]:
     for parameter, values in _KNOWN.items():
         lines += [f"[dictionaries.{parameter}]", f"values = {json.dumps(values)}"]
     lines += ["[dictionaries.patience]", f"values = {json.dumps(_PATIENCE)}"]
-    lines += ["[parameters]", '"query.t" = { dictionary = "patience", probability = 1.0 }', *(f'"path.{name}" = {{ dictionary = "{name}", probability = 0.7 }}' for name in _KNOWN)]
+    lines += ["[parameters]", '"query.t" = { dictionary = "patience", probability = 1.0 }']
+    lines += [f'"path.{name}" = {{ dictionary = "{name}", probability = 0.7 }}' for name in _KNOWN]
     lines += ["[checks.not_a_server_error]", 'expected-statuses = ["2xx", "3xx", "4xx", "501", "503"]']
     settings = Path(tempfile.gettempdir(), "schemathesis.toml")
     settings.write_text("\n".join(lines))
