@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import threading
 import time
@@ -38,6 +39,11 @@ pytestmark = [
 ]
 FULL = bool(os.environ.get("BERTH_FAULT_FULL"))
 PATIENCE = 30.0 * SLOW
+# What has these in its code lives only for the moment.
+SELVES = (
+    "launch.birth", "launch.setup", "launch.init", "launch.join", "exec.entrant", "foreign.make", "foreign.network",
+    "foreign.undo", "foreign.binary",
+)  # fmt: skip
 # How many of init's steps the container of the scenario has.
 INIT_STEPS = 12
 
@@ -57,14 +63,20 @@ class Case:
 
 def who_comes_to(point: str) -> str:
     """The process that has the point in its code; "self" is one that lives only for the moment."""
-    if point.startswith(("launch.birth", "launch.setup", "launch.init", "launch.join", "exec.entrant")):
+    if point.startswith(SELVES):
         return "self"
-    return "shim" if point.startswith(("exec.enter", "shim.", "log.")) else "engine"
+    return "shim" if point.startswith(("exec.enter", "foreign.exec", "foreign.end", "shim.", "log.")) else "engine"
 
 
-def victims_at(point: str) -> list[tuple[str, ...]]:
+def victims_at(point: str, scenario: type[Scenario]) -> list[tuple[str, ...]]:
     """Who is there to be killed."""
     who = who_comes_to(point)
+    if point.startswith("foreign.") and who != "engine":
+        # The second of two binaries that are called in the same way: only what differs most.
+        if scenario.runtime == "crun" and not FULL:
+            return [(who,), ("engine", "shim")]
+        everybody = ("engine", "launcher", "shim")
+        return [(who,), *[(victim,) for victim in everybody if victim != who], everybody]
     if who == "engine":
         return [("engine",), *([("launcher",), ("engine", "launcher")] if FULL else [])]
     if who == "shim":
@@ -83,7 +95,7 @@ def cases() -> Iterator[Case]:
         for scenario in SCENARIOS:
             if not any(fnmatch(point, pattern) for pattern in scenario.points):
                 continue
-            for victims in victims_at(point):
+            for victims in victims_at(point, scenario):
                 for number in range(1, INIT_STEPS + 1) if point == "launch.init.before-step" else (1,):
                     if FULL or victims == ("self",) or number % 4 == 1:
                         yield Case(scenario, point, victims, number)
@@ -143,10 +155,12 @@ class Bench:
         found = {line for line in self.engine.snapshot() if not line.startswith(launchers)}
         own = (self.engine.directory, self.engine.config.run)
         strange = {line for line in found if line.startswith("mount ") and not any(place in line for place in own)}
-        return found - strange | audit.content(self.engine)
+        return found - strange | audit.content(self.engine) | leak.other_runtimes(self.engine.config.run)
 
     def run(self, case: Case) -> None:
         """One case, from beginning to end."""
+        if case.scenario.runtime and not shutil.which(case.scenario.runtime):
+            pytest.skip(f"{case.scenario.runtime} is not installed")
         self.points.clear()
         world = World(self.engine, registry=self.registry, killed=frozenset(case.victims), point=case.point)
         scenario = case.scenario()
@@ -217,9 +231,9 @@ class Bench:
 
     def _shim(self, point: str, launcher: int) -> int:
         """The parent of the process that prepared the launch, or for an exec the one that has its container's init."""
-        if point.startswith("exec."):
-            return _parent(int(self.engine.ok("inspect", "-f", "{{.State.Pid}}", "subject")))
         births = [pid for name, pid in self.points.hits() if name.startswith(("launch.setup", "launch.birth"))]
+        if not births:
+            return _parent(int(self.engine.ok("inspect", "-f", "{{.State.Pid}}", "subject")))
         found = _parent(births[-1])
         assert _parent(found) == launcher
         return found

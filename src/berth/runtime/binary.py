@@ -14,6 +14,7 @@ import json
 import os
 import select
 
+from berth import failpoint
 from berth.kernel import mount, namespace
 from berth.kernel.process import reset_signals
 from berth.runtime.failure import Failure
@@ -68,6 +69,7 @@ def _execute(command: Command, arguments: list[str], directory: str, stdio: Stdi
         null = os.open("/dev/null", os.O_RDWR)
         for number, fd in enumerate(stdio or (null, null, errors)):
             os.dup2(fd, number)
+        failpoint.hit("foreign.binary.before-exec")
         log = ["--log", _LOG, "--log-format", "json"]
         os.execve(command["path"], [command["path"], *command["options"], *log, *arguments], _ENVIRONMENT)
     except OSError as error:

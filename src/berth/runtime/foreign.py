@@ -24,6 +24,7 @@ from _socket import AF_UNIX, CMSG_SPACE, SOCK_CLOEXEC, SOCK_STREAM
 from _socket import socket as Socket
 from _struct import unpack_from
 
+from berth import failpoint
 from berth.kernel import mount, namespace, process, terminal
 from berth.kernel.capability import NUMBERS
 from berth.kernel.libc import AT_FDCWD
@@ -84,7 +85,9 @@ def make(plan: Document, stdio: Stdio | None, meanwhile: Callable[[], None]) -> 
 def cleanup(state: Document) -> bool:
     """After init's end: kill what is left, and remove it. True when the kernel ran out of memory."""
     killed = launch.cleanup(state)
+    failpoint.hit("foreign.end.after-group")
     binary.delete(state["command"], state["id"])
+    failpoint.hit("foreign.end.after-delete")
     return killed
 
 
@@ -105,11 +108,13 @@ class SetUp:
         """From nothing to a program that runs."""
         plan = self.plan
         cgroup.create(plan["cgroup"])
+        failpoint.hit("foreign.make.after-cgroup")
         self.step = "source"
         # Before the sources: a binary takes the first mount of a control group that it finds, and that must be the host's.
         namespace.unshare(namespace.CLONE_NEWNS)
         mount.make_slave()
         parts = self._sources()
+        failpoint.hit("foreign.make.after-sources")
         self.step = "user"
         account = _account(parts[0][0][1], *plan["state"]["user"])
         self.step = "rootfs"
@@ -118,20 +123,28 @@ class SetUp:
             json.dump(_with_account(plan["config"], account), file)
         own_streams(plan["base"], self.stdio)
         self.step = "runtime"
+        failpoint.hit("foreign.make.before-record")
         run_record.write(plan["record"], plan["command"])
+        failpoint.hit("foreign.make.after-record")
         self._create()
+        failpoint.hit("foreign.make.after-create")
         self.step = "network"
         interfaces.make(plan["links"], self.pid)
+        failpoint.hit("foreign.make.after-links")
         if plan["network"] is not None:
             self._configure_network(plan["network"])
+        failpoint.hit("foreign.make.after-network")
         self.step = "runtime"
         binary.call(plan["command"], ["start", plan["id"]], plan["bundle"])
+        failpoint.hit("foreign.make.after-start")
 
     def give_up(self) -> None:
         """Nothing of what the binary made stays; init is left to `undo`, in the shim."""
         if self.pidfd >= 0:
             os.kill(self.pid, _KILL)
+        failpoint.hit("foreign.undo.after-kill")
         binary.delete(self.plan["command"], self.plan["id"])
+        failpoint.hit("foreign.undo.after-delete")
         run_record.remove(self.plan["record"])
 
     def _sources(self) -> list[Parts]:
@@ -188,6 +201,7 @@ def _network(pid: int, arguments: Document, sock: Socket) -> NoReturn:
         state.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         namespace.setns(netns, namespace.CLONE_NEWNET)
+        failpoint.hit("foreign.network.after-enter")
         init.network(state, **arguments)
         send(sock, {"done": True})
     except BaseException as error:
@@ -293,6 +307,7 @@ def enter(state: Document, plan: Document, stdio: Stdio | None) -> Entered:
     target = open_init(state)
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     os.mkdir(place, 0o700)
+    failpoint.hit("foreign.exec.after-place")
     adopt_orphans(True)
     try:
         os.chdir(place)
@@ -315,11 +330,13 @@ def _exec(state: Document, plan: Document, place: str, stdio: Stdio | None) -> E
     with open("process.json", "w", encoding="utf-8") as file:
         json.dump(document, file)
     own_streams(state["base"], stdio)
+    failpoint.hit("foreign.exec.before-call")
     arguments = ["exec", "--detach", "--process", f"{place}/process.json", "--pid-file", f"{place}/{_PID_FILE}"]
     if stdio is None:
         listener = _listen_for_console()
         arguments += ["--console-socket", _CONSOLE]
     binary.call(state["command"], [*arguments, state["id"]], place, stdio)
+    failpoint.hit("foreign.exec.after-call")
     pid, pidfd = _started(place)
     console = None
     if stdio is None:

@@ -8,6 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from berth import failpoint
 from berth.contract.runtime import Exit
 from berth.kernel.fs import remove_tree
 from berth.kernel.process import start_time
@@ -118,7 +119,9 @@ def forget_foreign(run: str, id: str) -> None:
     """Have what another runtime's binary keeps of a container removed by it. Blocks."""
     command = record.read(record.command_path(run, id))
     if command is not None:
+        failpoint.hit("foreign.forget.before-delete")
         binary.delete(command, id)
+        failpoint.hit("foreign.forget.after-delete")
 
 
 def has_group(group: cgroup.Group) -> bool:

@@ -48,9 +48,9 @@ class Start(Scenario):
     points = ("container.start.*", "network.attach.*", "launch.request.*", "launch.birth.*", "launch.setup.*", "launch.init.*")
 
     def prepare(self, world: World) -> None:
-        host = HostConfig(
-            network_mode="matrix-net", port_bindings={"80/tcp": [PortBinding(host_ip="127.0.0.1")]}, binds=["matrix-data:/data"]
-        )
+        ports = {"80/tcp": [PortBinding(host_ip="127.0.0.1")]}
+        binds = ["matrix-data:/data"]
+        host = HostConfig(network_mode="matrix-net", port_bindings=ports, binds=binds, runtime=self.runtime)
         world.create(host=host)
 
     def act(self, client: Engine, world: World) -> None:
@@ -117,7 +117,8 @@ class Stop(Scenario):
     )  # fmt: skip
 
     def prepare(self, world: World) -> None:
-        host = HostConfig(network_mode="matrix-net", port_bindings={"80/tcp": [PortBinding(host_ip="127.0.0.1")]})
+        ports = {"80/tcp": [PortBinding(host_ip="127.0.0.1")]}
+        host = HostConfig(network_mode="matrix-net", port_bindings=ports, runtime=self.runtime)
         world.create(host=host)
         world.start()
 
@@ -187,7 +188,7 @@ class Exec(Scenario):
     points = ("exec.*",)
 
     def prepare(self, world: World) -> None:
-        world.create()
+        world.create(host=HostConfig(runtime=self.runtime))
         world.start()
 
     def act(self, client: Engine, world: World) -> None:

@@ -106,10 +106,12 @@ class World:
 
 
 class Scenario(ABC):
-    """One operation. `points` are patterns of the names that it comes by. A `fresh` one wants an engine that has run nothing."""
+    """One operation. `points` are patterns of the names that it comes by. A `fresh` one wants an engine that has run nothing.
+    The `runtime` that makes the subject is berth's own, or another one's binary."""
 
     points: ClassVar[tuple[str, ...]] = ()
     fresh: ClassVar[bool] = False
+    runtime: ClassVar[str | None] = None
 
     def prepare(self, world: World) -> None:
         """What has to be there: for many nothing."""
