@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import structs
 
 from berth.contract.image import Image
-from berth.contract.network import Attachment, Bindings, ContainerFacts, PortChange
+from berth.contract.network import Attachment, Bindings, ContainerFacts, PortChange, PortRows
 from berth.contract.runtime import Abilities, AttachStream, ExecRequest, Exit, LaunchFailed, LaunchRequest, Stats
 from berth.contract.volume import Volume
 from berth.engine.config import EngineConfig
@@ -255,6 +255,15 @@ class TwinNetworks:
 
     def change_ports(self, facts: ContainerFacts, more: Bindings, fewer: Bindings, *, running: bool) -> PortChange:
         return PortChange(bindings=more)
+
+    def published(self, container_id: str) -> PortRows:
+        return []
+
+    def withdraw_ports(self, facts: ContainerFacts, rows: PortRows) -> tuple[tuple[str, str, int], ...]:
+        return ()
+
+    def publish_again(self, facts: ContainerFacts, rows: PortRows) -> tuple[int, ...]:
+        return ()
 
     def settings(self, facts: ContainerFacts) -> NetworkSettings:
         return NetworkSettings(networks=dict(facts.endpoints), ports={})

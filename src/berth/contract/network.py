@@ -7,7 +7,7 @@ connect / disconnect of a running container change its namespace at once; of a s
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -16,6 +16,8 @@ from berth.wire.container import ContainerConfig, HostConfig
 from berth.wire.network import EndpointSettings, NetworkSettings, PortBinding
 
 Bindings = dict[str, list[PortBinding] | None]
+# Published ports as networks keep them; whoever else has them only stores them and hands them back.
+PortRows = list[dict[str, Any]]
 
 
 class ContainerFacts(Struct, kw_only=True):
@@ -86,6 +88,20 @@ class ContainerNetworks(Protocol):
     def change_ports(self, facts: ContainerFacts, more: Bindings, fewer: Bindings, *, running: bool) -> PortChange:
         """Publish more of a container and less, at once when it runs. Conflict, NotFound, ResourceExhausted change nothing.
         The caller records the bindings and hands the sockets over."""
+        ...
+
+    def published(self, container_id: str) -> PortRows:
+        """What is published of a running container now."""
+        ...
+
+    def withdraw_ports(self, facts: ContainerFacts, rows: PortRows) -> tuple[tuple[str, str, int], ...]:
+        """Publish nothing but `rows` of a running container. Returns, as (protocol, address, port), what need not be held any
+        more, and what of `rows` is not published: none of that when there is no difference. Idempotent."""
+        ...
+
+    def publish_again(self, facts: ContainerFacts, rows: PortRows) -> tuple[int, ...]:
+        """Publish what of `rows` is not published. What somebody else has taken meanwhile is told in the log.
+        The bound sockets."""
         ...
 
     def relink(self, facts: ContainerFacts) -> None:

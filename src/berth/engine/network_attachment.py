@@ -108,6 +108,11 @@ class Attacher:
         self._naming.remember(whole)
         return sockets
 
+    def publish_again(self, facts: ContainerFacts, lost: Sequence[Published]) -> tuple[int, ...]:
+        """These very ports, which the running container had before. The bound sockets."""
+        self._naming.remember(facts)
+        return self._publisher.publish_again(facts, lost)
+
     def publish_missing(self, facts: ContainerFacts) -> tuple[int, ...]:
         """The ports that a running container asks for and that nothing of the host is held for yet. The bound sockets."""
         return self._publisher.publish_missing(facts)

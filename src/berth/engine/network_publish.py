@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 import msgspec
 
+from berth import failpoint
 from berth.contract.network import ContainerFacts
 from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_wish import Wish, wanted
@@ -97,10 +98,28 @@ class Publisher:
             entry = next(row.live for row in rows if row.network_id == ports[0].network_id)
             self._catalog.put_ports(more.id, ports)
             undo.callback(self.unpublish, more.id, ports)
+            failpoint.hit("network.publish.after-ports")
             self._fabric.publish(ports)
             if entry is not None:
                 netlink.set_hairpin(entry.host_name)
             undo.pop_all()
+        self.flush_udp(ports)
+        return tuple(sock.detach() for sock in sockets)
+
+    def publish_again(self, facts: ContainerFacts, lost: Sequence[Published]) -> tuple[int, ...]:
+        """These very ports, which the running container had before. Those that are taken by now stay away. The bound sockets."""
+        sockets: list[socket.socket] = []
+        ports: list[Published] = []
+        for port in lost:
+            wish = PortWish(protocol=port.protocol, container_port=port.target_port, first=port.port, last=port.port)
+            try:
+                sockets += [] if port.routed else hold(wish, [port.address], self._catalog.allocated_ports())
+            except ResourceExhausted as error:
+                log.warning("container %s: %s", facts.name, error.message)
+                continue
+            ports.append(port)
+        self._catalog.put_ports(facts.id, ports)
+        self._fabric.publish([port for port in ports if port.target])
         self.flush_udp(ports)
         return tuple(sock.detach() for sock in sockets)
 
@@ -135,6 +154,7 @@ class Publisher:
         if not ports:
             return
         self._catalog.replace_ports(container_id, [p for p in self._catalog.ports.get(container_id, []) if p not in ports])
+        failpoint.hit("network.unpublish.after-ports")
         self._fabric.unpublish(ports)
         self.flush_udp(ports)
 

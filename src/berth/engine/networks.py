@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from berth import failpoint
-from berth.contract.network import Attachment, Bindings, ContainerFacts, PortChange
+from berth.contract.network import Attachment, Bindings, ContainerFacts, PortChange, PortRows
 from berth.contract.usage import Usage
 from berth.engine import port_bindings
 from berth.engine.config import EngineConfig
@@ -338,6 +338,22 @@ class NetworkService:
     def publish_missing(self, facts: ContainerFacts) -> tuple[int, ...]:
         """Ports that a running container could not publish before; see contract.network."""
         return self._attacher.publish_missing(facts)
+
+    def published(self, container_id: str) -> PortRows:
+        """Rows of its ports; see contract.network."""
+        return [msgspec.to_builtins(port) for port in self._catalog.ports.get(container_id, [])]
+
+    def withdraw_ports(self, facts: ContainerFacts, rows: PortRows) -> tuple[tuple[str, str, int], ...]:
+        """Ports that came since; see contract.network."""
+        now, before = self._catalog.ports.get(facts.id, []), msgspec.convert(rows, list[Published])
+        more, fewer = [port for port in now if port not in before], [port for port in before if port not in now]
+        self._attacher.unpublish(facts.id, more)
+        return tuple((port.protocol, port.address, port.port) for port in [*more, *fewer])
+
+    def publish_again(self, facts: ContainerFacts, rows: PortRows) -> tuple[int, ...]:
+        """Ports that went since; see contract.network."""
+        now = self._catalog.ports.get(facts.id, [])
+        return self._attacher.publish_again(facts, [p for p in msgspec.convert(rows, list[Published]) if p not in now])
 
     def relink(self, facts: ContainerFacts) -> None:
         """Other names in the files and DNS of a running container whose links have changed."""

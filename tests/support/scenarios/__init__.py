@@ -10,12 +10,12 @@ from support.scenarios.container import Change, Create, Exec, Pause, Remove, Rot
 from support.scenarios.engine import FirstStart, Restart
 from support.scenarios.foreign import OTHER_RUNTIMES
 from support.scenarios.image import Build, Commit, Import, Load, Pull, RemoveImage, Tag
-from support.scenarios.network import Connect, NetworkLife, VolumeLife
+from support.scenarios.network import Connect, NetworkLife, Ports, VolumeLife
 from support.scenarios.world import Scenario, World
 
 __all__ = ["SCENARIOS", "Scenario", "World"]
 
 SCENARIOS: tuple[type[Scenario], ...] = (
-    Create, Start, StartJoined, Stop, RunAndRemove, Remove, VolumeLife, NetworkLife, Connect, Exec, Pause, Change, Import, Load,
-    Pull, Commit, Build, Tag, RemoveImage, Rotate, Restart, FirstStart, *OTHER_RUNTIMES,
+    Create, Start, StartJoined, Stop, RunAndRemove, Remove, VolumeLife, NetworkLife, Ports, Connect, Exec, Pause, Change, Import,
+    Load, Pull, Commit, Build, Tag, RemoveImage, Rotate, Restart, FirstStart, *OTHER_RUNTIMES,
 )  # fmt: skip

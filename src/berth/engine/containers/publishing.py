@@ -2,19 +2,28 @@
 
     checks ─ host ports bound ─ rows and firewall elements ─ sockets to the shim ─ record
 
-What an engine that is killed before the record had published goes with the run.
+While a running container's ports change, its record says which it had: an engine that is killed meanwhile, or that fails,
+has that put back by the next one, or by itself.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from msgspec import Struct, field, structs
 
-from berth.contract.network import Bindings
+from berth import failpoint
+from berth.contract.network import Bindings, PortChange
+from berth.contract.runtime import Task
 from berth.engine.containers.lifecycle import Status
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
 from berth.engine.containers.validation import check_port_bindings
-from berth.errors import Conflict, InvalidArgument
+from berth.errors import BerthError, Conflict, InvalidArgument
+
+log = logging.getLogger("berth.containers")
 
 
 class PortsBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -39,13 +48,55 @@ class Publishing:
         async with container.lock:
             _check(container)
             task = container.live_task()
-            changed = self._parts.networks.change_ports(container.facts(), body.publish, body.unpublish, running=task is not None)
-            if task is not None:
-                await task.hold_ports(changed.sockets, changed.released)
-            record = container.record
-            record.host_config = structs.replace(record.host_config, port_bindings=changed.bindings)
-            self._parts.catalog.save(container, durable=not container.auto_remove)
+            if task is None:
+                self._record(container, self._change(container, body, running=False).bindings)
+            else:
+                async with self.whole_or_not(container, task):
+                    changed = self._change(container, body, running=True)
+                    failpoint.hit("container.ports.after-rows")
+                    await task.hold_ports(changed.sockets, changed.released)
+                    failpoint.hit("container.ports.after-sockets")
+                    self._record(container, changed.bindings)
+            failpoint.hit("container.ports.after-record")
         self._parts.emit(container, "update")
+
+    def _change(self, container: Container, body: PortsBody, *, running: bool) -> PortChange:
+        return self._parts.networks.change_ports(container.facts(), body.publish, body.unpublish, running=running)
+
+    def _record(self, container: Container, bindings: Bindings) -> None:
+        record, before = container.record, (container.record.host_config, container.record.ports_before)
+        record.host_config, record.ports_before = structs.replace(record.host_config, port_bindings=bindings), None
+        try:
+            self._parts.catalog.save(container, durable=not container.auto_remove)
+        except BerthError:
+            record.host_config, record.ports_before = before
+            raise
+
+    @asynccontextmanager
+    async def whole_or_not(self, container: Container, task: Task) -> AsyncIterator[None]:
+        """Around a change of the ports of a running container: it is made and recorded, or put back."""
+        container.record.ports_before = self._parts.networks.published(container.id)
+        try:
+            self._parts.catalog.save(container)
+            failpoint.hit("container.ports.after-intent")
+            yield
+        finally:
+            await self.put_back(container, task)
+
+    async def put_back(self, container: Container, task: Task | None) -> None:
+        """The ports that a container had before a change that has not been recorded. Without a task it has none."""
+        before = container.record.ports_before
+        if before is None:
+            return
+        networks, facts = self._parts.networks, container.facts()
+        try:
+            if task is not None and (released := networks.withdraw_ports(facts, before)):
+                await task.hold_ports((), released)
+                await task.hold_ports(networks.publish_again(facts, before), ())
+        except BerthError as error:
+            log.warning("container %s: its ports cannot be put back as they were: %s", container.name, error.message)
+        container.record.ports_before = None
+        self._parts.catalog.note(container)
 
 
 def _check(container: Container) -> None:

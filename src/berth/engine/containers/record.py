@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from berth.contract.network import ContainerFacts
+from berth.contract.network import ContainerFacts, PortRows
 from berth.contract.runtime import AttachStream, LaunchRequest, Task
 from berth.engine.containers.cause import Cause
 from berth.engine.containers.lifecycle import HAS_TASK, Status, check_transition
@@ -81,7 +81,8 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
 
 class ContainerRecord(Struct, kw_only=True, omit_defaults=True):
     """The document. `name` is without the slash; `image_name` as the user wrote it. `no_new_privileges` is what the engine had as
-    its default when the container was created. `extensions` are model.extension's that the request asked for."""
+    its default when the container was created. `extensions` are model.extension's that the request asked for. `ports_before` is
+    there while ports of the running container change: what networks had published for it."""
 
     id: str
     name: str
@@ -96,6 +97,7 @@ class ContainerRecord(Struct, kw_only=True, omit_defaults=True):
     mounts: list[MountRecord] = field(default_factory=list)
     no_new_privileges: bool = False
     extensions: dict[str, str] = field(default_factory=dict)
+    ports_before: PortRows | None = None
     state: StateRecord = field(default_factory=StateRecord)
 
 

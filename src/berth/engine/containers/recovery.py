@@ -5,6 +5,7 @@ row says running, exit record         the end is recorded with its own code and 
 row says created, shim lives          killed right after the launch: taken over
 row says running, neither             the host went down: code 255
 row says running/paused, shim lives   frozen or not: as the row says
+row says ports change                 they are as before the change
 row says restarting                   the back-off starts anew
 row says removing                     the removal is finished
 directory or shim without a row       removed
@@ -24,6 +25,7 @@ from berth.engine.containers import restart
 from berth.engine.containers.cause import Cause, Kind
 from berth.engine.containers.lifecycle import HAS_TASK, Status
 from berth.engine.containers.parts import Parts
+from berth.engine.containers.publishing import Publishing
 from berth.engine.containers.record import Container
 from berth.engine.containers.removal import Removal
 from berth.engine.containers.running import Running
@@ -39,10 +41,11 @@ _LOST = 255
 class Recovery:
     """Run once, before the engine serves."""
 
-    def __init__(self, parts: Parts, running: Running, removal: Removal) -> None:
+    def __init__(self, parts: Parts, running: Running, removal: Removal, publishing: Publishing) -> None:
         self._parts = parts
         self._running = running
         self._removal = removal
+        self._publishing = publishing
 
     async def restore(self, *, sweep: bool = True) -> None:
         """See the module's table. Without `sweep` nothing is removed for want of a row."""
@@ -63,6 +66,8 @@ class Recovery:
                 self._parts.ranges.adopt(container.uid_base)
         await asyncio.gather(*(self._thaw_or_freeze(c, tasks[c.id]) for c in alive))
         await self._parts.networks.restore([(c.facts(), tasks[c.id].pid) for c in alive])
+        for container in containers:
+            await self._publishing.put_back(container, container.task)
         failpoint.hit("engine.recover.after-networks")
         for container in alive:
             self._running.watch(container, tasks[container.id])

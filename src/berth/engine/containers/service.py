@@ -102,7 +102,7 @@ class ContainerService:
         self._listing = Listing(parts)
         self._updating = Updating(parts)
         self._publishing = Publishing(parts)
-        self._recovery = Recovery(parts, self._running, self._removal)
+        self._recovery = Recovery(parts, self._running, self._removal, self._publishing)
         self._healing = Healing(parts, self._stopping)
         self._running.on_unhealthy(self._healing.unhealthy)
         self._log_cap = LogCap(parts)
