@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -608,6 +609,30 @@ def test_what_a_killed_creator_left_can_be_deleted(runtime: Runtime, bundle: Bun
     child.wait()
     assert runtime.state()["status"] == "stopped"
     assert runtime("delete", runtime.id).returncode == 0
+
+
+def processes_with(word: str) -> list[str]:
+    """Command lines that have it as a word."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if word.encode() in (words := path.read_bytes().split(b"\0")):
+                found.append(b" ".join(words).decode())
+    return found
+
+
+@pytest.mark.parametrize("stage", ["prestart", "createRuntime", "createContainer", "startContainer", "poststart"])
+def test_a_hook_whose_creator_is_killed_ends_with_it(runtime: Runtime, bundle: Bundle, stage: str) -> None:
+    seconds = f"6{os.getpid()}"
+    bundle.config["hooks"] = {stage: [{"path": "/bin/sleep", "args": ["sleep", seconds]}]}
+    bundle.write("sleep", "600")
+    child = runtime.popen("run", "-b", str(bundle.directory), runtime.id, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: processes_with(seconds) != [])
+    child.kill()
+    child.wait()
+    wait_for(lambda: processes_with(seconds) == [] and processes_with(runtime.id) == [])
+    assert runtime.state()["status"] == ("running" if stage == "poststart" else "stopped")
+    assert runtime("delete", "-f", runtime.id).returncode == 0
 
 
 def test_spec_and_steps(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def die_with_parent() -> None:
     prctl(PR_SET_PDEATHSIG, 9)
 
 
+def share_fate(parent: int) -> None:
+    """In a fork of `parent`: end when that does, also if it has ended already. Held beyond execve."""
+    die_with_parent()
+    if os.getppid() != parent:
+        os._exit(137)
+
+
 def set_filesystem_ids(uid: int) -> None:
     """The ids that new files get and permission checks use, of this thread; user and group alike."""
     libc.setfsgid(ctypes.c_uint(uid))

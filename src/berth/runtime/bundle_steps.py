@@ -79,8 +79,8 @@ def runtime_hooks(state: Init, *, fd: int) -> None:
 
 
 def hooks(state: Init, *, stage: str, hooks: list[dict[str, Any]], text: str) -> None:
-    """In the container's namespaces, and so with the process id that is seen there."""
-    hook.run(stage, hooks, hook.with_pid(text, os.getpid()))
+    """In the container's namespaces, and so with the process id that is seen there. Who makes or starts the container waits."""
+    hook.run(stage, hooks, hook.with_pid(text, os.getpid()), state.sock.fileno())
 
 
 def hold(state: Init, *, fd: int, program: str) -> None:

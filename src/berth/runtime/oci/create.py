@@ -14,6 +14,7 @@ from _socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM
 from _socket import socket as Socket
 
 from berth.errors import BerthError, Conflict, InvalidArgument
+from berth.kernel import process
 from berth.kernel.file import write_text
 from berth.runtime import bundle_steps, cgroup, guard, hook, label, launch, plan, trampoline
 from berth.runtime.failure import Failure
@@ -257,9 +258,11 @@ def _listener(path: str) -> Socket:
 
 
 def _serve_hooks(bundle: Bundle, wish: Wish) -> Socket:
-    """A process in the host's namespaces that runs prestart and createRuntime hooks once init asks; it ends with init."""
+    """A process in the host's namespaces that runs prestart and createRuntime hooks once init asks; ends with init and us."""
     ours, theirs = pair()
+    us = os.getpid()
     if os.fork() == 0:
+        process.share_fate(us)
         ours.close()
         _run_hooks(theirs, bundle, wish)
     theirs.close()
