@@ -1,4 +1,5 @@
-"""Another runtime's container whose birth or shim is killed while the binary works: started again or ended, and nothing left."""
+"""Another runtime's container whose birth, shim or binary is killed while the binary works: started again or ended, and nothing
+left. Kills at every point of our own code are in the matrix (test_matrix)."""
 
 from __future__ import annotations
 
@@ -12,12 +13,18 @@ import pytest
 
 from support import leak
 from support.engine import SLOW, EngineProcess
+from support.failpoints import Failpoints
 
 SECONDS = 20.0 * SLOW
-# Runs runc; where a file says so, it kills who called it (the birth, or at the end the shim) before or after that.
+# Runs runc; where a file says so, it kills who called it (the birth, or at the end the shim) before or after that, or runc itself
+# after some time.
 WRAPPER = """#!/bin/sh
 for word; do case $word in create|start|delete|exec) verb=$word; break;; esac; done
 [ -e {flags}/before-$verb ] && rm {flags}/before-$verb && kill -9 $PPID && exit 1
+if [ -e {flags}/during-$verb ]; then
+    seconds=$(cat {flags}/during-$verb); rm {flags}/during-$verb
+    {runc} "$@" <&0 & sleep $seconds; kill -9 $!; wait $!; exit $?
+fi
 {runc} "$@"; code=$?
 [ -e {flags}/after-$verb ] && rm {flags}/after-$verb && kill -9 $PPID
 exit $code
@@ -27,12 +34,13 @@ exit $code
 class Killer:
     """An engine whose runtime `killer` is runc with a dagger."""
 
-    def __init__(self, engine: EngineProcess, flags: Path) -> None:
+    def __init__(self, engine: EngineProcess, flags: Path, points: Failpoints) -> None:
         self.engine = engine
         self.flags = flags
+        self.points = points
 
-    def arm(self, when: str) -> None:
-        (self.flags / when).touch()
+    def arm(self, when: str, seconds: str = "") -> None:
+        (self.flags / when).write_text(seconds)
 
     def used(self, when: str) -> bool:
         return not (self.flags / when).exists()
@@ -51,20 +59,24 @@ def module_killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killer]:
     wrapper = tmp_path_factory.mktemp("bin") / "killer"
     wrapper.write_text(WRAPPER.format(flags=flags, runc=runc))
     wrapper.chmod(0o755)
-    engine = EngineProcess("--add-runtime", f"killer={wrapper}")
+    points = Failpoints(str(tmp_path_factory.mktemp("points")))
+    engine = EngineProcess("--add-runtime", f"killer={wrapper}", environment=points.environment)
     with leak.nothing_left(engine.snapshot):
         try:
             engine.start()
             engine.add_busybox()
             engine.ok("run", "--rm", "busybox", "true")
-            yield Killer(engine, flags)
+            yield Killer(engine, flags, points)
         finally:
             engine.shut_down()
 
 
 @pytest.fixture
 def killer(module_killer: Killer) -> Iterator[Killer]:
-    with leak.nothing_left(module_killer.engine.snapshot):
+    def everything() -> set[str]:
+        return module_killer.engine.snapshot() | leak.other_runtimes(module_killer.engine.config.run)
+
+    with leak.nothing_left(everything):
         yield module_killer
         left = module_killer.engine.ok("ps", "-aq").split()
         if left:
@@ -114,3 +126,61 @@ def test_a_shim_that_is_killed_during_an_exec(killer: Killer, when: str) -> None
     assert engine.docker("exec", "one", "sleep", "1000").returncode != 0
     eventually(lambda: engine.ok("inspect", "-f", "{{.State.Status}}", "one") == "exited", "the container goes on without a shim")
     assert killer.kept() == []
+
+
+@pytest.mark.parametrize("seconds", ["0.005", "0.03", "0.08"])
+@pytest.mark.parametrize("verb", ["create", "start"])
+def test_a_binary_that_is_killed_at_its_work(killer: Killer, verb: str, seconds: str) -> None:
+    engine = killer.engine
+    engine.ok("create", "--runtime", "killer", "--name", "one", "-p", "127.0.0.1::80", "busybox", "sleep", "1000")
+    killer.arm(f"during-{verb}", seconds)
+    tried = engine.docker("start", "one")
+    assert killer.used(f"during-{verb}")
+    if tried.returncode:
+        # Of a binary that says nothing, or what the shell around it says.
+        assert "killer ended with" in tried.stderr or "Killed" in tried.stderr, tried
+        assert killer.kept() == []
+        engine.ok("start", "one")
+    assert engine.ok("exec", "one", "echo", "hi") == "hi"
+    assert killer.kept() == [engine.ok("inspect", "-f", "{{.Id}}", "one")]
+
+
+@pytest.mark.parametrize("seconds", ["0.005", "0.05"])
+def test_a_binary_that_is_killed_at_an_exec(killer: Killer, seconds: str) -> None:
+    engine = killer.engine
+    engine.ok("run", "-d", "--runtime", "killer", "--name", "one", "busybox", "sleep", "1000")
+    killer.arm("during-exec", seconds)
+    tried = engine.docker("exec", "one", "sh", "-c", "echo out; exit 7")
+    assert tried.returncode in (7, 126, 128) and killer.used("during-exec"), tried
+    assert engine.ok("exec", "one", "echo", "hi") == "hi"
+    assert [line.split()[-2:] for line in engine.ok("top", "one", "-o", "pid,args").splitlines()[1:]] == [["sleep", "1000"]]
+
+
+@pytest.mark.parametrize("seconds", ["0.005", "0.03"])
+def test_a_binary_that_is_killed_while_it_removes(killer: Killer, seconds: str) -> None:
+    engine = killer.engine
+    engine.ok("run", "-d", "--runtime", "killer", "--name", "one", "busybox", "sh", "-c", "trap 'exit 5' TERM; sleep 1000 & wait")
+    killer.arm("during-delete", seconds)
+    engine.ok("stop", "-t", "5", "one")
+    assert killer.used("during-delete")
+    assert engine.ok("inspect", "-f", "{{.State.ExitCode}}", "one") in ("5", "137")
+    assert killer.kept() == [], "what the binary keeps of a container that has ended"
+    engine.ok("start", "one")
+    assert engine.ok("exec", "one", "echo", "hi") == "hi"
+
+
+@pytest.mark.parametrize("point", ["foreign.make.after-create", "foreign.make.after-network"])
+@pytest.mark.parametrize("runtime", ["killer", "crun"])
+def test_a_launch_that_fails_after_the_binary_has_made_the_container(killer: Killer, runtime: str, point: str) -> None:
+    if shutil.which(runtime) is None and runtime == "crun":
+        pytest.skip("crun is not installed (Debian package crun)")
+    engine = killer.engine
+    engine.ok("create", "--runtime", runtime, "--name", "one", "busybox", "sleep", "1000")
+    killer.points.clear()
+    killer.points.arm(point, "error 5")
+    tried = engine.docker("start", "one")
+    killer.points.clear()
+    assert tried.returncode != 0 and "nput/output error" in tried.stderr, tried
+    assert not os.listdir(f"{engine.config.run}/oci/{runtime}")
+    engine.ok("start", "one")
+    assert engine.ok("exec", "one", "echo", "hi") == "hi"
