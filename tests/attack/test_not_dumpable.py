@@ -23,14 +23,11 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="runs containers: need
 STEP = "launch.init.before-step"
 # In the host's user and process namespaces nothing else is between the two.
 OPTIONS = ("--userns=host", "--pid=host", "--network=none")
-# Be as powerful as the process `argv[1]`, and look.
+# Be as powerful as a container's root, and look at the process `argv[1]`.
 LOOK = """
 import os, sys
-from pathlib import Path
 from berth.kernel.capability import capset
-line = next(x for x in Path(f"/proc/{sys.argv[1]}/status").read_text().splitlines() if x.startswith("CapPrm"))
-power = int(line.split()[1], 16)
-capset(power, power, 0)
+capset(0xA80425FB, 0xA80425FB, 0)
 try:
     print(os.path.basename(os.readlink(f"/proc/{sys.argv[1]}/exe")))
 except PermissionError:
@@ -93,3 +90,17 @@ def test_row_1_an_exec_that_is_about_to_execute_cannot_be_looked_into(bench: Ben
     bench.engine.ok("run", "-d", "--name", "box", *OPTIONS, "busybox", "sleep", "1000")
     command = ("exec", "-d", "box", "sleep", "1001")
     assert bench.held_before_its_last_step(bench.steps(*command), *command) == ("refused", "busybox")
+
+
+def test_row_1_what_joins_a_container_cannot_be_looked_into(bench: Bench) -> None:
+    """It is in the container's user namespace, whose owner has power over it, and clones an init that is as it is."""
+    bench.engine.ok("run", "-d", "--name", "joined", "busybox", "sleep", "1000")
+    bench.points.clear()
+    bench.points.arm("launch.join.before-clone", "hold")
+    command = ("run", "-d", "--network=none", "--pid=container:joined", "busybox", "sleep", "1000")
+    work = threading.Thread(target=bench.engine.docker, args=command)
+    work.start()
+    seen = look(bench.points.await_hit("launch.join.before-clone", 20 * SLOW))
+    bench.points.clear()
+    work.join(20 * SLOW)
+    assert seen == "refused"

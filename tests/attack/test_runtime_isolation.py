@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from berth.errors import InvalidArgument
-from berth.model.oci import Mount, Resources
+from berth.model.oci import Device, Mount, Resources
 from berth.runtime import sysctl
-from support.launching import CAPABILITIES, Bench, Running, Wish
+from support.launching import CAPABILITIES, NAMESPACES, Bench, Running, Wish
 
 pytest_plugins = ["support.launch_fixture"]
 
@@ -94,6 +96,36 @@ def test_row_9_no_descriptor_and_no_directory_of_the_host(bench: Bench) -> None:
     assert count == "4\n"
 
 
+@pytest.fixture
+def leaked(tmp_path: Path) -> Iterator[int]:
+    """A directory of the host that whoever is forked here inherits, and would leave to the program that it executes."""
+    opened = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(opened, 63, inheritable=True)
+    os.close(opened)
+    yield 63
+    os.close(63)
+
+
+def test_row_9_a_descriptor_that_was_leaked_does_not_reach_the_program(bench: Bench, leaked: int) -> None:
+    assert str(leaked) not in bench.run(Wish(["ls", "/proc/self/fd"])).output.split()
+
+    def use(container: Running) -> str:
+        return container.shell("ls /proc/self/fd")
+
+    assert str(leaked) not in bench.running(Wish(["sleep", "1000"]), use).split()
+
+
+def test_row_9_a_descriptor_that_was_leaked_is_no_working_directory(bench: Bench, leaked: int) -> None:
+    """That it is refused as what it is, is the first of two walls: behind it a directory outside of the root is refused, too."""
+
+    def use(container: Running) -> object:
+        return container.exec(["pwd"], cwd=f"/proc/self/fd/{leaked}").failure
+
+    refused = ("chdir", errno.ELOOP)
+    for failure in bench.run(Wish(["pwd"], cwd=f"/proc/self/fd/{leaked}")).failure, bench.running(Wish(["sleep", "1000"]), use):
+        assert failure is not None and failure[:2] == refused, failure  # type: ignore[index]
+
+
 def test_row_9_a_link_to_a_descriptor_as_directory(bench: Bench) -> None:
     layer = bench.layer_with(lambda path: os.symlink("/proc/self/fd/7", path / "work"))
     outcome = bench.run(Wish(["pwd"], cwd="/work"), (layer,))
@@ -113,6 +145,11 @@ def test_row_11_null_of_the_image_is_not_used_for_masking(bench: Bench) -> None:
 def test_row_11_masking_without_a_dev_of_ours_fails_closed(bench: Bench) -> None:
     outcome = bench.run(Wish(["true"], without=("/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"), masked=["/proc/keys"]))
     assert outcome.failure == ("mask", 19, "/dev/null")
+
+
+def test_row_11_another_device_is_not_used_for_masking(bench: Bench) -> None:
+    zero = Device(type="c", path="/dev/null", major=1, minor=5)
+    assert bench.run(Wish(["true"], devices=[zero], masked=["/proc/keys"])).failure == ("mask", 19, "/dev/null")
 
 
 def test_row_12_console_comes_from_our_own_devpts(bench: Bench) -> None:
@@ -140,8 +177,11 @@ def test_row_13_sysctls_go_to_a_private_proc(bench: Bench) -> None:
 LINKS = ("dev", "proc", "sys", "etc", "etc/resolv.conf", "etc/hosts", "run", "dev/pts", "dev/shm", "sys/fs")
 
 
+@pytest.mark.parametrize("userns", ["own", "host"])
 @pytest.mark.parametrize("style", ["absolute", "relative", "dangling", "chain"])
-def test_row_14_links_in_the_image_do_not_lead_out(bench: Bench, tmp_path: Path, style: str) -> None:
+def test_row_14_links_in_the_image_do_not_lead_out(bench: Bench, tmp_path: Path, style: str, userns: str) -> None:
+    """In the host's user namespace nothing but the look-up is between a link and the canary."""
+    namespaces = tuple(name for name in NAMESPACES if name != "user" or userns == "own")
     canary = tmp_path / "canary"
     (canary / "sub").mkdir(parents=True)
     (canary / "file").write_text("untouched")
@@ -164,10 +204,10 @@ def test_row_14_links_in_the_image_do_not_lead_out(bench: Bench, tmp_path: Path,
         before = snapshot(canary)
         files = ((str(source), "/etc/resolv.conf"), (str(source), "/etc/hosts"))
         mount = Mount(destination="/run/x", type="tmpfs", source="tmpfs")
-        outcome = bench.run(Wish(["true"], bind_files=files, mounts=[mount]), (layer,))
+        outcome = bench.run(Wish(["true"], bind_files=files, mounts=[mount], namespaces=namespaces), (layer,))
         assert snapshot(canary) == before, name
-        if name in ("proc", "sys"):
-            assert outcome.failure is not None, f"/{name} as a link must be refused"
+        refused = name in ("proc", "sys")
+        assert (outcome.failure is not None) is refused, (f"/{name} as a link is refused, others lead somewhere inside", outcome)
         assert outcome.extra == [], name
     assert source.read_text() == "engine's"
 
@@ -215,6 +255,7 @@ def test_row_16_no_control_group_can_be_mounted(bench: Bench) -> None:
     out = bench.run(Wish(["sh", "-c", script], resources=Resources())).output
     assert "wrote" not in out
     assert out.count("Operation not permitted") + out.count("ermission denied") >= 2, out
+    assert "unshare: unshare" in out, ("it got as far as a user namespace of its own", out)
     assert "tasks" not in out
 
 
@@ -297,9 +338,9 @@ def test_row_37_account_files_that_hang_or_never_end(bench: Bench, name: str) ->
         (path / "etc").mkdir()
         os.symlink("/proc/self/fd/0", path / "etc" / name)
 
-    for build in (fifo, folder, huge):
+    for build, number in (fifo, errno.EINVAL), (folder, errno.EINVAL), (huge, errno.EFBIG):
         outcome = bench.run(Wish(["true"], user="bob:bob"), (bench.layer_with(build),))
-        assert outcome.failure is not None and outcome.failure[0] == "user", build.__name__
+        assert outcome.failure is not None and outcome.failure[:2] == ("user", number), (build.__name__, outcome)
     outcome = bench.run(Wish(["true"], user="bob:bob"), (bench.layer_with(link_out),))
     assert outcome.failure is not None and outcome.failure[0] == "user"
 

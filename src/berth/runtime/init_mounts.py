@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from berth.runtime.init import Init
 
 _DIRECTORY = 0o040000
+_LINKS = 40
 _RESTRICTED = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
 
 
@@ -41,15 +42,24 @@ def trees(state: Init, *, paths: list[str]) -> None:
         os.close(fd)
 
 
-def _target(state: Init, path: str, is_directory: bool) -> int:
-    """A descriptor of the mount point, made if it is missing. Links are resolved inside the root."""
+def _target(state: Init, path: str, is_directory: bool, links: int = _LINKS) -> int:
+    """A descriptor of the mount point, made if it is missing. Links are resolved inside the root, dangling ones too: what they
+    lead to is made."""
     if is_directory:
         return make_directories_in_root(state.root, path)
     try:
         return open_in_root(state.root, path, os.O_PATH)
     except FileNotFoundError:
-        os.close(make_directories_in_root(state.root, os.path.dirname(path)))
-        os.close(open_in_root(state.root, path, os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
+        folder, name = os.path.split(path)
+        parent = make_directories_in_root(state.root, folder)
+        try:
+            os.close(open_in_root(state.root, path, os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
+        except OSError as error:
+            if error.errno != errno.ELOOP or not links:
+                raise
+            return _target(state, os.path.join(folder, os.readlink(name, dir_fd=parent)), False, links - 1)
+        finally:
+            os.close(parent)
         return open_in_root(state.root, path, os.O_PATH)
 
 
