@@ -42,6 +42,10 @@ def test_row_41_groups_are_those_of_the_image_and_the_request(engine: EngineProc
         "4242",
     ]
     assert engine.ok("run", "--rm", "-u", "5555:6666", "busybox", "id", "-G") == "6666"
+    # The primary one is among the supplementary ones, which `id` does not tell: a file that denies a group must not be open to
+    # who gives up the group as his primary one.
+    status = engine.ok("run", "--rm", "-u", "worker", "busybox", "grep", "Groups", "/proc/self/status")
+    assert status.split() == ["Groups:", "1000", "2000"]
 
 
 def test_row_62_the_environment_is_exactly_the_declared_one(engine: EngineProcess) -> None:
