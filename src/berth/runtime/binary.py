@@ -31,6 +31,7 @@ _ERRORS = "stderr"
 _LONGEST = 1 << 16
 # Removing a container that has ended takes some ten milliseconds; a binary that hangs must not hold up whoever waits.
 _PATIENCE_MS = 15_000
+_TRIES = 3
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _NUMBERS = {
     "no such file or directory": errno.ENOENT,
@@ -124,18 +125,29 @@ def _quoted(text: str, after: str) -> str:
 
 
 def delete(command: Command, id: str) -> None:
-    """Kill what is left of a container, and remove what the binary keeps of it. Idempotent; waits a bounded time."""
+    """Kill what is left of a container, and remove what the binary keeps of it. Idempotent; waits a bounded time.
+
+    A binary that is killed at it is called again: it has control groups that only it knows of.
+    """
+    kept = f"{command['options'][1]}/{id}"
+    for _ in range(_TRIES):
+        if _delete(command, id) or not os.path.exists(kept):
+            return
+
+
+def _delete(command: Command, id: str) -> bool:
+    """Whether there is nothing more to be had from it."""
     arguments = [command["path"], *command["options"], "delete", "--force", id]
     nowhere = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
     try:
         pid = os.posix_spawn(command["path"], arguments, _ENVIRONMENT, file_actions=nowhere)
     except OSError:
         # The binary is gone: nothing that it keeps does any harm, and the control group is removed without it.
-        return
+        return True
     pidfd = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     if not poll.poll(_PATIENCE_MS):
         os.kill(pid, 9)
     os.close(pidfd)
-    os.waitpid(pid, 0)
+    return os.waitpid(pid, 0)[1] == 0
