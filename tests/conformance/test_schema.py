@@ -7,9 +7,11 @@ import io
 import re
 import shutil
 import tarfile
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from support import leak
 from support.api_client import Answer, ask
 from support.api_schema import NEWEST, VERSIONS, ApiSchema, Operation, api_schema
 from support.engine import EngineProcess, busybox_tar
+from support.platforms import OTHER, layout
 from support.registry import registry
 
 # Docker writes null here, whatever its schema says: "not set", and "has not ended yet".
@@ -25,8 +28,9 @@ _NULL_AS_DOCKER = {
     ".HostConfig.MemorySwappiness: None is not of type 'integer'",
     ".ExitCode: None is not of type 'integer'",
 }
-# The schema of 1.40 says so, and Docker's answer was the object that later ones describe.
-_WRONG_IN_SCHEMA = re.compile(r"AuxiliaryAddresses: .* is not of type 'string'")
+# The schema of 1.40 says so, and Docker's answer was the object that later ones describe. UnpackedSize is required by all
+# that have manifests, and described by none: Docker tells Size.Unpacked.
+_WRONG_IN_SCHEMA = re.compile(r"AuxiliaryAddresses: .* is not of type 'string'|ImageData: 'UnpackedSize' is a required property")
 _SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 _NOT_IMPLEMENTED = {
     "POST /swarm/init": 501,
@@ -36,7 +40,6 @@ _NOT_IMPLEMENTED = {
     "POST /plugins/create": 501,
     "POST /session": 501,
     "PUT /volumes/{name}": 501,
-    "GET /images/{name}/attestations": 501,
 }
 # Not asked for with success here: what it needs is not on the machine, or is elsewhere.
 _ELSEWHERE = {
@@ -64,7 +67,10 @@ _LEFT_OUT = {
     r"\.(StorageOpt|LinkLocalIPs|IPv6Address|DriverConfig\.Options|TmpfsOptions\.Options)$": "not asked for here",
     r"(ImageOptions|VolumeOptions\.Subpath|BindOptions\.\w+)$": "not asked for here",
     r"distribution.*\.Descriptor\.(urls|platform|data|artifactType|annotations)$": "what this image's manifest does not have",
-    r"\.(Manifests|Descriptor|ImageManifestDescriptor|Storage|Identity)$": "Docker: with containerd's image store",
+    r"\.(ImageManifestDescriptor|Storage|Identity)$": "Docker: with containerd's image store",
+    r"[iI]mages.*\.(Manifests|Descriptor)$": "Docker: with containerd's image store, from the version on that has them",
+    r"\.Descriptor\.(urls|data|artifactType)$": "what no manifest here has",
+    r"\.Descriptor\.(platform|annotations)$": "of manifests, not of an image as a whole",
     r"HostConfig\.Capabilities|info\.SystemStatus": "in the schema of 1.40 only; no Docker ever answered it",
     r"Config\.MacAddress$": "deprecated in 1.44; the endpoint tells it in every version",
     r"stats\.(storage_stats|networks\{\}\.(instance|endpoint)_id)": "Docker: on Windows",
@@ -170,6 +176,9 @@ class World:
         self.execs = list(self.made("GET", "/containers/full/json")["ExecIDs"])
         self.execs.append(self.made("POST", "/containers/full/exec", {"Cmd": ["true"], "AttachStdout": True})["Id"])
         engine.ok("build", "-q", "-t", "built", "-", input=_BUILD)
+        with tempfile.TemporaryDirectory(prefix="berth-test-") as directory:
+            engine.ok("load", input=layout(Path(directory, "oci")).tar())
+        engine.ok("create", "--name", "other", "--platform", f"linux/{OTHER}", "multi")
         engine.ok("tag", "built", f"{self.registry}/team/app:1")
         engine.ok("push", f"{self.registry}/team/app:1")
 
@@ -315,7 +324,9 @@ class Visit:
 
     def _images(self) -> None:
         remote = f"{self.world.registry}/team/app"
-        self.ask("GET /images/json", "?all=1&shared-size=1&digests=1")
+        self.ask("GET /images/json", "?all=1&shared-size=1&digests=1&manifests=1")
+        self.ask("GET /images/{name}/json", "?manifests=1", name="multi")
+        self.ask("GET /images/{name}/attestations", "?statement=1", name="multi")
         for name in ("busybox", "built", f"{remote}:1"):
             self.ask("GET /images/{name}/json", name=name)
             self.ask("GET /images/{name}/history", name=name)
@@ -433,7 +444,7 @@ def test_what_does_not_exist_is_not_found(world: World, version: str) -> None:
             continue
         body = None if operation.method in ("GET", "HEAD", "DELETE") else _BODIES.get(name, {})
         answer = world.ask(operation.method, _concrete(operation, "nosuch"), body, version)
-        wanted = 501 if name in _NOT_IMPLEMENTED and name != "GET /images/{name}/attestations" else 404
+        wanted = 501 if name in _NOT_IMPLEMENTED else 404
         if name == "POST /images/{name}/push":
             # As with Docker, the stream has begun by then.
             assert answer.status == 200 and "nosuch" in answer.lines[-1]["errorDetail"]["message"], answer.body

@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from berth.errors import BerthError
+from berth.registry.manifest import host_platform
 from support import audit, leak
 from support.engine import SLOW, EngineProcess
 from support.failpoints import Failpoints, occurrences
@@ -108,9 +109,11 @@ def test_every_point_is_visited() -> None:
 
 @contextmanager
 def registry() -> Iterator[str]:
-    """A registry with the image `app:1`, in a thread; its host."""
+    """A registry with the image `app:1` and the index `app:multi`, in a thread; its host."""
     fake = FakeRegistry()
-    fake.put_image("app", "1", [tar_of(first="x"), tar_of(made="y")])
+    _, own = fake.put_image("app", "1", [tar_of(first="x"), tar_of(made="y")])
+    _, other = fake.put_image("app", "2", [tar_of(made="z")], architecture="s390x")
+    fake.put_index("app", "multi", {f"linux/{host_platform().architecture}": own, "linux/s390x": other})
     ready, done = threading.Event(), threading.Event()
 
     async def serve() -> None:

@@ -26,12 +26,13 @@ from berth.runtime.native import NativeRuntime
 from berth.storage.database import MIGRATIONS
 from support import audit, leak
 from support.engine import SLOW, EngineProcess
+from support.platforms import OTHER
 from support.shim_harness import Place, with_place
 from support.store_fixture import DATA, restore
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="runs containers: needs root")
 # What databases out there have been through: a change of one of these would part them from new ones.
-RELEASED = ("3331cecba87a6d58", "3503cb057384ee02", "31bbe5d15a8d699b", "26ff0b8fb942e3d0")
+RELEASED = ("3331cecba87a6d58", "3503cb057384ee02", "31bbe5d15a8d699b", "26ff0b8fb942e3d0", "9981ac2857e828b7")
 PROGRAM = "trap 'echo bye; exit 5' TERM; echo begun; sleep 1000 & wait"
 
 
@@ -75,7 +76,7 @@ def engine_on(root: str) -> Iterator[EngineProcess]:
 
 
 @needs_root
-@pytest.mark.parametrize(("kept", "schema"), [(3, 1), (3, 2), (3, 3), (4, 4)])
+@pytest.mark.parametrize(("kept", "schema"), [(3, 1), (3, 2), (3, 3), (4, 4), (5, 5)])
 def test_an_older_store_is_taken_over(tmp_path: Path, kept: int, schema: int) -> None:
     root = str(tmp_path / "root")
     restore(DATA / f"store-{kept}", root, schema)
@@ -87,7 +88,10 @@ def test_an_older_store_is_taken_over(tmp_path: Path, kept: int, schema: int) ->
         assert engine.ok("inspect", "-f", "{{.HostConfig.Runtime}}", "failed") == "berth", "runc is the binary's name now"
         assert engine.ok("logs", "wrote") == "said"
         tags = set(engine.ok("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines())
-        assert tags == {"imported:1", "imported:2", "built:1"}
+        assert tags == {"imported:1", "imported:2", "built:1", *(["multi:latest"] if kept > 4 else [])}
+        if kept > 4:
+            shown = engine.ok("image", "inspect", "--platform", f"linux/{OTHER}", "-f", "{{.Architecture}}", "multi")
+            assert shown == OTHER
         assert engine.ok("image", "inspect", "-f", "{{.Config.Labels.made}}", "built:1") == "before"
         assert "vessel" in engine.ok("volume", "ls", "-q").splitlines()
         assert engine.ok("network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", "net") == "10.213.7.0/24"

@@ -39,6 +39,8 @@ class _Tables:
             self.snapshots = dict(database.execute("SELECT key, parent FROM snapshots"))
             self.layers = dict(database.execute("SELECT chain_id, parent FROM layers"))
             self.images = dict(database.execute("SELECT id, chain_id FROM images"))
+            kept = "SELECT digest FROM index_content UNION SELECT digest FROM indexes"
+            self.kept = {row[0] for row in database.execute(kept)}
             self.leases = {row[0] for row in database.execute("SELECT id FROM leases")}
             self.ports = {row[0] for row in database.execute("SELECT container_id FROM ports")}
             endpoints = database.execute("SELECT container_id, document FROM endpoints").fetchall()
@@ -82,6 +84,7 @@ def inconsistencies(engine: EngineProcess) -> set[str]:
     found |= {f"layer {chain}: something stands on it, but it is gone" for chain in needed - set(tables.layers)}
     blobs = _listed(f"{root}/blobs/sha256")
     found |= {f"image {key}: no document" for key in tables.images if key[7:] not in blobs}
+    found |= {f"an index keeps {digest}, which is not there" for digest in tables.kept if digest[7:] not in blobs}
     found |= {f"lease {name}" for name in tables.leases if name.startswith(("image-", "build:"))}
     found |= {f"ingest/{name}" for name in _listed(f"{root}/ingest") if not name.endswith(".part")}
     found |= {f"build/{name}" for name in _listed(f"{root}/build") if name.startswith(("context-", "step-"))}
@@ -102,7 +105,7 @@ def content(engine: EngineProcess) -> set[str]:
     tables = _Tables(engine.root)
     rows = {
         f"row {table} {key}"
-        for table in ("containers", "volumes", "networks", "snapshots", "layers", "images")
+        for table in ("containers", "volumes", "networks", "snapshots", "layers", "images", "kept")
         for key in getattr(tables, table)
     }
     places = ("containers", "layers", "volumes", "blobs/sha256", "ingest")

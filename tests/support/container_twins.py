@@ -20,10 +20,12 @@ from berth.engine.config import EngineConfig
 from berth.engine.containers.service import ContainerService
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
+from berth.engine.images.index import platform_of
 from berth.errors import NotFound
 from berth.model.digest import Digest
 from berth.model.oci import Mount, Resources
 from berth.model.rootfs import Change, Overlay
+from berth.registry.manifest import matches, parse_platform
 from berth.storage.database import Database
 from berth.wire.container import ContainerConfig
 from berth.wire.document import ImageDocument
@@ -331,6 +333,16 @@ class TwinImages:
 
     def find(self, reference: str) -> Image | None:
         return self.image if reference in ("busybox", "busybox:latest", IMAGE_ID) else None
+
+    def get_for(self, reference: str, platform: str) -> Image:
+        found = self.get(reference)
+        if platform and not matches(platform_of(found.document), parse_platform(platform)):
+            raise NotFound(f"image with reference {reference} was found but does not provide the specified platform ({platform})")
+        return found
+
+    def platforms(self, reference: str) -> list[Image]:
+        found = self.find(reference)
+        return [found] if found is not None else []
 
 
 class TwinSnapshots:

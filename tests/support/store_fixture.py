@@ -26,6 +26,7 @@ if __name__ == "__main__":
 
 from berth.engine.config import EngineConfig
 from berth.storage.database import MIGRATIONS
+from support.platforms import layout
 
 DATA = Path(__file__).parent.parent / "data"
 BUSYBOX = ("-v", "/bin/busybox:/bin/busybox:ro")
@@ -48,6 +49,7 @@ def fill(engine: Any) -> None:
 
     engine.ok("import", "-c", "LABEL made=before", "-", "imported:1", input=tar(first="one"))
     engine.ok("save", "-o", f"{engine.directory}/saved.tar", "imported:1")
+    engine.ok("load", input=layout(Path(engine.directory, "layout"), base=tar(base="small")).tar())
     engine.ok("tag", "imported:1", "imported:2")
     context = tar(Dockerfile="FROM imported:1\nCOPY second /second\nENV A=b\n", second="two")
     engine.ok("build", "-t", "built:1", "-", input=context)

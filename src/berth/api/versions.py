@@ -43,10 +43,24 @@ def parse(component: str) -> tuple[int, int]:
 
 
 def _image(document: Document, version: Version) -> Document:
-    """Docker dropped an image's VirtualSize in 1.44. Container and ContainerConfig, dropped in 1.45, stay in every version:
+    """Manifests came in 1.48.
+
+    Docker dropped an image's VirtualSize in 1.44. Container and ContainerConfig, dropped in 1.45, stay in every version:
     docker-compose 1.29 takes the newest version that the server offers and reads them all the same."""
     if version >= (1, 44):
         document.pop("VirtualSize", None)
+    if version < (1, 48):
+        document.pop("Descriptor", None)
+        document.pop("Manifests", None)
+    return document
+
+
+def _images(document: list[Document], version: Version) -> list[Document]:
+    """Descriptors came in 1.48, a version after the manifests that a client asks for."""
+    for image in document if version < (1, 48) else ():
+        image.pop("Descriptor", None)
+        if version < (1, 47):
+            image.pop("Manifests", None)
     return document
 
 
@@ -89,6 +103,7 @@ def _info(document: Document, version: Version) -> Document:
 
 ADAPTERS: dict[tuple[str, str], Adapter] = {
     ("GET", "/containers/{id}/json"): _container,
+    ("GET", "/images/json"): _images,
     ("GET", "/images/{name:.+}/json"): _image,
     ("GET", "/networks"): _networks,
     ("GET", "/info"): _info,

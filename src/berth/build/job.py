@@ -17,7 +17,6 @@ from berth.build.graph import SCRATCH, Plan, find_stage
 from berth.build.host_settings import HostSettings
 from berth.build.options import BuildOptions
 from berth.build.progress import Channel
-from berth.build.scope import host_architecture
 from berth.build.state import State, from_image
 from berth.contract.image import Image, Images
 from berth.contract.step import StepRunner
@@ -106,8 +105,8 @@ class Job:
 
     async def _find(self, name: str, platform: str, channel: Channel) -> Image:
         images = self.services.images
-        here = images.find(name)
-        if here is not None and not self.options.pull and (not platform or _fits(here, platform)):
+        here = images.find_for(name, platform)
+        if here is not None and not self.options.pull:
             return here
         reference = parse(name)
         auth = self.options.credentials.get(reference.domain)
@@ -128,9 +127,3 @@ class Job:
         if index not in self.results:
             raise StepError(f"invalid from flag value {name}: the target does not need that stage", instruction.location)
         return await asyncio.shield(self.results[index])
-
-
-def _fits(image: Image, platform: str) -> bool:
-    system, _, rest = platform.partition("/")
-    architecture = rest.partition("/")[0] or host_architecture()
-    return image.document.os == system and image.document.architecture == architecture

@@ -57,11 +57,11 @@ class StageBuilder:
         names, services = job.options.cache_from, job.services
         self._sources = CacheSources(services.images, services.layers, names) if names else None
         self._command_set = False
-        wanted = planned.platform or job.options.platform
         self._scope = Scope(
             given=job.options.build_args,
             inherited=job.arguments,
-            platform=platform_arguments(wanted),
+            # The target's platform, also in a stage that is made for another one.
+            platform=platform_arguments(job.options.platform),
             escape=job.plan.dockerfile.escape,
         )
 

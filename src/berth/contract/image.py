@@ -18,7 +18,8 @@ Progress = Callable[[dict[str, Any]], Awaitable[None]]
 
 class Image(Struct, frozen=True, kw_only=True):
     """An image in the store. `id` is the digest of the configuration; `chain_id` that of the top layer, None without layers.
-    `size` in bytes, unpacked; `tags` and `digests` are familiar references (debian:trixie, debian@sha256:...)."""
+    `size` in bytes, unpacked; `tags` and `digests` are familiar references (debian:trixie, debian@sha256:...). `index` is the
+    digest of the index that it was found by, when it is one of several platforms."""
 
     id: Digest
     document: ImageDocument
@@ -28,6 +29,7 @@ class Image(Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     parent: Digest | None = None
+    index: Digest | None = None
 
 
 class Images(Protocol):
@@ -39,6 +41,19 @@ class Images(Protocol):
 
     def find(self, reference: str) -> Image | None:
         """Like get, or None."""
+        ...
+
+    def get_for(self, reference: str, platform: str) -> Image:
+        """Like get, for a platform (os/architecture[/variant], or JSON; empty is any, the host's before others). NotFound in
+        Docker's words when none that is here is for it."""
+        ...
+
+    def find_for(self, reference: str, platform: str) -> Image | None:
+        """Like get_for, or None."""
+        ...
+
+    def platforms(self, reference: str) -> list[Image]:
+        """What the reference means, one for each platform that is here, the one that `find` gives first. Empty without one."""
         ...
 
     def list(self) -> list[Image]:

@@ -173,8 +173,33 @@ def images(scene: Scene) -> Iterator[Finding]:
             change=_AGAIN,
             facts={"image": identifier, "tags": tags, "reason": what},
         )
-    if not broken:
+    incomplete = list(_indexes(reader))
+    yield from incomplete
+    if not broken and not incomplete:
         yield ok(f"all {len(rows)} images have their configuration and layers", facts={"images": len(rows)})
+
+
+def _indexes(reader: Reader) -> Iterator[Finding]:
+    """Indexes whose document, or something that they keep, is not there."""
+    try:
+        wanted = reader.rows("SELECT digest, digest FROM indexes UNION SELECT index_digest, digest FROM index_content")
+    except DataLoss:
+        # A database of an older schema: its next engine makes the tables.
+        return
+    missing: dict[str, list[str]] = {}
+    for index, digest in wanted:
+        if not reader.has(f"blobs/sha256/{hex_of(parse_digest(digest))}"):
+            missing.setdefault(index, []).append(digest)
+    for index, digests in missing.items():
+        if not reader.column("SELECT 1 FROM indexes WHERE digest = ?", index):
+            continue
+        tags = reader.column("SELECT reference FROM tags WHERE index_digest = ?", index)
+        yield problem(
+            f"the index of {listed(tags) or index} is incomplete: {listed(digests, 2)} is missing",
+            why="Its platforms run, but cannot be told, saved or pushed together.",
+            change="pull or load it again",
+            facts={"index": index, "tags": tags, "missing": digests},
+        )
 
 
 def _unreadable(reader: Reader, identifier: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from berth.model.digest import Digest
 
@@ -28,6 +28,8 @@ class Platform(Struct, frozen=True, omit_defaults=True, rename="camel"):
     architecture: str
     os: str
     variant: str = ""
+    os_version: str = field(name="os.version", default="")
+    os_features: list[str] | None = field(name="os.features", default=None)
 
 
 class Descriptor(Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -39,3 +41,4 @@ class Descriptor(Struct, frozen=True, omit_defaults=True, rename="camel"):
     platform: Platform | None = None
     annotations: dict[str, str] | None = None
     urls: list[str] | None = None
+    artifact_type: str | None = None

@@ -57,6 +57,22 @@ MIGRATIONS: tuple[str, ...] = (
     UPDATE containers SET document = CAST(json_set(CAST(document AS TEXT), '$.host_config.Runtime', 'berth') AS BLOB)
     WHERE json_extract(CAST(document AS TEXT), '$.host_config.Runtime') = 'runc';
     """,
+    # Whole indexes (engine/images/index.py). Those that are here already are found when the engine next starts.
+    """
+    CREATE TABLE indexes (digest TEXT PRIMARY KEY, image_id TEXT NOT NULL REFERENCES images(id));
+    CREATE INDEX indexes_image ON indexes(image_id);
+    CREATE TABLE index_content (index_digest TEXT NOT NULL REFERENCES indexes(digest), digest TEXT NOT NULL,
+                                image_id TEXT REFERENCES images(id), PRIMARY KEY (index_digest, digest));
+    CREATE INDEX index_content_digest ON index_content(digest);
+    CREATE INDEX index_content_image ON index_content(image_id);
+    ALTER TABLE tags ADD COLUMN index_digest TEXT REFERENCES indexes(digest);
+    ALTER TABLE repo_digests ADD COLUMN index_digest TEXT REFERENCES indexes(digest);
+    CREATE INDEX tags_image ON tags(image_id);
+    CREATE INDEX tags_index ON tags(index_digest);
+    CREATE INDEX repo_digests_image ON repo_digests(image_id);
+    CREATE INDEX repo_digests_index ON repo_digests(index_digest);
+    INSERT INTO settings (key, value) VALUES ('images.adopt-indexes', '1');
+    """,
 )
 
 

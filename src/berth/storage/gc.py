@@ -4,8 +4,9 @@
 the inventory in one transaction and removes what the function names. Removal has two phases everywhere: first the row goes
 and the directory is renamed aside, then it is emptied; a crash in between leaves a directory that the sweep takes.
 
-Wanted: images (their configuration and top layer), repository digests (manifests), snapshots' parents, and whatever a lease
-names. Edges: layer to its parent and to its blob, index to manifests, manifest to configuration and layers.
+Wanted: images (their configuration and top layer), repository digests (manifests), indexes and what they keep, parents of
+snapshots, and whatever a lease names. Edges: layer to its parent and to its blob, index to manifests, manifest to configuration
+and layers.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _DOCUMENT_LIMIT = 4 << 20
 _DOCUMENTS = "SELECT substr(reference, instr(reference, '@') + 1) FROM repo_digests UNION SELECT resource FROM leases"
 _WANTED = (
     f"{_DOCUMENTS} UNION SELECT id FROM images UNION SELECT chain_id FROM images WHERE chain_id IS NOT NULL"
+    " UNION SELECT digest FROM indexes UNION SELECT digest FROM index_content"
     " UNION SELECT parent FROM snapshots WHERE parent IS NOT NULL"
 )
 _LAYER_BLOBS = "SELECT json_extract(CAST(blob AS TEXT), '$.digest') FROM layers WHERE blob IS NOT NULL"

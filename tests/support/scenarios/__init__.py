@@ -9,7 +9,7 @@ from __future__ import annotations
 from support.scenarios.container import Change, Create, Exec, Pause, Remove, Rotate, RunAndRemove, Start, StartJoined, Stop
 from support.scenarios.engine import FirstStart, Restart
 from support.scenarios.foreign import OTHER_RUNTIMES
-from support.scenarios.image import Build, Commit, Import, Load, Pull, RemoveImage, Tag
+from support.scenarios.image import Build, Commit, Import, Load, LoadIndex, Pull, PullIndex, RemoveImage, RemovePlatforms, Tag
 from support.scenarios.network import Connect, NetworkLife, Ports, VolumeLife
 from support.scenarios.world import Scenario, World
 
@@ -17,5 +17,6 @@ __all__ = ["SCENARIOS", "Scenario", "World"]
 
 SCENARIOS: tuple[type[Scenario], ...] = (
     Create, Start, StartJoined, Stop, RunAndRemove, Remove, VolumeLife, NetworkLife, Ports, Connect, Exec, Pause, Change, Import,
-    Load, Pull, Commit, Build, Tag, RemoveImage, Rotate, Restart, FirstStart, *OTHER_RUNTIMES,
+    Load, Pull, PullIndex, LoadIndex, RemovePlatforms, Commit, Build, Tag, RemoveImage, Rotate, Restart, FirstStart,
+    *OTHER_RUNTIMES,
 )  # fmt: skip

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 from berth.client.build import BuildOptions
 from berth.client.containers import CreateBody
 from berth.client.engine import Engine
+from support.platforms import OTHER, layout
 from support.scenarios.world import PROGRAM, SUBJECT, Scenario, World
 from unit.images.test_image_archive import config_of, docker_archive
 from unit.images.twins import tar_of
@@ -86,6 +89,50 @@ class Pull(ImageScenario):
 
     def make(self, client: Engine, world: World) -> None:
         _through(client.images.pull(self.name(world)))
+
+
+class PullIndex(ImageScenario):
+    """Two platforms of one tag, one after the other."""
+
+    points = ("index.add.*",)
+
+    def name(self, world: World) -> str:
+        return f"{world.registry}/app:multi"
+
+    def make(self, client: Engine, world: World) -> None:
+        for platform in (None, "linux/s390x"):
+            _through(client.images.pull(self.name(world), platform=platform))
+        assert client.images.inspect_raw(self.name(world), platform="linux/s390x")["Architecture"] == "s390x"
+
+
+class LoadIndex(ImageScenario):
+    points = ("index.load.after-documents",)
+    tag = "multi:latest"
+
+    def make(self, client: Engine, world: World) -> None:
+        with tempfile.TemporaryDirectory(prefix="berth-test-") as directory:
+            _through(client.images.load(layout(Path(directory, "oci"), base=tar_of(made="x")).tar()))
+
+
+class RemovePlatforms(Scenario):
+    """First one platform, then all."""
+
+    points = ("index.drop.*", "index.delete.*")
+
+    def prepare(self, world: World) -> None:
+        world.call(lambda c: LoadIndex().make(c, world))
+
+    def act(self, client: Engine, world: World) -> None:
+        client.images.remove("multi", platforms=[f"linux/{OTHER}"])
+        client.images.remove("multi")
+
+    def verify(self, world: World) -> None:
+        world.call(lambda c: LoadIndex().make(c, world))
+        LoadIndex().check(world)
+        world.call(lambda c: c.images.inspect_raw("multi", platform=f"linux/{OTHER}"))
+
+    def clean(self, world: World) -> None:
+        LoadIndex().clean(world)
 
 
 class Commit(ImageScenario):

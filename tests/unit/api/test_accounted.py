@@ -29,12 +29,10 @@ PARAMETERS = {
     ("POST /build", "rm"): "there are no containers between the steps that could be kept",
     ("POST /build", "forcerm"): "there are no containers between the steps that could be kept",
     ("GET /images/json", "digests"): "RepoDigests are always told",
-    ("GET /images/json", "manifests"): "one platform to an image: Docker's classic store tells no manifests either",
     ("GET /images/json", "identity"): "nothing is known of signatures",
     ("GET /networks/{id}", "verbose"): "tells of a swarm's services",
     ("POST /containers/{id}/start", "detachKeys"): "nobody attaches with a start; Docker does not look at it either",
     ("POST /session", "*"): "refused as a whole",
-    ("GET /images/{name}/attestations", "*"): "refused as a whole",
     ("PUT /volumes/{name}", "*"): "refused as a whole",
 }
 _ABSENT = ("/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/plugins")

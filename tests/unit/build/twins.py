@@ -20,10 +20,12 @@ from berth.contract.image import Image, Progress
 from berth.contract.runtime import Exit
 from berth.contract.step import Output, Step
 from berth.contract.store import ByteStream, Layer, PathStat
+from berth.engine.images.index import platform_of
 from berth.errors import AlreadyExists, Conflict, NotFound
 from berth.model.digest import Digest, chain_id, digest_of
 from berth.model.reference import Reference, parse
 from berth.model.rootfs import Change, Overlay
+from berth.registry.manifest import matches, parse_platform
 from berth.wire.container import ContainerConfig
 from berth.wire.document import ImageDocument, RootFS
 from berth.wire.image import AuthConfig
@@ -260,6 +262,11 @@ class Images:
             return self.world.images[Digest(reference)]
         name = parse(reference).familiar
         return next((image for image in self.world.images.values() if name in image.tags), None)
+
+    def find_for(self, reference: str, platform: str) -> Image | None:
+        found = self.find(reference)
+        fits = found is not None and (not platform or matches(platform_of(found.document), parse_platform(platform)))
+        return found if fits else None
 
     def list(self) -> list[Image]:
         return list(self.world.images.values())

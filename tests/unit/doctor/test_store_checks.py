@@ -37,7 +37,7 @@ def _store(top: Path) -> Path:
     (root / "layers/empty").mkdir()
     _write(root / f"blobs/sha256/{IMAGE}", CONFIG)
     database.execute("INSERT INTO images VALUES (?, ?, 0, NULL, 0)", (f"sha256:{IMAGE}", f"sha256:{LAYER}"))
-    database.execute("INSERT INTO tags VALUES ('app:1', ?)", (f"sha256:{IMAGE}",))
+    database.execute("INSERT INTO tags VALUES ('app:1', ?, NULL)", (f"sha256:{IMAGE}",))
     database.execute("INSERT INTO containers VALUES (?, 'box', 0, x'')", (CONTAINER,))
     database.execute("INSERT INTO snapshots VALUES (?, ?)", (CONTAINER, f"sha256:{LAYER}"))
     (root / f"containers/{CONTAINER}/upper").mkdir(parents=True)
@@ -88,13 +88,16 @@ def _damage_database(root: Path) -> None:
         ("store.layers", lambda root: (root / f"layers/{PARENT}/fs").rmdir(), "problem", "1 layers have lost their files"),
         ("store.layers", lambda root: (root / f"layers/{'e' * 64}").mkdir(), "note", "belong to nothing"),
         ("store.images", lambda root: (root / f"blobs/sha256/{IMAGE}").unlink(), "problem", "app:1 is damaged"),
+        ("store.images", lambda root: _change(root, f"INSERT INTO indexes VALUES ('sha256:{'f' * 64}', 'sha256:{IMAGE}')"),
+         "problem", "is incomplete"),
         ("store.content", _damage_content, "problem", "does not match its digest"),
         ("store.containers", lambda root: (root / f"containers/{CONTAINER}/upper").rmdir(), "problem", "lost their files: box"),
         ("store.containers", lambda root: (root / "containers/ffff").mkdir(), "note", "ffff"),
         ("store.volumes", lambda root: (root / "volumes/data/_data").rmdir(), "problem", "lost their data: data"),
         ("store.volumes", lambda root: (root / "volumes/old").mkdir(), "warning", "belong to none: old"),
         ("store.leftovers", lambda root: (root / "layers/.trash-1").mkdir(), "note", "half made or half removed"),
-        ("store.database", lambda root: _change(root, "INSERT INTO tags VALUES ('x:1', 'sha256:0')"), "problem", "name images"),
+        ("store.database", lambda root: _change(root, "INSERT INTO tags VALUES ('x:1', 'sha256:0', NULL)"), "problem",
+         "name images"),
         ("store.database", lambda root: _change(root, "PRAGMA user_version=99"), "problem", "newer berth"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from berth.engine.images.distribution import SEARCH_FILTERS
 from berth.engine.images.remove import PRUNE_FILTERS
 from berth.engine.images.service import reference_from
 from berth.engine.images.view import LIST_FILTERS
-from berth.errors import BerthError, InvalidArgument, NotImplementedKind
+from berth.errors import BerthError, InvalidArgument
 from berth.model.filters import Filters
 from berth.model.reference import parse
 from berth.registry.credential import decode_auth
@@ -46,15 +46,19 @@ class ImageRoutes:
         if request.query.get("filter"):
             filters = Filters({**filters.values, "reference": (request.query["filter"],)})
         summaries = self._images.summaries(
-            filters, all_images=query_bool(request, "all"), shared_size=query_bool(request, "shared-size")
+            filters,
+            all_images=query_bool(request, "all"),
+            shared_size=query_bool(request, "shared-size"),
+            manifests=query_bool(request, "manifests"),
         )
         return json_response(summaries)
 
     async def inspect(self, request: web.Request) -> web.Response:
         """GET /images/{name}/json."""
-        if query_bool(request, "manifests") and request.query.get("platform"):
+        platform, manifests = request.query.get("platform", ""), query_bool(request, "manifests")
+        if manifests and platform:
             raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
-        return json_response(self._images.inspect(request.match_info["name"], request.query.get("platform", "")))
+        return json_response(self._images.inspect(request.match_info["name"], platform, manifests=manifests))
 
     async def history(self, request: web.Request) -> web.Response:
         """GET /images/{name}/history."""
@@ -62,8 +66,16 @@ class ImageRoutes:
 
     async def attestations(self, request: web.Request) -> web.Response:
         """GET /images/{name}/attestations."""
-        self._images.get(request.match_info["name"])
-        raise NotImplementedKind("attestations are not kept: this image store keeps the image of one platform only")
+        platforms = request.query.getall("platform", [])
+        if len(platforms) > 1:
+            raise InvalidArgument("only one platform can be asked for at a time")
+        statements = self._images.attestations(
+            request.match_info["name"],
+            platforms[0] if platforms else "",
+            frozenset(request.query.getall("type", [])),
+            statement=query_bool(request, "statement"),
+        )
+        return json_response(statements)
 
     async def tag(self, request: web.Request) -> web.Response:
         """POST /images/{name}/tag."""
@@ -76,11 +88,11 @@ class ImageRoutes:
 
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /images/{name}."""
-        # There is one platform to an image: what is asked for must be it.
-        for platform in request.query.getall("platforms", []):
-            self._images.get_for(request.match_info["name"], platform)
         records = await self._images.remove(
-            request.match_info["name"], force=query_bool(request, "force"), prune_parents=not query_bool(request, "noprune")
+            request.match_info["name"],
+            force=query_bool(request, "force"),
+            prune_parents=not query_bool(request, "noprune"),
+            platforms=request.query.getall("platforms", []),
         )
         return json_response(records)
 
@@ -143,12 +155,11 @@ class ImageRoutes:
         tag = request.query.get("tag") or repository.tag
         if tag is not None:
             repository = parse(f"{repository.repository}:{tag}")
-        if request.query.get("platform"):
-            self._images.get_for(repository.familiar, request.query["platform"])
+        platform = request.query.get("platform", "")
         auth = decode_auth(request.headers.get("X-Registry-Auth"))
         lines = JsonLines(request)
         try:
-            await self._images.push(repository, tag, auth=auth, progress=lines.send)
+            await self._images.push(repository, tag, platform=platform, auth=auth, progress=lines.send)
         except BerthError as error:
             await lines.fail(error)
         return await lines.close()
@@ -161,7 +172,7 @@ class ImageRoutes:
             await self._images.load(
                 body_stream(request),
                 quiet=query_bool(request, "quiet"),
-                platform=request.query.get("platform", ""),
+                platforms=_platforms(request),
                 progress=lines.send,
             )
         except BerthError as error:
@@ -174,9 +185,7 @@ class ImageRoutes:
         names = [name] if name else [part for text in request.query.getall("names", []) for part in text.split(",") if part]
         if not names:
             raise InvalidArgument("names is needed: tell which images to save")
-        for name in names if request.query.get("platform") else ():
-            self._images.get_for(name, request.query["platform"])
-        stream = self._images.save(names)
+        stream = self._images.save(names, _platforms(request))
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
         await response.prepare(request)
         try:
@@ -203,6 +212,11 @@ class ImageRoutes:
     async def auth(self, request: web.Request) -> web.Response:
         """POST /auth."""
         return json_response(await self._images.login(await read_body(request, AuthConfig)))
+
+
+def _platforms(request: web.Request) -> list[str]:
+    """Given once for each platform; an empty one is none."""
+    return [text for text in request.query.getall("platform", []) if text]
 
 
 def routes(engine: Engine) -> list[Route]:

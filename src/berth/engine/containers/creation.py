@@ -59,8 +59,7 @@ class Creation:
         """Docker's answer: the id, and warnings."""
         if not body.image:
             raise InvalidArgument("Config cannot be empty in order to create a container")
-        image = self._parts.images.get(body.image)
-        _check_platform(image, body.image, platform)
+        image = self._parts.images.get_for(body.image, platform)
         base = image.document.config
         extensions = extension.asked(body.labels or {}, (base.labels if base else None) or {})
         config, host, warnings = self._complete(body, image)
@@ -218,18 +217,6 @@ def exposure_warnings(host: HostConfig, default: str) -> list[str]:
                     "give it the address 127.0.0.1 if only this host needs it"
                 )
     return found
-
-
-def _check_platform(image: Image, reference: str, platform: str) -> None:
-    if not platform:
-        return
-    system, _, rest = platform.partition("/")
-    architecture, _, variant = rest.partition("/")
-    document = image.document
-    if document.os != system or (architecture and document.architecture != architecture):
-        raise NotFound(f"image with reference {reference} was found but does not provide the specified platform ({platform})")
-    if variant and document.variant and document.variant != variant:
-        raise NotFound(f"image with reference {reference} was found but does not provide the specified platform ({platform})")
 
 
 def _endpoints(body: CreateBody, host: HostConfig) -> dict[str, EndpointSettings]:

@@ -115,7 +115,7 @@ class ListedImages:
 
     def __init__(self, images: Images) -> None:
         self._images = images
-        self._ids: dict[str, str | None] = {}
+        self._ids: dict[str, set[str]] = {}
         self._sizes: dict[str, int] = {}
 
     def size(self, image_id: str) -> int:
@@ -135,9 +135,15 @@ class ListedImages:
     def shown(self, name: str, image_id: str) -> str:
         """The name as the user wrote it while it still stands for the container's image, else the id."""
         if name not in self._ids:
-            image = self._find(name)
-            self._ids[name] = image.id if image is not None else None
-        return name if self._ids[name] == image_id else image_id
+            self._ids[name] = self._meant(name)
+        return name if image_id in self._ids[name] else image_id
+
+    def _meant(self, name: str) -> set[str]:
+        """The ids of what a name means: one for each platform."""
+        try:
+            return {image.id for image in self._images.platforms(name)}
+        except (DataLoss, NotFound):
+            return set()
 
 
 class Listing:
@@ -233,10 +239,10 @@ class Listing:
         )
 
     def _is_ancestor(self, reference: str, image_id: str) -> bool:
-        wanted = self._parts.images.find(reference)
+        wanted = {found.id for found in self._parts.images.platforms(reference)}
         image = self._parts.images.find(image_id)
-        while image is not None and wanted is not None:
-            if image.id == wanted.id:
+        while image is not None and wanted:
+            if image.id in wanted:
                 return True
             image = self._parts.images.find(image.parent) if image.parent else None
         return False

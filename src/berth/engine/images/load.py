@@ -3,24 +3,29 @@
     manifest.json              [{"Config": name, "RepoTags": [...], "Layers": [names]}]       docker-archive
     index.json, oci-layout     an index of manifests, everything in blobs/sha256/<hex>         OCI image layout
 
-Both may be there; then manifest.json is followed. Layers that come uncompressed are kept as a gzip blob, which takes a
-third of the room and is what a push needs. Digests in an OCI layout are verified; those of a docker-archive are the
-layers' diff ids, which unpacking verifies.
+Both may be there. manifest.json is followed then, since it is the more complete one of the two that older tools write, unless
+index.json leads to an index: manifest.json knows one platform only. Of an index all platforms come in whose content is in the
+archive, with the index as it is and their attestations. Layers that come uncompressed are kept as a gzip blob, which takes a
+third of the room and is what a push needs; those of an index stay as they came, so that its manifests stay true. Digests in
+an OCI layout are verified; those of a docker-archive are the layers' diff ids, which unpacking verifies.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from msgspec import Struct
 
+from berth import failpoint
 from berth.contract.image import Image, Progress
 from berth.contract.store import Blobs, ByteStream, Expand, Layers
 from berth.engine.events import Events
 from berth.engine.images.archive import Archive, Part, spooled
 from berth.engine.images.compress import GzipStream, read_file
+from berth.engine.images.index import IMAGE, Entry, Walked, platform_of, subject_of, walk
 from berth.engine.images.lease import Lease, Leases
 from berth.engine.images.progress import Reporter, one_error, reporting
 from berth.engine.images.store import ImageStore
@@ -44,8 +49,8 @@ from berth.registry.manifest import (
     MAX_MANIFEST,
     check_digest,
     check_layers,
-    choose,
     decode,
+    host_platform,
     matches,
     parse_config,
     parse_manifest,
@@ -54,7 +59,7 @@ from berth.registry.manifest import (
 )
 from berth.storage.compression import detect
 from berth.storage.space import translated
-from berth.wire.document import ImageDocument, IndexDocument, ManifestDocument
+from berth.wire.document import IndexDocument, ManifestDocument
 
 _MAX_IMAGES = 1000
 _KINDS = {"gzip": DOCKER_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
@@ -69,12 +74,23 @@ class _Entry(Struct, frozen=True, rename="pascal"):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An image in the archive. `digests` are the layers' own, where the archive tells them."""
+    """An image in the archive. `digests` are the layers' own, where the archive tells them; `exact`: they stay as they are."""
 
     config: bytes
     layers: list[Part]
     tags: list[Reference]
     digests: list[Digest] | None = None
+    index: _Whole | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """An index in the archive: its document, what it leads to, and the images in it by manifest."""
+
+    data: bytes
+    walked: Walked
+    images: dict[Digest, _Found] = field(default_factory=dict)
 
 
 class Loader:
@@ -92,47 +108,93 @@ class Loader:
         self._directory = directory
 
     async def load(
-        self, stream: ByteStream, *, quiet: bool = False, platform: str = "", listener: Progress | None = None
+        self, stream: ByteStream, *, quiet: bool = False, platforms: Sequence[str] = (), listener: Progress | None = None
     ) -> list[Image]:
-        """All images of the archive."""
+        """All images of the archive, or those for these platforms."""
+        wanted = [parse_platform(text) for text in platforms]
         try:
-            return await self._load(stream, quiet, platform, listener)
+            return await self._load(stream, quiet, wanted, listener)
         except DataLoss as error:
             # Nothing of ours was lost: the client sent it.
             raise InvalidArgument(f"the archive cannot be loaded: {error.message}") from error
 
-    async def _load(self, stream: ByteStream, quiet: bool, platform: str, listener: Progress | None) -> list[Image]:
-        want = parse_platform(platform)
+    async def _load(self, stream: ByteStream, quiet: bool, wanted: list[Platform], listener: Progress | None) -> list[Image]:
         async with spooled(stream, self._directory, self._expand) as archive:
-            found = _read(archive, want)
-            if platform:
-                found = [image for image in found if matches(_platform(parse_config(image.config)), want)]
-                if not found:
-                    raise NotFound(f"the archive has no image for {text_of(want)}")
+            found = _read(archive, wanted)
             async with reporting(listener) as reporter:
-                return [await self._one(archive, image, reporter, quiet) for image in found]
+                images: list[Image] = []
+                for image in found:
+                    load = self._whole if image.index is not None else self._one
+                    images.append(await load(archive, image, reporter, quiet))
+                return images
+
+    async def _whole(self, archive: Archive, found: _Found, reporter: Reporter, quiet: bool) -> Image:
+        """An index, with every image of it that is in the archive."""
+        whole = found.index
+        assert whole is not None
+        digest = digest_of(whole.data)
+        with self._leases.hold(digest, *whole.walked.nested, *whole.images) as lease:
+            for image in whole.images.values():
+                await self._content(archive, image, lease, None if quiet else reporter)
+            await self._documents(archive, whole, lease)
+            self._tell_moved(found, digest, reporter)
+            images = self._store.add_index(
+                digest, {manifest: one.config for manifest, one in whole.images.items()}, tags=found.tags
+            )
+        standing = self._store.by_reference(found.tags[0]) if found.tags else None
+        loaded = next((one for one in images if one.id == standing), images[0])
+        self._tell_loaded(found, loaded, reporter)
+        return loaded
+
+    async def _documents(self, archive: Archive, whole: _Whole, lease: Lease) -> None:
+        """The index and what it names: documents, attestations and their blobs."""
+        for entry in whole.walked.entries:
+            about = subject_of(entry.descriptor)
+            if entry.descriptor.digest not in whole.images and (entry.kind == IMAGE or (about and about not in whole.images)):
+                continue
+            if entry.manifest is None or not all(_has(archive, blob) for blob in entry.blobs):
+                continue
+            lease.add(entry.descriptor.digest, *(blob.digest for blob in entry.blobs))
+            for blob in (*entry.blobs, entry.descriptor):
+                await self._copy(archive, blob.digest)
+        for digest in whole.walked.nested:
+            await self._copy(archive, digest)
+        self._blobs.write(whole.data)
+        failpoint.hit("index.load.after-documents")
+
+    async def _copy(self, archive: Archive, digest: Digest) -> None:
+        part = _blob(archive, digest)
+        if not self._blobs.has(digest):
+            await self._blobs.ingest(digest, part.size, lambda offset: archive.stream(part, offset))
 
     async def _one(self, archive: Archive, found: _Found, reporter: Reporter, quiet: bool) -> Image:
-        document = parse_config(found.config)
-        diff_ids = document.rootfs.diff_ids
+        with self._leases.hold(digest_of(found.config)) as lease:
+            await self._content(archive, found, lease, None if quiet else reporter)
+            self._tell_moved(found, None, reporter)
+            image = self._store.add(found.config, tags=found.tags)
+        self._tell_loaded(found, image, reporter)
+        return image
+
+    async def _content(self, archive: Archive, found: _Found, lease: Lease, reporter: Reporter | None) -> None:
+        diff_ids = parse_config(found.config).rootfs.diff_ids
         if len(diff_ids) != len(found.layers):
             raise DataLoss(f"the archive is damaged: an image names {len(diff_ids)} layers, {len(found.layers)} are there")
-        with self._leases.hold(digest_of(found.config)) as lease:
-            await self._layers_of(archive, found, diff_ids, lease, None if quiet else reporter)
-            self._tell_moved(found, reporter)
-            image = self._store.add(found.config, tags=found.tags)
+        lease.add(digest_of(found.config))
+        await self._layers_of(archive, found, diff_ids, lease, reporter)
+
+    def _tell_loaded(self, found: _Found, image: Image, reporter: Reporter) -> None:
         for tag in found.tags:
             reporter.raw({"stream": f"Loaded image: {tag.familiar}\n"})
         if not found.tags:
             reporter.raw({"stream": f"Loaded image ID: {image.id}\n"})
         self._events.publish("image", "load", image.id, {"name": found.tags[0].familiar if found.tags else image.id})
-        return image
 
-    def _tell_moved(self, found: _Found, reporter: Reporter) -> None:
+    def _tell_moved(self, found: _Found, index: Digest | None, reporter: Reporter) -> None:
         for tag in found.tags:
-            before = self._store.by_reference(tag)
-            if before is not None and before != digest_of(found.config):
-                text = f"The image {tag.familiar} already exists, renaming the old one with ID {before} to empty string\n"
+            before = self._store.target(tag)
+            same = before is None or (before[1] == index if index is not None else before[0] == digest_of(found.config))
+            if before is not None and not same:
+                text = f"The image {tag.familiar} already exists, renaming the old one with ID {before[0]} to empty string\n"
                 reporter.raw({"stream": text})
 
     async def _layers_of(
@@ -162,7 +224,7 @@ class Loader:
         part = found.layers[position]
         async with one_at_a_time:
             kind = detect(archive.head(part))
-            if not kind:
+            if not kind and not found.exact:
                 return await self._compressed(archive, part, lease)
             digest = found.digests[position] if found.digests else await asyncio.to_thread(archive.digest, part)
             blob = Descriptor(_KINDS.get(kind, DOCKER_LAYER), digest, part.size)
@@ -184,22 +246,48 @@ class Loader:
         return blob
 
 
-def _read(archive: Archive, want: Platform) -> list[_Found]:
+def _read(archive: Archive, wanted: list[Platform]) -> list[_Found]:
+    index = _index_json(archive)
     manifest = archive.find("manifest.json")
-    if manifest is not None:
+    nested = index is not None and any(entry.media_type in INDEXES for entry in index.manifests)
+    if manifest is not None and not nested:
         data = archive.read(manifest, MAX_MANIFEST, "manifest.json")
         entries = decode(data, list[_Entry], "archive's manifest.json")
         if len(entries) > _MAX_IMAGES:
             raise InvalidArgument(f"the archive has more than {_MAX_IMAGES} images")
-        return [_docker(archive, entry) for entry in entries]
-    index = archive.find("index.json")
-    if index is not None and archive.find("oci-layout") is not None:
-        document = parse_manifest(archive.read(index, MAX_MANIFEST, "index.json"))
-        if isinstance(document, IndexDocument):
-            return _layout(archive, document, want)
+        return _for(wanted, [_docker(archive, entry) for entry in entries])
+    if index is not None:
+        return _layout(archive, index, wanted)
     if archive.find("repositories") is not None:
         raise InvalidArgument("the archive is in the format of Docker before 1.10, which is not supported: save it anew")
     raise InvalidArgument("the archive has neither manifest.json nor index.json: it is no archive of images (try import)")
+
+
+def _index_json(archive: Archive) -> IndexDocument | None:
+    index = archive.find("index.json")
+    if index is None or archive.find("oci-layout") is None:
+        return None
+    document = parse_manifest(archive.read(index, MAX_MANIFEST, "index.json"))
+    return document if isinstance(document, IndexDocument) else None
+
+
+def _for(wanted: list[Platform], found: list[_Found]) -> list[_Found]:
+    """Those of the images that are for one of the platforms."""
+    chosen = [image for image in found if not wanted or _fits(image.config, wanted)]
+    if not chosen:
+        raise _not_there(wanted)
+    return chosen
+
+
+def _fits(config: bytes, wanted: list[Platform]) -> bool:
+    have = platform_of(parse_config(config))
+    return any(matches(have, want) for want in wanted)
+
+
+def _not_there(wanted: list[Platform]) -> NotFound:
+    if not wanted:
+        return NotFound("the archive has no image that can be loaded here")
+    return NotFound(f"the archive has no image for {' or '.join(map(text_of, wanted))}")
 
 
 def _docker(archive: Archive, entry: _Entry) -> _Found:
@@ -217,21 +305,21 @@ def _tag(text: str) -> Reference:
     return reference
 
 
-def _layout(archive: Archive, index: IndexDocument, want: Platform) -> list[_Found]:
-    found: dict[str, _Found] = {}
+def _layout(archive: Archive, index: IndexDocument, wanted: list[Platform]) -> list[_Found]:
+    found: dict[Digest, _Found] = {}
     for entry in index.manifests:
         annotations = entry.annotations or {}
-        if "vnd.docker.reference.type" in annotations:
+        if subject_of(entry) is not None:
             continue
-        image = _oci(archive, entry, want)
+        image = _indexed(archive, entry, wanted) if entry.media_type in INDEXES else _single(archive, entry, wanted)
         if image is None:
             continue
         tags = [tag for tag in map(_annotated, filter(None, map(annotations.get, _NAMES))) if tag is not None][:1]
-        key = digest_of(image.config)
+        key = digest_of(image.index.data if image.index is not None else image.config)
         before = found[key].tags if key in found else []
-        found[key] = _Found(image.config, image.layers, [*before, *(tag for tag in tags if tag not in before)], image.digests)
+        found[key] = replace(image, tags=[*before, *(tag for tag in tags if tag not in before)])
     if not found:
-        raise NotFound("the archive has no image that can be loaded here")
+        raise _not_there(wanted)
     return list(found.values())
 
 
@@ -245,30 +333,60 @@ def _annotated(text: str) -> Reference | None:
         return None
 
 
-def _oci(archive: Archive, entry: Descriptor, want: Platform) -> _Found | None:
-    document = _document(archive, entry)
-    for _ in range(3):
-        if not isinstance(document, IndexDocument):
-            break
-        document = _document(archive, choose(document, want, "the image in the archive"))
+def _single(archive: Archive, entry: Descriptor, wanted: list[Platform]) -> _Found | None:
+    document = parse_manifest(_verified(archive, entry), entry.media_type)
     if isinstance(document, IndexDocument):
-        raise DataLoss("an index in the archive is nested too deep")
-    if document.config.media_type not in (OCI_CONFIG, DOCKER_CONFIG):
+        raise DataLoss(f"the manifest {entry.digest} is not what its index says it is")
+    image = _image(archive, document)
+    return image if image is not None and (not wanted or _fits(image.config, wanted)) else None
+
+
+def _indexed(archive: Archive, entry: Descriptor, wanted: list[Platform]) -> _Found | None:
+    """An index with every image in it whose content is in the archive."""
+    data = _verified(archive, entry)
+    document = parse_manifest(data, entry.media_type)
+    if not isinstance(document, IndexDocument):
+        raise DataLoss(f"the manifest {entry.digest} is not what its index says it is")
+    walked = walk(document, lambda descriptor: _verified(archive, descriptor) if _has(archive, descriptor) else None)
+    images: dict[Digest, _Found] = {}
+    for one in walked.entries:
+        image = _of_entry(archive, one)
+        if image is not None and (not wanted or _fits(image.config, wanted)):
+            images[one.descriptor.digest] = replace(image, exact=True)
+    if not images:
         return None
-    check_layers(document)
-    config = archive.read(_blob(archive, document.config.digest), MAX_CONFIG, "an image's configuration")
-    _verify(config, document.config.digest)
-    digests = [layer.digest for layer in document.layers]
+    return replace(next(iter(images.values())), index=_Whole(data, walked, images))
+
+
+def _of_entry(archive: Archive, entry: Entry) -> _Found | None:
+    if entry.kind != IMAGE or entry.manifest is None or not all(_has(archive, blob) for blob in entry.blobs):
+        return None
+    if entry.descriptor.platform is not None and entry.descriptor.platform.os != host_platform().os:
+        # What is made for another operating system cannot be unpacked here.
+        return None
+    return _image(archive, entry.manifest)
+
+
+def _image(archive: Archive, manifest: ManifestDocument) -> _Found | None:
+    """None for what is no image."""
+    if manifest.config.media_type not in (OCI_CONFIG, DOCKER_CONFIG):
+        return None
+    check_layers(manifest)
+    config = archive.read(_blob(archive, manifest.config.digest), MAX_CONFIG, "an image's configuration")
+    _verify(config, manifest.config.digest)
+    digests = [layer.digest for layer in manifest.layers]
     return _Found(config, [_blob(archive, digest) for digest in digests], [], digests)
 
 
-def _document(archive: Archive, entry: Descriptor) -> ManifestDocument | IndexDocument:
+def _verified(archive: Archive, entry: Descriptor) -> bytes:
     data = archive.read(_blob(archive, entry.digest), MAX_MANIFEST, "a manifest")
     _verify(data, entry.digest)
-    document = parse_manifest(data, entry.media_type)
-    if isinstance(document, IndexDocument) != (entry.media_type in INDEXES):
-        raise DataLoss(f"the manifest {entry.digest} is not what its index says it is")
-    return document
+    return data
+
+
+def _has(archive: Archive, blob: Descriptor) -> bool:
+    check_digest(blob.digest)
+    return archive.find(f"blobs/sha256/{hex_of(blob.digest)}") is not None
 
 
 def _blob(archive: Archive, digest: Digest) -> Part:
@@ -279,7 +397,3 @@ def _blob(archive: Archive, digest: Digest) -> Part:
 def _verify(data: bytes, digest: Digest) -> None:
     if digest_of(data) != digest:
         raise DataLoss(f"the blob {digest} in the archive does not match its digest")
-
-
-def _platform(document: ImageDocument) -> Platform:
-    return Platform(architecture=document.architecture, os=document.os, variant=document.variant or "")

@@ -1,8 +1,11 @@
 """Pull: layers are downloaded three at a time and unpacked in order, each while the next ones are still coming.
 
 Nothing is recorded before everything is there and verified: manifests and configuration as blobs, layers by the layer
-store, then one durable transaction for image, tag and repository digest. A lease keeps all of it meanwhile. What was
+store, then one durable transaction for image, index, tag and repository digest. A lease keeps all of it meanwhile. What was
 downloaded when a pull fails stays, and the next try goes on from there.
+
+Of an index the document is kept, and the manifest, image and attestations of the platform that was asked for; those of other
+platforms that came by earlier pulls stay.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from berth import failpoint
 from berth.contract.image import Image, Progress
 from berth.contract.store import Blobs, Layer, Layers
 from berth.engine.events import Events
+from berth.engine.images.index import platform_of, subject_of
 from berth.engine.images.lease import Lease, Leases
 from berth.engine.images.progress import Reporter, one_error, reporting
 from berth.engine.images.resolve import Resolved, first_answer, follow, translate
@@ -38,10 +43,12 @@ from berth.registry.access import Registries
 from berth.registry.client import Fetched, RegistryClient
 from berth.registry.credential import NOBODY, Credentials
 from berth.registry.manifest import MAX_CONFIG, check_layers, host_platform, matches, parse_config, parse_platform, text_of
-from berth.wire.document import ImageDocument
+from berth.wire.document import ImageDocument, IndexDocument, ManifestDocument
 
 log = logging.getLogger("berth.engine")
 _DOWNLOADS = 3
+# Attestations (provenance, bills of materials) are read by people, not run: beyond this they stay where they are.
+_MAX_ATTESTATION = 64 << 20
 _NEWER = "Status: Downloaded newer image for "
 _SAME = "Status: Image is up to date for "
 
@@ -120,12 +127,15 @@ class Puller:
 
     def _known(self, reference: Reference, want: Platform) -> dict[Digest, Image]:
         """The image that the reference means here, by the digests that its repository knows it by."""
-        image_id = self._store.by_reference(reference)
+        target = self._store.target(reference)
         try:
-            image = self._store.by_id(image_id) if image_id is not None else None
-            if image is None or not matches(_platform_of(image.document), want):
+            image = self._store.find(str(reference)) if target is not None else None
+            image = self._store.platform(image, want) if image is not None else None
+            if image is None:
                 return {}
             self._store.stack(image)
+            if image.index is not None:
+                self._store.indexes.document(image.index)
         except (NotFound, DataLoss):
             # What is here is damaged: it is pulled again, not believed.
             return {}
@@ -151,19 +161,63 @@ class Puller:
     ) -> tuple[Image, bool]:
         manifest = resolved.manifest
         check_layers(manifest)
-        before = self._store.by_reference(reference)
+        before = self._before(reference)
         with self._leases.hold(manifest.config.digest, *(found.digest for found in resolved.chain)) as lease:
             data = await self._config(resolved.client, manifest.config)
             document = parse_config(data)
             _check(document, manifest.layers, platform, reference)
             new = await self._layers_of(resolved.client, document, manifest.layers, lease, reporter)
+            await self._attestations(resolved, lease)
             for found in resolved.chain:
                 self._blobs.write(found.data)
             failpoint.hit("image.pull.after-manifests")
-            tags = [reference] if reference.digest is None else []
-            name = Reference(reference.domain, reference.path, None, resolved.top.digest)
-            image = self._store.add(data, tags=tags, digests=[name])
-        return image, new or before != image.id
+            image = self._record(resolved, data, reference)
+        return image, new or (image.id, resolved.top.digest) not in before
+
+    def _before(self, reference: Reference) -> set[tuple[Digest, Digest]]:
+        """What the reference meant until now: images, with the digests that their repository has for them."""
+        target = self._store.target(reference)
+        if target is None:
+            return set()
+        image_id, index = target
+        if index is not None:
+            return {(member, index) for member in self._store.indexes.members(index).values()}
+        digests = self._store.names(image_id).digests
+        return {
+            (image_id, name.digest) for name in digests if name.digest is not None and name.repository == reference.repository
+        }
+
+    def _record(self, resolved: Resolved, data: bytes, reference: Reference) -> Image:
+        tags = [reference] if reference.digest is None else []
+        name = Reference(reference.domain, reference.path, None, resolved.top.digest)
+        if len(resolved.chain) == 1:
+            return self._store.add(data, tags=tags, digests=[name])
+        (image,) = self._store.add_index(resolved.top.digest, {resolved.chain[-1].digest: data}, tags=tags, digests=[name])
+        return image
+
+    async def _attestations(self, resolved: Resolved, lease: Lease) -> None:
+        """What the image's own index says about it. That it cannot be had does not keep anybody from the image."""
+        parent = resolved.chain[-2].document if len(resolved.chain) > 1 else None
+        for entry in parent.manifests if isinstance(parent, IndexDocument) else ():
+            if subject_of(entry) != resolved.chain[-1].digest:
+                continue
+            try:
+                await self._attestation(resolved.client, entry, lease)
+            except (NotFound, DataLoss, Forbidden, Unauthenticated) as error:
+                log.warning("the attestation %s is left out: %s", entry.digest, error.message)
+
+    async def _attestation(self, client: RegistryClient, entry: Descriptor, lease: Lease) -> None:
+        found = await client.manifest(entry.digest)
+        if not isinstance(found.document, ManifestDocument):
+            raise DataLoss(f"the attestation {entry.digest} is no manifest")
+        blobs = [found.document.config, *found.document.layers]
+        if sum(blob.size for blob in blobs) > _MAX_ATTESTATION:
+            raise DataLoss(f"it has more than the {_MAX_ATTESTATION} bytes that are allowed")
+        lease.add(entry.digest, *(blob.digest for blob in blobs))
+        for blob in blobs:
+            if not self._blobs.has(blob.digest):
+                await self._blobs.ingest(blob.digest, blob.size, partial(client.blob, blob))
+        self._blobs.write(found.data)
 
     async def _config(self, client: RegistryClient, descriptor: Descriptor) -> bytes:
         try:
@@ -232,7 +286,7 @@ def _check(document: ImageDocument, blobs: list[Descriptor], platform: Platform 
             f"the image {reference.familiar} is damaged: its configuration names {len(document.rootfs.diff_ids)} layers, "
             f"its manifest {len(blobs)}"
         )
-    have = _platform_of(document)
+    have = platform_of(document)
     if have.os != host_platform().os:
         raise NotFound(f'image operating system "{have.os}" cannot be used on this platform: {reference.familiar}')
     if platform is not None and not matches(have, platform):
@@ -249,10 +303,6 @@ def _with_tag(repository: Reference, tag: str) -> Reference | None:
     except InvalidArgument:
         return None
     return found if found.tag == tag and found.digest is None else None
-
-
-def _platform_of(document: ImageDocument) -> Platform:
-    return Platform(architecture=document.architecture, os=document.os, variant=document.variant or "")
 
 
 def _short(digest: Digest) -> str:

@@ -23,19 +23,18 @@ from berth.engine.images.document import commit_document
 from berth.engine.images.imports import Importer
 from berth.engine.images.lease import Leases
 from berth.engine.images.load import Loader
+from berth.engine.images.manifests import Manifests
 from berth.engine.images.pull import Puller
 from berth.engine.images.push import Pusher
 from berth.engine.images.remove import Remover
 from berth.engine.images.save import Saver
 from berth.engine.images.store import ImageStore
-from berth.errors import NotFound
-from berth.model.descriptor import Platform
 from berth.model.digest import Digest
 from berth.model.filters import Filters
 from berth.model.reference import Reference, parse
 from berth.registry.access import Registries
 from berth.registry.credential import credentials_of
-from berth.registry.manifest import matches, parse_platform, text_of
+from berth.registry.manifest import parse_platform
 from berth.storage.database import Database
 from berth.wire.container import ContainerConfig
 from berth.wire.document import ImageDocument
@@ -59,6 +58,7 @@ class ImageService:
         self._config = config
         self._events = events
         self._layers = layers
+        self._blobs = blobs
         self.usage: Usage | None = None
         self.store = ImageStore(database, blobs, layers)
         self.leases = leases = Leases(database)
@@ -80,7 +80,12 @@ class ImageService:
         """Like get, or None."""
         return self.store.find(reference)
 
-    def list(self) -> list[Image]:
+    def platforms(self, reference: str) -> builtins.list[Image]:
+        """What the reference means, one for each platform that is here, the one that `find` gives first. Empty without one."""
+        image = self.store.find(reference)
+        return self.store.platforms(image) if image is not None else []
+
+    def list(self) -> builtins.list[Image]:
         """All images, newest first."""
         return self.store.all()
 
@@ -89,39 +94,60 @@ class ImageService:
         return self.store.count()
 
     def get_for(self, reference: str, platform: str) -> Image:
-        """Like get, for a platform. NotFound in Docker's words when the image that is here is for another."""
+        """Like get, for a platform: one of those that the reference means. NotFound in Docker's words when none is for it."""
         image = self.store.get(reference)
-        if platform:
-            want = parse_platform(platform)
-            document = image.document
-            have = Platform(architecture=document.architecture, os=document.os, variant=document.variant or "")
-            if not matches(have, want):
-                raise NotFound(
-                    f"image with reference {reference} was found but does not provide the specified platform ({text_of(want)})"
-                )
-        return image
+        return self.store.for_platform(image, reference, platform) if platform else image
 
-    def inspect(self, reference: str, platform: str = "") -> ImageInspect:
+    def find_for(self, reference: str, platform: str) -> Image | None:
+        """Like get_for, or None."""
+        image = self.store.find(reference)
+        return self.store.platform(image, parse_platform(platform)) if image is not None and platform else image
+
+    def inspect(self, reference: str, platform: str = "", *, manifests: bool = False) -> ImageInspect:
         """GET /images/{name}/json."""
         image = self.get_for(reference, platform)
-        return view.inspect(image, self._config.root, self._layers.stack(image.chain_id))
+        descriptor, _ = self._listing().documents(image, manifests=False)
+        found = self._manifests().summaries(image) if manifests else None
+        return view.inspect(image, self._config.root, self._layers.stack(image.chain_id), descriptor, found)
+
+    def attestations(
+        self, reference: str, platform: str = "", types: frozenset[str] = frozenset(), *, statement: bool = False
+    ) -> builtins.list[dict[str, Any]]:
+        """GET /images/{name}/attestations."""
+        return self._manifests().attestations(self.get_for(reference, platform), types, statement=statement)
+
+    def _manifests(self) -> Manifests:
+        return Manifests(self._blobs, self.store, self.usage)
+
+    def _listing(self) -> view.Listing:
+        return view.Listing(self.store, self._layers, self.usage, self._manifests())
 
     def history(self, reference: str, platform: str = "") -> builtins.list[ImageHistoryResponseItem]:
         """GET /images/{name}/history."""
         return view.history(self.get_for(reference, platform), self.store)
 
     def summaries(
-        self, filters: Filters, *, all_images: bool = False, shared_size: bool = False, count_containers: bool = False
+        self,
+        filters: Filters,
+        *,
+        all_images: bool = False,
+        shared_size: bool = False,
+        count_containers: bool = False,
+        manifests: bool = False,
     ) -> builtins.list[ImageSummary]:
         """GET /images/json, and with containers counted what GET /system/df shows."""
-        listing = view.Listing(self.store, self._layers, self.usage)
-        return listing.summaries(
-            filters, time.time(), all_images=all_images, shared_size=shared_size, count_containers=count_containers
+        return self._listing().summaries(
+            filters,
+            time.time(),
+            all_images=all_images,
+            shared_size=shared_size,
+            count_containers=count_containers,
+            manifests=manifests,
         )
 
     def layers_size(self) -> int:
         """Bytes of all layers that images use, each counted once."""
-        return view.Listing(self.store, self._layers, self.usage).total_size()
+        return self._listing().total_size()
 
     # Registries
 
@@ -144,10 +170,16 @@ class ImageService:
         return [await self.pull(tag, platform=platform, auth=auth, progress=progress) for tag in tags]
 
     async def push(
-        self, repository: Reference, tag: str | None, *, auth: AuthConfig | None = None, progress: Progress | None = None
+        self,
+        repository: Reference,
+        tag: str | None,
+        *,
+        platform: str = "",
+        auth: AuthConfig | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """One tag, or with None all tags of the repository, to its registry."""
-        await self._pusher.push(repository, tag, credentials=credentials_of(auth), listener=progress)
+        """One tag, or with None all tags of the repository, to its registry; with a platform only what is for that."""
+        await self._pusher.push(repository, tag, platform=platform, credentials=credentials_of(auth), listener=progress)
 
     async def login(self, auth: AuthConfig) -> AuthResponse:
         """Check credentials against their registry."""
@@ -166,15 +198,16 @@ class ImageService:
 
     # Archives
 
-    def save(self, names: Sequence[str]) -> AsyncGenerator[bytes, None]:
-        """Images as one tar, docker-archive and OCI layout at once. NotFound at once; the stream is made when it is read."""
-        return self._saver.save(self._saver.targets(names))
+    def save(self, names: Sequence[str], platforms: Sequence[str] = ()) -> AsyncGenerator[bytes, None]:
+        """Images as one tar, docker-archive and OCI layout at once, for all platforms that are here or for these. NotFound at
+        once; the stream is made when it is read."""
+        return self._saver.save(self._saver.targets(names, platforms))
 
     async def load(
-        self, stream: ByteStream, *, quiet: bool = False, platform: str = "", progress: Progress | None = None
+        self, stream: ByteStream, *, quiet: bool = False, platforms: Sequence[str] = (), progress: Progress | None = None
     ) -> builtins.list[Image]:
-        """Images from an archive."""
-        return await self._loader.load(stream, quiet=quiet, platform=platform, listener=progress)
+        """Images from an archive, for all platforms that are in it or for these."""
+        return await self._loader.load(stream, quiet=quiet, platforms=platforms, listener=progress)
 
     # Making
 
@@ -232,17 +265,18 @@ class ImageService:
         )
 
     def tag(self, image: Image, reference: Reference) -> None:
-        """Point the tag at the image; an image that had it keeps existing without."""
-        self.store.tag(image.id, reference)
+        """Point the tag at the image, with its platforms if it stands for them; an image that had it keeps existing without."""
+        index = image.index if image.index in self.store.indexes.represented_by(image.id) else None
+        self.store.tag(image.id, reference, index)
         self._events.publish("image", "tag", image.id, {"name": reference.familiar, **view.labels_of(image.document)})
 
     # Removing
 
     async def remove(
-        self, name: str, *, force: bool = False, prune_parents: bool = True
+        self, name: str, *, force: bool = False, prune_parents: bool = True, platforms: Sequence[str] = ()
     ) -> builtins.list[ImageDeleteResponseItem]:
-        """Untag or delete."""
-        return await self._remover.remove(name, force=force, prune_parents=prune_parents)
+        """Untag or delete, or with `platforms` take only those out."""
+        return await self._remover.remove(name, force=force, prune_parents=prune_parents, platforms=platforms)
 
     async def prune(self, filters: Filters) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
         """Remove unused images. Records, and bytes freed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from typing import Any
@@ -11,8 +12,9 @@ import msgspec
 from berth.contract.image import Image
 from berth.contract.store import Layers
 from berth.contract.usage import Usage
+from berth.engine.images.manifests import Manifests
 from berth.engine.images.store import ImageStore
-from berth.errors import InvalidArgument
+from berth.errors import DataLoss, InvalidArgument, NotFound
 from berth.model.digest import Digest
 from berth.model.filters import Filters
 from berth.model.instant import ZERO, document_time, parse_moment
@@ -26,8 +28,10 @@ from berth.wire.image import (
     ImageInspectMetadata,
     ImageInspectRootFS,
     ImageSummary,
+    OCIDescriptor,
 )
 
+log = logging.getLogger(__name__)
 LIST_FILTERS = ("before", "dangling", "label", "reference", "since", "until")
 # Clients and templates read these keys without asking whether they are there.
 _CONFIG_ZERO: dict[str, Any] = {
@@ -57,12 +61,20 @@ def config_object(config: ContainerConfig | None) -> dict[str, Any]:
     return {**_CONFIG_ZERO, **known}
 
 
-def inspect(image: Image, root: str, stack: tuple[str, ...]) -> ImageInspect:
+def inspect(
+    image: Image,
+    root: str,
+    stack: tuple[str, ...],
+    descriptor: OCIDescriptor | None = None,
+    manifests: list[dict[str, Any]] | None = None,
+) -> ImageInspect:
     """GET /images/{name}/json. `stack` are the layers' directories relative to `root`, top first."""
     document = image.document
     last = document.history[-1] if document.history else None
     return ImageInspect(
         id=image.id,
+        descriptor=descriptor,
+        manifests=manifests,
         repo_tags=list(image.tags),
         repo_digests=list(image.digests),
         comment=(last.comment if last else None) or "",
@@ -141,22 +153,31 @@ def _name_parents(items: list[ImageHistoryResponseItem], image: Image, store: Im
 class Listing:
     """GET /images/json."""
 
-    def __init__(self, store: ImageStore, layers: Layers, usage: Usage | None) -> None:
+    def __init__(self, store: ImageStore, layers: Layers, usage: Usage | None, manifests: Manifests) -> None:
         self._store = store
         self._layers = layers
         self._usage = usage
+        self._manifests = manifests
         self._chains: dict[Digest, list[Digest]] = {}
 
     def summaries(
-        self, filters: Filters, now: float, *, all_images: bool = False, shared_size: bool = False, count_containers: bool = False
+        self,
+        filters: Filters,
+        now: float,
+        *,
+        all_images: bool = False,
+        shared_size: bool = False,
+        count_containers: bool = False,
+        manifests: bool = False,
     ) -> list[ImageSummary]:
         """The images that match, newest first. `now` is Unix seconds."""
         images = self._store.all()
+        every = self._store.all(members=True) if shared_size else []
         parents = {image.parent for image in images if image.parent}
         chosen = [image for image in images if self._shown(image, filters, parents, all_images)]
         before, since = (self._bound(filters, key) for key in ("before", "since"))
         until = min((parse_moment(value, now) for value in filters.get("until")), default=None)
-        shared = self._shared_sizes(images) if shared_size else None
+        shared = self._shared_sizes(every) if shared_size else None
         users = self._usage.by_image() if count_containers and self._usage else None
         summaries = []
         for image in chosen:
@@ -164,7 +185,7 @@ class Listing:
                 continue
             if until is not None and image.created > until:
                 continue
-            summaries.append(self._summary(image, filters, shared, users))
+            summaries.append(self._summary(image, filters, shared, users, manifests))
         return summaries
 
     def _shown(self, image: Image, filters: Filters, parents: set[Digest], all_images: bool) -> bool:
@@ -187,25 +208,47 @@ class Listing:
         return self._store.get(filters.get(key)[0]).created
 
     def _summary(
-        self, image: Image, filters: Filters, shared: dict[Digest, int] | None, users: Counter[str] | None
+        self, image: Image, filters: Filters, shared: dict[Digest, int] | None, users: Counter[str] | None, manifests: bool
     ) -> ImageSummary:
         tags, digests = image.tags, image.digests
         if "reference" in filters:
             patterns = filters.get("reference")
             tags, digests = _matching(tags, patterns), _matching(digests, patterns) or digests
         labels = image.document.config.labels if image.document.config else None
+        platforms = self._store.platforms(image)
+        descriptor, found = self.documents(image, manifests=manifests)
+        size = image.size if len(platforms) == 1 else self._size_of(platforms)
         return ImageSummary(
             id=image.id,
             parent_id=image.parent or "",
             repo_tags=list(tags),
             repo_digests=list(digests),
             created=int(image.created),
-            size=image.size,
-            shared_size=-1 if shared is None else sum(shared.get(layer, 0) for layer in self._chain(image)),
-            virtual_size=image.size,
+            size=size,
+            shared_size=-1 if shared is None else sum(shared.get(layer, 0) for layer in self._chains_of(platforms)),
+            virtual_size=size,
             labels=labels or {},
-            containers=-1 if users is None else users[image.id],
+            containers=-1 if users is None else sum(users[one.id] for one in platforms),
+            descriptor=descriptor,
+            manifests=found,
         )
+
+    def documents(self, image: Image, *, manifests: bool) -> tuple[OCIDescriptor | None, list[dict[str, Any]] | None]:
+        """Descriptor and, if they are asked for, manifests. A list does not fail for one damaged document."""
+        try:
+            descriptor = self._manifests.descriptor(image)
+            found = self._manifests.summaries(image) if manifests else None
+        except (NotFound, DataLoss) as error:
+            log.warning("the manifests of the image %s are left out: %s", image.id, error.message)
+            return None, None
+        return msgspec.convert(descriptor, OCIDescriptor) if descriptor is not None else None, found
+
+    def _chains_of(self, images: list[Image]) -> set[Digest]:
+        return {layer for image in images for layer in self._chain(image)}
+
+    def _size_of(self, images: list[Image]) -> int:
+        """Bytes of the layers of several platforms, each counted once."""
+        return sum(layer.size for layer in map(self._layers.get, self._chains_of(images)) if layer is not None)
 
     def _chain(self, image: Image) -> list[Digest]:
         if image.id not in self._chains:
@@ -219,8 +262,7 @@ class Listing:
 
     def total_size(self) -> int:
         """Bytes of all layers that images use, each once."""
-        chains = {chain for image in self._store.all() for chain in self._chain(image)}
-        return sum(layer.size for layer in map(self._layers.get, chains) if layer is not None)
+        return self._size_of(self._store.all(members=True))
 
 
 def _matching(names: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[str, ...]:
