@@ -38,7 +38,7 @@ test-guest: setup ## launch, bind-mount, network and cgroup tests in a QEMU gues
 	scripts/packages guest
 	scripts/guest-test
 
-test-clients: setup ## testcontainers, python-on-whales, dockerode, devcontainers, docker-compose 1.29 (root; some minutes; needs node and npm)
+test-clients: setup ## testcontainers, python-on-whales, dockerode, devcontainers, docker-compose 1.29 and 2 (root; some minutes; needs node, npm, Go)
 	scripts/packages test
 	scripts/test-clients $(ARGS)
 

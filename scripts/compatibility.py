@@ -22,6 +22,7 @@ CLIENTS = {
     "docker SDK for Python": "tests/conformance/test_docker_sdk.py",
     "docker SDK for Python, in detail": "tests/conformance/test_docker_sdk_details.py",
     "testcontainers, python-on-whales, dockerode and more": "tests/conformance/test_other_clients.py",
+    "docker-compose 2, of Go's modules": "tests/conformance/test_compose_v2.py",
     "docker-compose 1.29, berth compose": "tests/integration/test_compose_engine.py",
     "podman, containerd and Docker with berth-runtime": "tests/integration/test_oci_engines.py",
 }

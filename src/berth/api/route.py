@@ -90,6 +90,14 @@ def query_int(request: web.Request, name: str, default: int) -> int:
         raise InvalidArgument(f"invalid value {value!r} for parameter {name}: it must be an integer") from None
 
 
+def query_size(request: web.Request) -> tuple[int, int]:
+    """A terminal's height and width: both have to be given."""
+    for name, word in (("h", "height"), ("w", "width")):
+        if not request.query.get(name):
+            raise InvalidArgument(f"invalid resize {word}: the parameter {name} is missing")
+    return query_int(request, "h", 0), query_int(request, "w", 0)
+
+
 def query_filters(request: web.Request, allowed: Iterable[str]) -> Filters:
     """The `filters` parameter."""
     return Filters.parse(request.query.get("filters"), allowed)

@@ -7,9 +7,11 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from berth import failpoint
 from berth.contract.runtime import AttachStream, ExecTask, LaunchFailed
+from berth.engine.containers.attaching import parse_detach_keys
 from berth.engine.containers.defaults import words
 from berth.engine.containers.execution import ExecBody, ExecInspect, Execution
 from berth.engine.containers.launcherror import exec_error
@@ -24,6 +26,8 @@ from berth.model.identifier import is_id_prefix, new_id, short_id
 log = logging.getLogger("berth.exec")
 # Docker's clients ask for the exit code right after the end; nobody comes back minutes later.
 _KEEP_SECONDS = 300.0
+# How long a resize waits for the process to be started, as in Docker.
+_START_SECONDS = 10.0
 
 
 class ExecService:
@@ -71,6 +75,7 @@ class ExecService:
                 raise InvalidArgument(f"invalid environment variable: {entry}")
         if body.working_dir and not body.working_dir.startswith("/"):
             raise InvalidArgument(f"the working directory '{body.working_dir}' is invalid, it needs to be an absolute path")
+        parse_detach_keys(body.detach_keys)
         if body.on_disconnect not in (None, "", "keep", "kill"):
             raise InvalidArgument(f"invalid OnDisconnect {body.on_disconnect!r}: it is keep or kill")
         self._forget_old()
@@ -168,9 +173,14 @@ class ExecService:
         return self.get(identifier).inspect()
 
     async def resize(self, identifier: str, height: int, width: int) -> None:
-        """The terminal's size."""
+        """The terminal's size. A client asks as soon as it has the head of the start's answer: then the process is waited for. An
+        exec without a terminal takes no notice, as with Docker."""
         execution = self.get(identifier)
+        check_terminal_size(height, width)
+        if execution.claimed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(execution.settled.wait(), _START_SECONDS)
         if execution.task is None or not execution.running:
             raise Conflict(f"exec process is not running: {execution.id}")
-        check_terminal_size(height, width)
-        await execution.task.resize(height, width)
+        if execution.tty:
+            await execution.task.resize(height, width)

@@ -29,6 +29,7 @@ CHUNK = 65536
 _TIOCSWINSZ = 0x5414
 # What a client may have queued once its process has ended: what is left in the pipes then is lost to it otherwise.
 _QUEUE_AFTER_END = 1 << 20
+_LAST_ANSWER_SECONDS = 0.25
 _NAMES = {1: "stdout", 2: "stderr"}
 
 
@@ -277,9 +278,13 @@ class Client:
         rest = self._scanner.rest()
         if rest:
             self._session.write(rest)
-        if self._session.input_ended():
-            self.update()
-        else:
+        self.update()
+        if not self._session.input_ended():
+            # This ends the attachment, as in Docker; what the process answers to the last of its input still comes.
+            self._session.loop.after(_LAST_ANSWER_SECONDS, self._let_go)
+
+    def _let_go(self) -> None:
+        if self._fd >= 0:
             self.finish()
             self._session.gone()
 

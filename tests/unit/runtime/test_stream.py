@@ -180,12 +180,21 @@ def test_half_close_ends_the_input_and_output_still_comes(wired):
     assert client.recv(100) == b"answer"
 
 
-def test_without_stdin_once_the_input_stays_open_and_the_client_that_ended_is_let_go(wired):
-    session = wired(stdin_once=False)
+def test_without_stdin_once_the_input_stays_open_and_the_client_that_ended_is_let_go_after_the_answer(wired):
+    session, gone = wired(stdin_once=False), []
+    session.session.on_gone = lambda: gone.append(True)
     client = session.attach(stdin=True)
     client.send(b"one")
     client.shutdown(socket.SHUT_WR)
     session.turn()
+    os.write(session.out, b"answer")
+    session.turn()
+    assert client.recv(100) == b"answer"
+    # The loop waits for its timer.
+    for _ in range(3):
+        if not gone:
+            session.loop.turn()
+    assert gone
     assert client.recv(100) == b""
     second = session.attach(stdin=True)
     second.send(b"two")

@@ -49,6 +49,8 @@ def _wants(request: web.Request) -> dict[str, bool]:
     wants = {name: query_bool(request, name) for name in ("logs", "stream", "stdin", "stdout", "stderr")}
     if not wants["logs"] and not wants["stream"]:
         raise InvalidArgument("Either the stream or the logs parameter must be given")
+    # Who wants neither input nor output would wait for nothing.
+    wants["stream"] = wants["stream"] and any(wants[name] for name in ("stdin", "stdout", "stderr"))
     return wants
 
 
@@ -171,9 +173,11 @@ def _logs(engine: Engine) -> Handler:
 
 def _stats(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        follow = query_bool(request, "stream", True)
+        follow, one_shot = query_bool(request, "stream", True), query_bool(request, "one-shot")
+        if follow and one_shot:
+            raise InvalidArgument("cannot have stream=true and one-shot=true")
         container = engine.containers.get(request.match_info["id"])
-        readings = engine.containers.stats(container.id, follow=follow, one_shot=query_bool(request, "one-shot"))
+        readings = engine.containers.stats(container.id, follow=follow, one_shot=one_shot)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(request)

@@ -10,7 +10,17 @@ from msgspec import Struct, field
 
 from berth.api.peer import client_of
 from berth.api.presence import while_connected
-from berth.api.route import Handler, Route, api_version, json_response, query_bool, query_filters, query_int, read_body
+from berth.api.route import (
+    Handler,
+    Route,
+    api_version,
+    json_response,
+    query_bool,
+    query_filters,
+    query_int,
+    query_size,
+    read_body,
+)
 from berth.api.routes import container_files, container_streams
 from berth.engine.containers.creation import CreateBody
 from berth.engine.containers.listing import FILTERS
@@ -210,7 +220,7 @@ def _update(engine: Engine) -> Handler:
 
 def _resize(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        await engine.containers.resize(request.match_info["id"], query_int(request, "h", 0), query_int(request, "w", 0))
+        await engine.containers.resize(request.match_info["id"], *query_size(request))
         return web.Response(status=200)
 
     return handle

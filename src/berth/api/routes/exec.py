@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from berth.api import hijack
-from berth.api.route import Handler, Route, json_response, query_int, read_body
+from berth.api.route import Handler, Route, json_response, query_size, read_body
 from berth.api.routes.container_streams import wants_multiplexed
 from berth.contract.runtime import AttachStream
 from berth.engine.containers.attaching import parse_detach_keys
@@ -83,7 +83,7 @@ async def _run(engine: Engine, execution: Execution, connection: hijack.Connecti
 
 def _resize(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        await engine.execs.resize(request.match_info["id"], query_int(request, "h", 0), query_int(request, "w", 0))
+        await engine.execs.resize(request.match_info["id"], *query_size(request))
         return web.Response()
 
     return handle

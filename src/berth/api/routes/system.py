@@ -20,8 +20,9 @@ from berth.model.filters import Filters
 from berth.wire.system import EventMessage
 
 _SEQUENCE = "application/json-seq"
-_EVENT_FILTERS = ("config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
-                  "service", "type", "volume")  # fmt: skip
+# What an event is of, by name or id; of some there are none here.
+_NAMED = ("config", "container", "daemon", "image", "network", "node", "plugin", "secret", "service", "volume")
+_EVENT_FILTERS = (*_NAMED, "event", "label", "scope", "type")
 
 
 def routes(engine: Engine, request_stop: Callable[[bool], None]) -> list[Route]:
@@ -97,7 +98,7 @@ def _matches(filters: Filters, message: EventMessage) -> bool:
         return False
     if "event" in filters and not any(action == e or action.startswith(e + ":") for e in filters.get("event")):
         return False
-    for key in ("container", "network", "volume", "image", "daemon"):
+    for key in _NAMED:
         if key in filters and not _names_match(key, filters.get(key), kind, identity, attributes):
             return False
     return filters.match_labels(attributes)
@@ -110,7 +111,7 @@ def _names_match(key: str, wanted: tuple[str, ...], kind: str, identity: str, at
     if kind != key:
         return False
     name = attributes.get("name", "")
-    return any(identity == w or name in (w, w.removeprefix("/")) or (len(w) > 3 and identity.startswith(w)) for w in wanted)
+    return any(identity.startswith(w) or name.startswith(w.removeprefix("/")) for w in wanted)
 
 
 def _without_tag(image: str) -> str:
@@ -141,6 +142,9 @@ def _events(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         filters = query_filters(request, _EVENT_FILTERS)
         since, until = _time_ns(request, "since"), _time_ns(request, "until")
+        if since and until and since > until:
+            asked = request.query
+            raise InvalidArgument(f"`since` time ({asked['since']}) cannot be after `until` time ({asked['until']})")
         kind, before = _event_form(request)
         response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from msgspec import Struct, field, json, structs
@@ -59,6 +60,8 @@ class Execution:
         self.args = args
         self.task: ExecTask | None = None
         self.claimed = False
+        # Set once the process has been started, or cannot be.
+        self.settled = asyncio.Event()
         self.running = False
         self.exit_code: int | None = None
         self.ended_at = 0.0
@@ -84,12 +87,14 @@ class Execution:
     def started(self, task: ExecTask) -> None:
         """The process runs."""
         self.task, self.running = task, True
+        self.settled.set()
 
     def ended(self, code: int) -> None:
         """The process is gone, or never came to be."""
         if self.exit_code is None:
             self.exit_code = code
         self.running, self.ended_at = False, time.monotonic()
+        self.settled.set()
 
     def container_ended(self) -> None:
         """Its container ended, and took it along."""

@@ -41,7 +41,7 @@ from berth.engine.containers.validation import check_terminal_size
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
 from berth.engine.launch_trace import LaunchTrace
-from berth.errors import BerthError, Conflict, InvalidArgument, NotFound, ResourceExhausted
+from berth.errors import BerthError, Conflict, InvalidArgument, NotFound, NotImplementedKind, ResourceExhausted
 from berth.model.filters import Filters
 from berth.storage.database import Database
 from berth.wire.container import (
@@ -336,11 +336,11 @@ class ContainerService:
         return statistics.stream(self.get(reference), follow=follow, one_shot=one_shot)
 
     def logs(self, reference: str, query: logs.LogQuery, *, raw: bool = False) -> AsyncIterator[bytes]:
-        """Its log, encoded; with `raw` never in frames. InvalidArgument, at once, when its driver keeps none."""
+        """Its log, encoded; with `raw` never in frames. NotImplementedKind, at once, when its driver keeps none."""
         container = self.get(reference)
         config = container.record.host_config.log_config
         if config is not None and config.type == "none":
-            raise InvalidArgument("configured logging driver does not support reading")
+            raise NotImplementedKind("configured logging driver does not support reading")
         if not query.stdout and not query.stderr:
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
         ended = container.next_exit() if query.follow and container.status in HAS_TASK else None
@@ -374,13 +374,14 @@ class ContainerService:
         return self._attaching.wait(self.get(reference), condition)
 
     async def resize(self, reference: str, height: int, width: int) -> None:
-        """The terminal's size."""
+        """The terminal's size. A container without one takes no notice, as with Docker: clients ask whatever it has."""
         container = self.get(reference)
         task = container.live_task()
         if task is None:
             raise Conflict(f"container {container.id} is not running")
         check_terminal_size(height, width)
-        await task.resize(height, width)
+        if container.tty:
+            await task.resize(height, width)
         self.parts.emit(container, "resize", {"height": str(height), "width": str(width)})
 
 
