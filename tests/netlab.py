@@ -4,6 +4,8 @@ network namespace with a sleeping process in it, connected by a NetworkPlan as t
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -179,13 +181,14 @@ class Lab:
 
     async def spawn(self, module: str, arguments: Sequence[str], fds: Sequence[int]) -> int:
         """What the launcher does for the engine."""
-        assert module == "berth.network.resolver"
         pid = os.fork()
         if not pid:
-            from berth.network.resolver import main
-
             try:
-                main(arguments, fds)
+                # The launcher, which does this for an engine, has none of the engine's sockets.
+                for fd in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, *fds}:
+                    with contextlib.suppress(OSError):
+                        os.close(fd)
+                importlib.import_module(module).main(arguments, fds)
             except BaseException:
                 traceback.print_exc()
             finally:

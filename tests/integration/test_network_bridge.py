@@ -42,7 +42,7 @@ def test_published_port_is_reached_from_everywhere(tmp_path: Path) -> None:
             assert three.reaches(server, HOST_ADDRESS, 8080)
         ports = lab.service.settings(lab.facts["one"]).ports
         assert ports is not None
-        assert [(b.host_ip, b.host_port) for b in ports["80/tcp"] or []] == [("0.0.0.0", "8080")]
+        assert [(b.host_ip, b.host_port) for b in ports["80/tcp"] or []] == [("0.0.0.0", "8080"), ("::", "8080")]
 
     in_lab(tmp_path, test)
 

@@ -241,6 +241,12 @@ def _add_exposure(parser: argparse.ArgumentParser) -> None:
         help="where ports are published that name no address, such as 127.0.0.1 (default: all addresses)",
     )
     parser.add_argument(
+        "--respect-host-firewall",
+        action="store_true",
+        help="accept connections to published ports on the host, where its own firewall (ufw, firewalld, INPUT) decides; "
+        "containers then see the host as their client",
+    )
+    parser.add_argument(
         "--warn-exposure", action="store_true", help="warn at `run` and `create` of ports that others than this host reach"
     )
 
@@ -312,6 +318,7 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         extensions=_extensions(options),
         publish_address=options.publish_address or "",
         warn_exposure=options.warn_exposure,
+        respect_host_firewall=options.respect_host_firewall,
         log_driver=options.log_driver,
         log_options=parse_log_options(options.log_driver, options.log_opt),
         log_cap=options.log_cap,

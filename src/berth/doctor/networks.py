@@ -74,8 +74,10 @@ def other_firewalls(scene: Scene) -> Iterator[Finding]:
     if guards:
         yield warning(
             f"{' and '.join(guards)} is active, and published ports are open in spite of it",
-            why="As with Docker, they are translated before its rules are asked: a port that it shows as closed is reachable.",
-            change="publish on one address only, such as -p 127.0.0.1:8080:80, or all that name none by "
+            why="As with Docker, they are translated before its rules are asked: a port that it shows as closed is reachable "
+            "(not if the engine was started with --respect-host-firewall).",
+            change="start the engine with berthd --respect-host-firewall: its rules decide then, and containers see the host as "
+            "their client; or publish on one address only, such as -p 127.0.0.1:8080:80, or all that name none by "
             "berthd --publish-address 127.0.0.1",
             facts={"found": found},
         )

@@ -67,6 +67,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     default_ulimits: tuple[Ulimit, ...] = ()
     publish_address: str = ""
     warn_exposure: bool = False
+    respect_host_firewall: bool = False
     ipv6: bool = False
     address_pools: tuple[tuple[str, int], ...] = ()
     extensions: dict[str, str] = field(default_factory=dict)
@@ -106,6 +107,11 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     def resolver(self) -> str:
         """The resolver's socket."""
         return f"{self.run}/resolver.sock"
+
+    @property
+    def proxy(self) -> str:
+        """The proxy's socket."""
+        return f"{self.run}/proxy.sock"
 
     def container(self, container_id: str) -> str:
         """The directory of a container."""

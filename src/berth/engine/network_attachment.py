@@ -6,6 +6,7 @@ Puts together what has a room of its own: network_address, network_publish, netw
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -19,13 +20,14 @@ from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_dns import Naming
 from berth.engine.network_files import Files
 from berth.engine.network_plan import Planner, default_routes
-from berth.engine.network_publish import Publisher
+from berth.engine.network_publish import Bound, Publisher
 from berth.engine.network_wish import Wish, is_user_defined, mode_of, shares_namespace, wanted
 from berth.errors import NotFound
 from berth.model.identifier import new_id
 from berth.network import live
 from berth.network.fabric import Fabric
 from berth.network.names import interface_name
+from berth.network.proxy_client import ProxyClient
 from berth.network.record import INTERFACE_PREFIX, Endpoint, NetworkRecord, Published
 from berth.network.resolver_client import ResolverClient
 
@@ -33,12 +35,14 @@ from berth.network.resolver_client import ResolverClient
 class Attacher:
     """Takes what a container needs of networks and undoes it in reverse when something fails."""
 
-    def __init__(self, config: EngineConfig, catalog: NetworkCatalog, fabric: Fabric, resolver: ResolverClient) -> None:
+    def __init__(
+        self, config: EngineConfig, catalog: NetworkCatalog, fabric: Fabric, resolver: ResolverClient, proxy: ProxyClient
+    ) -> None:
         self._catalog = catalog
-        self._fabric = fabric
         self._files = Files(config, catalog)
         self._planner = Planner(config.resolver, fabric)
-        self._publisher = Publisher(catalog, fabric, config.publish_address)
+        self._publisher = Publisher(config, catalog, fabric, proxy)
+        self._proxy = proxy
         self._naming = Naming(catalog, self._files, resolver)
 
     async def attach(self, facts: ContainerFacts, networks: Sequence[Wish]) -> Attachment:
@@ -52,29 +56,33 @@ class Attacher:
         self._naming.remember(facts)
         with ExitStack() as undo:
             rows = self._endpoints(facts, networks, undo, resolver=dns)
-            ports, sockets = self._publisher.bind(facts, networks, rows, undo)
+            bound = self._publisher.bind(facts, networks, rows, undo)
             hosts, resolv = self._files.contents(facts, networks, rows, embedded=dns)
-            self._commit(facts, rows, ports, undo)
+            sockets = self._commit(facts, rows, bound, undo)
+            await self._proxy.ready()
             undo.pop_all()
         plan = (
-            None if shares_namespace(mode) else self._planner.plan(networks, rows, {port.network_id for port in ports}, dns=dns)
+            None
+            if shares_namespace(mode)
+            else self._planner.plan(networks, rows, {port.network_id for port in bound.ports}, dns=dns)
         )
         links = tuple(self._files.bridge_links(facts, rows))
         return Attachment(plan=plan, reserved=tuple(s.detach() for s in sockets), hosts=hosts, resolv_conf=resolv, links=links)
 
-    def _commit(self, facts: ContainerFacts, rows: list[Endpoint], ports: list[Published], undo: ExitStack) -> None:
+    def _commit(self, facts: ContainerFacts, rows: list[Endpoint], bound: Bound, undo: ExitStack) -> list[socket.socket]:
         undo.callback(self._uncommit, facts.id, [row.network_id for row in rows])
         self._catalog.put_endpoints(rows)
         failpoint.hit("network.attach.after-endpoints")
-        self._catalog.put_ports(facts.id, ports)
+        self._catalog.put_ports(facts.id, bound.ports)
         failpoint.hit("network.attach.after-ports")
-        self._fabric.publish(ports)
+        sockets = self._publisher.lead(bound, undo)
         failpoint.hit("network.attach.after-elements")
-        self._publisher.flush_udp(ports)
+        self._publisher.flush_udp(bound.ports)
         self._naming.tell(facts.id)
+        return sockets
 
     def _uncommit(self, container_id: str, network_ids: list[str]) -> None:
-        self._fabric.unpublish(self._catalog.drop_ports(container_id))
+        self._publisher.forget(self._catalog.drop_ports(container_id))
         drop_live(self._catalog, [row for key, row in self._catalog.of_container(container_id).items() if key in network_ids])
         self._naming.forget(container_id)
 
@@ -83,11 +91,10 @@ class Attacher:
         rows = [row for row in self._catalog.of_container(container_id).values() if row.live]
         ports = self._catalog.drop_ports(container_id)
         failpoint.hit("network.release.after-ports")
-        self._fabric.unpublish(ports)
+        self._publisher.forget(ports)
         drop_live(self._catalog, rows)
         failpoint.hit("network.release.after-endpoints")
         self._naming.forget(container_id)
-        self._publisher.flush_udp(ports)
 
     def _endpoints(self, facts: ContainerFacts, networks: Sequence[Wish], undo: ExitStack, *, resolver: bool) -> list[Endpoint]:
         rows: list[Endpoint] = []
@@ -199,6 +206,7 @@ class Attacher:
         for facts, pid in running:
             await self._finish_changes(facts, pid)
         await self._naming.restore()
+        await self._publisher.restore()
 
     async def _finish_changes(self, facts: ContainerFacts, pid: int) -> None:
         """Take out of a container what an earlier engine was putting into it or taking out of it when it was killed."""

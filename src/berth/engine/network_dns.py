@@ -27,7 +27,7 @@ class Naming:
         self._resolver = resolver
         self._facts: dict[str, ContainerFacts] = {}
         self._pids: dict[str, int] = {}
-        resolver.restarted = self._serve_again
+        resolver.on_restart(self._serve_again)
 
     def remember(self, facts: ContainerFacts, pid: int = 0) -> None:
         """What is known of an attached container; its pid where sockets may have to be made in its namespace."""

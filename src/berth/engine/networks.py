@@ -33,6 +33,7 @@ from berth.model.filters import Filters
 from berth.model.instant import parse_moment
 from berth.network import bridge, host, parent
 from berth.network.fabric import Fabric
+from berth.network.proxy_client import ProxyClient
 from berth.network.record import BRIDGE, HOST, IPVLAN, MACVLAN, NONE, Endpoint, NetworkRecord, Published
 from berth.network.resolver_client import ResolverClient
 from berth.storage.database import Database
@@ -59,7 +60,8 @@ class NetworkService:
         pattern = bridge.device_pattern(config.engine_id, is_default_engine=config.is_default)
         self._fabric = Fabric(config.name, pattern, config.root)
         self._resolver = ResolverClient(config.resolver, spawn)
-        self._attacher = Attacher(config, self._catalog, self._fabric, self._resolver)
+        self._proxy = ProxyClient(config.proxy, spawn)
+        self._attacher = Attacher(config, self._catalog, self._fabric, self._resolver, self._proxy)
         self._broken = ""
         self._defining = asyncio.Lock()
         # The host's lock is a file lock of another descriptor each time: two creates at once would wait for each other for ever.
@@ -101,6 +103,7 @@ class NetworkService:
         """Let go of the host's networks; bridges, rules, resolver and containers go on."""
         self._fabric.close()
         self._resolver.close()
+        self._proxy.close()
 
     async def teardown(self) -> None:
         """Remove bridges, rules and resolver: for an engine that is stopped with its containers. Does nothing while a
@@ -110,6 +113,7 @@ class NetworkService:
             return
         await self._fabric.teardown()
         await self._resolver.quit()
+        await self._proxy.quit()
         for record in self._catalog.networks.values():
             if record.driver in (MACVLAN, IPVLAN):
                 await asyncio.to_thread(parent.remove_own, record)

@@ -149,7 +149,7 @@ def _elements(published: Iterable[Published]) -> dict[str, list[str]]:
     for port in published:
         if port.direct or port.routed:
             found[_open_set(port)].append(f"{port.protocol} . {port.target} . {port.target_port}")
-        if port.routed:
+        if not port.translated:
             continue
         host = "" if is_any(port.address) else f" . {port.address}"
         found[map_of(port)].append(f"{port.protocol}{host} . {port.port} : {port.target} . {port.target_port}")
@@ -236,7 +236,7 @@ def elements_of(port: Published) -> list[tuple[str, bytes, bytes | None]]:
     found: list[tuple[str, bytes, bytes | None]] = []
     if port.direct or port.routed:
         found.append((_open_set(port), protocol + inside[0] + inside[1], None))
-    if not port.routed:
+    if port.translated:
         found.append((map_of(port), protocol + _host_key(port), inside[0] + inside[1]))
     return found
 

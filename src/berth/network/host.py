@@ -29,6 +29,11 @@ def subnets_in_use() -> list[Subnet]:
     return found + [ip_network(server) for server in read_resolv_conf(RESOLV_CONF)[0]]
 
 
+def has_ipv6() -> bool:
+    """Whether the calling thread's network namespace speaks IPv6."""
+    return _read("/proc/sys/net/ipv6/conf/all/disable_ipv6") == "0"
+
+
 def uplink() -> tuple[str, int] | None:
     """Name and MTU of the link of the default route; None without one."""
     for destination, _, index in sorted(netlink.routes()):

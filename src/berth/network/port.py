@@ -76,7 +76,8 @@ def wishes(config: ContainerConfig, host_config: HostConfig) -> list[PortWish]:
     return found
 
 
-def _bind(protocol: str, address: str, port: int) -> socket.socket:
+def bind(protocol: str, address: str, port: int) -> socket.socket:
+    """A bound socket; of IPv6 only, on an IPv6 address. OSError."""
     kind, number = _KINDS[protocol]
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind | socket.SOCK_CLOEXEC, number)
     try:
@@ -116,7 +117,7 @@ def hold(wish: PortWish, addresses: Iterable[str], allocated: set[tuple[str, str
         sockets: list[socket.socket] = []
         try:
             for address in targets:
-                sockets.append(_bind(wish.protocol, address, port))
+                sockets.append(bind(wish.protocol, address, port))
                 port = port or sockets[0].getsockname()[1]
         except OSError as error:
             for sock in sockets:

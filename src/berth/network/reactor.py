@@ -20,7 +20,14 @@ class Reactor:
 
     def watch(self, fd: int, handler: Callable[[], None], *, write: bool = False) -> None:
         """Call `handler` when the descriptor can be read (or written). Replaces what was asked before."""
-        mask = select.EPOLLOUT if write else select.EPOLLIN
+        self.watch_for(fd, handler, read=not write, write=write)
+
+    def watch_for(self, fd: int, handler: Callable[[], None], *, read: bool, write: bool) -> None:
+        """The same for both; forgotten when it is neither, since the kernel would tell of a hang-up again and again."""
+        mask = (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0)
+        if not mask:
+            self.forget(fd)
+            return
         if fd in self._handlers:
             self._epoll.modify(fd, mask)
         else:

@@ -132,12 +132,17 @@ class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     live: Live | None = None
 
 
+# What the proxy can pass on.
+PROXIED = ("tcp", "udp")
+
+
 class Published(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A published port. `address` is the host's, 0.0.0.0 or :: for all; `target` the container's.
 
     `direct`: it may be reached by the container's own address too. `routed`: in no other way; `address` and `port` are the
     container's then, and nothing of the host's is taken. Without a `target` the host's port is kept, and leads nowhere: the
     running container has left the network that it was published through, and is in no other that could publish it.
+    `accepted`: connections end on the host, in the proxy, so that the host's own firewall is asked.
     """
 
     protocol: str
@@ -148,3 +153,20 @@ class Published(Struct, frozen=True, kw_only=True, omit_defaults=True):
     network_id: str
     direct: bool = False
     routed: bool = False
+    accepted: bool = False
+
+    @property
+    def name(self) -> tuple[str, str, int]:
+        """What of the host it takes."""
+        return self.protocol, self.address, self.port
+
+    @property
+    def proxied(self) -> bool:
+        """Whether the proxy holds it. On an IPv6 address it always does: ::1 is not translated, and the container may have IPv4
+        only."""
+        return not self.routed and self.protocol in PROXIED and (self.accepted or ":" in self.address)
+
+    @property
+    def translated(self) -> bool:
+        """Whether the kernel leads it to the container."""
+        return not self.routed and not self.accepted and (":" in self.address) == (":" in self.target)

@@ -16,16 +16,13 @@ The process gives up root once it runs: it reads packets that containers made.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import socket
-import struct
 import time
-from array import array
 
-from berth.kernel.capability import capset
 from berth.network import dns
+from berth.network.control import Control, give_up_root
 from berth.network.directory import Directory, Record
 from berth.network.forward import Forwarder
 from berth.network.reactor import Reactor
@@ -38,8 +35,6 @@ TTL = 10
 _IDLE = 15.0
 _STREAMS = 512
 _STREAMS_EACH = 32
-_PEERCRED = struct.Struct("3i")
-_NOBODY = 65534
 
 
 class HostServers:
@@ -98,17 +93,14 @@ class Resolver:
 
     def __init__(self, listener: socket.socket, servers: HostServers, port: int = 53) -> None:
         self._reactor = Reactor()
-        self._listener = listener
+        self._control = Control(self._reactor, listener, self._obey, self._left)
         self._servers = servers
         self._directory = Directory()
         self._forwarder = Forwarder(self._reactor, port)
-        self._peers: dict[int, socket.socket] = {}
         self._served: dict[str, Served] = {}
         self._streams: dict[int, Stream] = {}
         self._between: set[str] | None = None
         self._turn = 0
-        listener.setblocking(False)
-        self._reactor.watch(listener.fileno(), self._accept)
 
     def run(self) -> None:
         """Until told to quit."""
@@ -122,53 +114,12 @@ class Resolver:
 
     # Control.
 
-    def _accept(self) -> None:
-        try:
-            peer, _ = self._listener.accept()
-        except OSError:
-            return
-        _, uid, _ = _PEERCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-        if uid != 0:
-            peer.close()
-            return
-        peer.setblocking(False)
-        self._peers[peer.fileno()] = peer
-        self._reactor.watch(peer.fileno(), lambda: self._read(peer))
-
-    def _read(self, peer: socket.socket) -> None:
-        try:
-            data, ancillary, _, _ = peer.recvmsg(1 << 20, socket.CMSG_SPACE(16 * 4))
-        except BlockingIOError:
-            return
-        except OSError:
-            data, ancillary = b"", []
-        fds = array("i")
-        for level, kind, raw in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(raw[: len(raw) - len(raw) % 4])
-        if not data:
-            self._leave(peer)
-            return
-        kept: tuple[int, ...] = ()
-        try:
-            kept = self._obey(peer, json.loads(data), fds)
-        except (ValueError, KeyError, TypeError, IndexError):
-            # A peer that speaks another language loses its connection, and the others go on.
-            self._leave(peer)
-        finally:
-            for fd in fds:
-                if fd not in kept:
-                    os.close(fd)
-
-    def _leave(self, peer: socket.socket) -> None:
+    def _left(self, peer: int) -> None:
         for container, served in list(self._served.items()):
-            if served.lifetime == peer.fileno():
+            if served.lifetime == peer:
                 self._stop_serving(container)
-        self._reactor.forget(peer.fileno())
-        self._peers.pop(peer.fileno(), None)
-        peer.close()
 
-    def _obey(self, peer: socket.socket, message: dict[str, object], fds: Sequence[int]) -> tuple[int, ...]:
+    def _obey(self, peer: int, message: dict[str, object], fds: Sequence[int]) -> tuple[int, ...]:
         """Carry out a message; the descriptors that are kept."""
         operation = message["op"]
         container = str(message.get("container", ""))
@@ -192,7 +143,7 @@ class Resolver:
             self._reactor.running = False
         return ()
 
-    def _serve(self, peer: socket.socket, container: str, fds: Sequence[int]) -> tuple[int, ...]:
+    def _serve(self, peer: int, container: str, fds: Sequence[int]) -> tuple[int, ...]:
         if len(fds) not in (2, 3):
             raise IndexError("descriptors")
         self._stop_serving(container)
@@ -200,7 +151,7 @@ class Resolver:
         udp.setblocking(False)
         tcp.setblocking(False)
         tcp.listen(64)
-        served = Served(udp, tcp, fds[2] if len(fds) == 3 else peer.fileno())
+        served = Served(udp, tcp, fds[2] if len(fds) == 3 else peer)
         self._served[container] = served
         self._reactor.watch(udp.fileno(), lambda: self._datagrams(container, udp))
         self._reactor.watch(tcp.fileno(), lambda: self._connection(container, tcp))
@@ -222,7 +173,7 @@ class Resolver:
         for sock in (served.udp, served.tcp):
             self._reactor.forget(sock.fileno())
             sock.close()
-        if served.lifetime not in self._peers:
+        if not self._control.has(served.lifetime):
             self._reactor.forget(served.lifetime)
             os.close(served.lifetime)
         for stream in [s for s in self._streams.values() if s.container == container]:
@@ -352,17 +303,9 @@ def _sender(udp: socket.socket, address: object) -> Callable[[bytes], None]:
     return send
 
 
-def _give_up_root() -> None:
-    os.setgroups([])
-    os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-    os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    # The launcher, of which this is a fork, has told the kernel to keep capabilities when ids change.
-    capset(0, 0, 0)
-
-
 def main(arguments: Sequence[str], fds: Sequence[int]) -> None:
     """Serve on the listening socket `fds[0]`."""
     listener = socket.socket(fileno=fds[0])
     resolver = Resolver(listener, HostServers())
-    _give_up_root()
+    give_up_root()
     resolver.run()

@@ -469,9 +469,11 @@ def set_oom_score(process: str, score: str) -> bool:
 
 
 def _bound_to(fd: int) -> tuple[str, str, int]:
-    """Protocol, address and port of a socket that holds a port."""
+    """Protocol, address and port of a socket that holds a port; nothing for one that only shows that the container is there."""
     sock = _socket.socket(fileno=os.dup(fd))
     try:
+        if sock.family == _socket.AF_UNIX:
+            return "", "", 0
         address, port = sock.getsockname()[:2]
         protocol = "udp" if sock.type == _socket.SOCK_DGRAM else "sctp" if sock.proto == _SCTP else "tcp"
     finally:
