@@ -194,6 +194,7 @@ class Publisher:
         self._fabric.unpublish(ports)
         for port in ports:
             self._proxy.drop(port.name)
+        self._proxy.settle()
         self.flush_udp(ports)
 
     async def restore(self) -> None:

@@ -6,7 +6,7 @@ see the host's address of their network as the client.
 
     engine  serve  {port: [protocol, address, port], target: [address, port]} + descriptors socket[, lifeline]
             lead   {port, target or null}                what is to come goes there, or nowhere
-            drop   {port}                                connections that there are go on
+            drop   {port} + descriptor                   connections that there are go on; the descriptor is closed then
             begin, then keep {port, target} ... commit   ports that are not mentioned in between are dropped
             quit
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
+import time
 from collections.abc import Mapping
 
 from berth.network.helper import Helper, Spawn
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 Name = tuple[str, str, int]
 Target = tuple[str, int]
 _BACKLOG = 4096
+_PATIENCE = 2.0
 
 
 class ProxyClient:
@@ -26,6 +29,7 @@ class ProxyClient:
     def __init__(self, path: str, spawn: Spawn) -> None:
         self._targets: dict[Name, Target | None] = {}
         self._waiting: dict[Name, tuple[int, ...]] = {}
+        self._closing: list[int] = []
         self._helper = Helper(
             "berth.network.proxy", "proxy of published ports", path, spawn, self._tell, lambda: bool(self._targets)
         )
@@ -56,9 +60,25 @@ class ProxyClient:
     def drop(self, name: Name) -> None:
         """Close a port; connections that there are go on. Idempotent."""
         _close(self._waiting.pop(name, ()))
-        if name in self._targets:
-            del self._targets[name]
-            self._helper.send({"op": "drop", "port": name})
+        if name not in self._targets:
+            return
+        del self._targets[name]
+        done, theirs = os.pipe()
+        sent = self._helper.send({"op": "drop", "port": name}, (theirs,))
+        os.close(theirs)
+        if sent:
+            self._closing.append(done)
+        else:
+            os.close(done)
+
+    def settle(self) -> None:
+        """Wait until the ports that were dropped are free on the host, mostly not at all."""
+        closing, self._closing = self._closing, []
+        deadline = time.monotonic() + _PATIENCE
+        for fd in closing:
+            # Closed by the proxy when the port is, and by the kernel when the proxy has ended.
+            select.select([fd], [], [], max(deadline - time.monotonic(), 0))
+            os.close(fd)
 
     async def replace_all(self, targets: Mapping[Name, Target | None]) -> None:
         """The ports that an earlier engine served and that are still to be; no others."""
@@ -112,6 +132,8 @@ class ProxyClient:
         for fds in self._waiting.values():
             _close(fds)
         self._waiting = {}
+        _close(tuple(self._closing))
+        self._closing = []
 
 
 def _listen(sock: socket.socket) -> None:
