@@ -293,7 +293,7 @@ def test_it_ends_when_nothing_is_published_and_comes_again(tmp_path: Path) -> No
             assert accepted.recv(9) == b"still", "a connection that there is goes on"
             client.close()
             accepted.close()
-            await eventually(lambda: "Z (zombie)" in _status(lab))
+            await eventually(lambda: "Z (zombie)" in _status(lab) and not os.path.exists(lab.config.proxy))
             change = lab.service.change_ports(facts, {"80/tcp": [PortBinding(host_port="8082")]}, {}, running=True)
             await eventually(lambda: len(lab.workers) == 2)
             await asyncio.sleep(0.2)

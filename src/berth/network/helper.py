@@ -13,6 +13,7 @@ import os
 import socket
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -87,6 +88,17 @@ class Helper:
         if not self._closed and self._needed():
             log.warning("the %s has ended: it is started again", self._what)
             self.ensure_soon()
+        elif not self._closed:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Take away the socket of a process that has ended."""
+        sock = self._connect()
+        if sock is not None:
+            sock.close()
+            return
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
 
     def ensure_soon(self) -> None:
         """`ensure` in the background; trouble is logged."""
