@@ -34,7 +34,7 @@ test: setup ## all tests; the integration tests need root
 test-unit: setup ## the fast tests that need neither root nor packages
 	$(BIN)/pytest tests/unit
 
-test-guest: setup ## launch, bind-mount, network and cgroup tests in a QEMU guest with Debian 12's own kernel and cgroup v2
+test-guest: setup ## tests in QEMU guests with Debian 12's own kernel: cgroup v2, AppArmor, systemd (root; more than an hour)
 	scripts/packages guest
 	scripts/guest-test
 

@@ -23,6 +23,7 @@ import os
 import selectors
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,7 +57,7 @@ cp /stage2 /job /root/run/
 cp /guest-job.service /root/etc/systemd/system/
 exec switch_root /root {init}
 """
-INITS = {"plain": "/bin/sh /run/stage2", "systemd": "/lib/systemd/systemd systemd.unit=guest-job.service"}
+INITS = {"plain": "/bin/sh /run/stage2", "systemd": "/lib/systemd/systemd"}
 UNIT = """[Unit]
 Description=The command of the guest
 [Service]
@@ -198,7 +199,8 @@ def image(cache: str) -> str:
 def qemu(options: argparse.Namespace, img: str, tmp: str, ports: dict[str, int]) -> list[str]:
     """The command line. `ports` are descriptors that the guest's output goes to."""
     kernel = f"console=ttyS0 panic=-1 cgroup_no_v1=all mitigations=off {'loglevel=6' if options.verbose else 'quiet loglevel=4'}"
-    kernel += f" {LSM[options.lsm]} {options.append}"
+    # Only systemd reads the second.
+    kernel += f" {LSM[options.lsm]} systemd.unit=guest-job.service {options.append}"
     args = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35", "-cpu", "max", "-smp", "2"]
     args += ["-m", str(options.mem), "-nodefaults", "-display", "none", "-no-reboot"]
     args += ["-kernel", img + "/vmlinuz", "-initrd", tmp + "/initrd", "-append", kernel, "-serial", f"file:{tmp}/console"]
@@ -285,6 +287,8 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="print the kernel's messages at the end")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
+    # Whoever ends this ends the guest too.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     img = image(os.path.abspath(options.cache))
     with tempfile.TemporaryDirectory(prefix="berth-guest-") as tmp:
         return run(options, img, tmp)

@@ -1,6 +1,7 @@
 """`berthd`: start the engine, serve until told to stop.
 
-Ready when GET /_ping answers 200. SIGTERM and SIGINT end the engine and leave the containers running.
+Ready when GET /_ping answers 200; systemd is told (Type=notify). SIGTERM and SIGINT end the engine and
+leave the containers running.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 
 from berth import failpoint
@@ -49,14 +51,28 @@ async def run(config: EngineConfig) -> None:
         log.warning("%s", warning.removeprefix("WARNING: "))
     try:
         runner = await serve(build_application(engine, request_stop), listeners.open())
+        tell_service_manager("READY=1")
         log.info("berthd is ready on %s (root %s)", ", ".join([config.socket, *config.hosts]), config.root)
         stop_containers = await stop
+        tell_service_manager("STOPPING=1")
         await runner.cleanup()
         listeners.remove()
     except BaseException:
         await engine.stop(stop_containers=False)
         raise
     await engine.stop(stop_containers=stop_containers)
+
+
+def tell_service_manager(state: str) -> None:
+    """sd_notify(3), where systemd has started us as a service of Type=notify."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+        except OSError as error:
+            logging.getLogger("berth").warning("systemd was not told %s: %s: %s", state, address, error.strerror)
 
 
 def main() -> None:

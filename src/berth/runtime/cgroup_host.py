@@ -1,6 +1,6 @@
 """What an engine does at its start with the control groups that `cgroup_layout` finds: make room, see what can be limited.
 
-<mount>/system.slice/berth.service      delegated (systemd sets an attribute), or the root of a cgroup namespace
+<mount>/system.slice/berthd.service     delegated with a subgroup, or the root of a cgroup namespace
     engine/                             all processes that were in it: cgroup2 lets no group both hold processes
     berth/<id>/                         and hand controllers down
 """
@@ -15,14 +15,14 @@ from berth.contract.runtime import Abilities
 from berth.errors import Internal
 from berth.kernel.file import read_text, write_text
 from berth.runtime import cgroup
-from berth.runtime.cgroup_layout import Layout, delegated, layout, usual
+from berth.runtime.cgroup_layout import Layout, delegated, layout, own_group, usual
 
 LEAF = "engine"
 _SYSTEMD = "/run/systemd/system"
 _ROUNDS = 20
-_NO_RESTART = (
-    f"The unit that this engine is in was delegated without a subgroup: systemd cannot start it again while containers run. "
-    f"Give it DelegateSubgroup={LEAF} (systemd 254 and later), or no Delegate= at all."
+_UNUSED = (
+    "The unit that this engine is in has Delegate=yes without DelegateSubgroup=: that is not used, since systemd could not start "
+    f"the unit again while containers run. Add DelegateSubgroup={LEAF} (systemd 254 and later), or leave Delegate= out."
 )
 
 
@@ -51,7 +51,7 @@ def settle(found: Layout) -> bool:
 def take(name: str) -> tuple[Layout, Abilities]:
     """At engine start: settle, make the parent `name` of our containers' groups, and see what can be limited there."""
     found = layout()
-    moved = settle(found)
+    settle(found)
     group: cgroup.Group = {"path": "/" + name, "roots": found.roots, "v2": found.v2, "enabled": usual(found.controllers)}
     try:
         cgroup.create(group)
@@ -61,8 +61,8 @@ def take(name: str) -> tuple[Layout, Abilities]:
     if not found.roots and found.v2 is None:
         return found, _nothing("No control group hierarchy is mounted that may be written: containers run without limits.")
     able = abilities(group)
-    if moved and delegated(str(found.v2)):
-        able = structs.replace(able, notes=(*able.notes, _NO_RESTART))
+    if found.v2 is not None and not found.roots and delegated(found.v2 + own_group("/")):
+        able = structs.replace(able, notes=(*able.notes, _UNUSED))
     return found, able
 
 

@@ -94,11 +94,13 @@ def own_group(root: str) -> str:
 
 
 def subtree(v2: str, own: str) -> str:
-    """What of cgroup2 was delegated to the unit that we are in, below the mount point; "" is all of it."""
-    for path in (own, os.path.dirname(own)):
-        if path != "/" and delegated(v2 + path):
-            return path
-    return ""
+    """What of cgroup2 was delegated to the unit that we are in a subgroup of, below the mount point; "" is all of it.
+
+    A unit that is delegated and holds processes itself is of no use: with groups below it that have controllers, systemd could
+    not put a process into it again (EBUSY).
+    """
+    path = os.path.dirname(own)
+    return path if path != "/" and delegated(v2 + path) else ""
 
 
 def delegated(path: str) -> bool:

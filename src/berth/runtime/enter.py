@@ -137,6 +137,7 @@ def _entrant(
         own_streams(state["base"], stdio)
         # An engine that is older than its shim's code knows no labels.
         labelling.give(plan.get("labels") or {})
+        init.raise_limits(0, plan["steps"])
         path, flags = ("", 0) if plan["privileged"] else state["seccomp"]
         steps = _steps(state, plan, init.read_program(path), flags)
         namespace.setns(target, state["namespaces"])

@@ -27,7 +27,7 @@ from berth.runtime.message import receive, send, send_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, NoReturn
 
     from berth.kernel.memory import Habit
@@ -194,6 +194,22 @@ def rlimit(state: Init, *, kind: int, name: str, soft: int, hard: int) -> None:
     except (OSError, ValueError) as error:
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EPERM
         raise Failure("rlimit", number, f"{name}={soft}:{hard}") from None
+
+
+def raise_limits(pid: int, steps: Iterable[Step]) -> None:
+    """From the host's user namespace, before `pid` (0: this process) does such steps: only there may a hard limit be raised.
+
+    What cannot be raised here either, `rlimit` will name.
+    """
+    for name, wanted in steps:
+        if name != "rlimit":
+            continue
+        soft, hard = resource.prlimit(pid, wanted["kind"])
+        if hard != resource.RLIM_INFINITY and (wanted["hard"] == resource.RLIM_INFINITY or wanted["hard"] > hard):
+            try:
+                resource.prlimit(pid, wanted["kind"], (soft, wanted["hard"]))
+            except (OSError, ValueError):
+                continue
 
 
 def session(state: Init, *, umask: int) -> None:

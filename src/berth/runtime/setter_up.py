@@ -116,6 +116,7 @@ class SetUp:
     def complete(self, plan: Plan, stdio: Stdio | None, meanwhile: Callable[[], None]) -> None:
         """From there to execve. Init mounts what it gets first, beside everything else; `meanwhile` is the caller's share."""
         self._own_streams(plan["base"], stdio)
+        init.raise_limits(self.pid, plan["steps"])
         if self.given:
             self.plan = plan
             steps = [(name, plan["network_step"] if name == "network" else values) for name, values in self.late[self.given :]]
