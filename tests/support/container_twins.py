@@ -357,6 +357,8 @@ class TwinSnapshots:
         self.keys.add(key)
         return self.mounts(key)
 
+    def check(self, key: str) -> None: ...
+
     def mounts(self, key: str) -> Overlay:
         return Overlay(store=self.root, layers=("layers/b/fs",), upper=f"containers/{key}/upper", work=f"containers/{key}/work")
 

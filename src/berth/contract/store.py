@@ -123,6 +123,10 @@ class Snapshots(Protocol):
         """NotFound without the snapshot."""
         ...
 
+    def check(self, key: str) -> None:
+        """Before it is mounted: DataLoss, with what to do, when its files or those of a layer below are gone."""
+        ...
+
     def view(self, parent: Digest | None) -> Overlay:
         """The read-only view of a stack of layers."""
         ...

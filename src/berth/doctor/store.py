@@ -65,6 +65,10 @@ class Reader:
         """Whether there is something below the root."""
         return os.path.lexists(f"{self.root}/{path}")
 
+    def has_directory(self, path: str) -> bool:
+        """Whether it is a directory: something else in its place is as bad as nothing."""
+        return os.path.isdir(f"{self.root}/{path}")
+
     def confirmed(self, missing: Iterable[str], still_listed: Callable[[str], bool]) -> list[str]:
         """Those that are missing although the database, asked again, still has them."""
         return [name for name in missing if still_listed(name)]
@@ -114,7 +118,7 @@ def layers(scene: Scene) -> Iterator[Finding]:
     if not reader.exists:
         return
     chains = set(reader.column("SELECT chain_id FROM layers"))
-    lost = [chain for chain in chains if not reader.has(f"layers/{hex_of(parse_digest(chain))}/fs")]
+    lost = [chain for chain in chains if not reader.has_directory(f"layers/{hex_of(parse_digest(chain))}/fs")]
     lost = reader.confirmed(sorted(lost), lambda chain: bool(reader.column("SELECT 1 FROM layers WHERE chain_id = ?", chain)))
     if lost:
         yield problem(
@@ -290,7 +294,7 @@ def containers(scene: Scene) -> Iterator[Finding]:
     if not reader.exists:
         return
     rows = dict(reader.rows("SELECT id, name FROM containers"))
-    lost = [key for key in rows if not reader.has(f"containers/{key}/upper")]
+    lost = [key for key in rows if not reader.has_directory(f"containers/{key}/upper")]
     lost = reader.confirmed(lost, lambda key: bool(reader.column("SELECT 1 FROM containers WHERE id = ?", key)))
     if lost:
         yield problem(

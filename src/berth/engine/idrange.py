@@ -11,6 +11,7 @@ the file: containers outlive their engine. Claims of engines whose root is gone 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from berth import failpoint
 from berth.errors import ResourceExhausted
 from berth.model.oci import IdMapping
 
+log = logging.getLogger("berth.containers")
 FIRST = 1_879_048_192
 LAST = 2_147_352_575
 RANGE = 65_536
@@ -64,9 +66,12 @@ class IdRanges:
     def adopt(self, base: int) -> None:
         """One more task has this range: it ran before this engine did, or it joins the one that took it."""
         self._load()
+        self._used[base] = self._used.get(base, 0) + 1
+        block = (base - FIRST) // (SLOT * SLOTS_PER_BLOCK)
+        if block not in self._blocks and 0 <= block < BLOCKS:
+            self._claim_again(block)
         if base in self._free:
             self._free.remove(base)
-        self._used[base] = self._used.get(base, 0) + 1
 
     def take(self) -> int:
         """The first host id of a free slot."""
@@ -110,6 +115,8 @@ class IdRanges:
             for block in range(BLOCKS):
                 if block in taken:
                     continue
+                if os.path.isdir(f"{self._run}/{block}"):
+                    continue
                 failpoint.hit("ids.claim.before-file")
                 with open(f"{self._run}/{block}", "w", encoding="utf-8") as file:
                     file.write(self._root)
@@ -118,6 +125,21 @@ class IdRanges:
                 if self._free:
                     return
         raise ResourceExhausted("no free range of host ids for another container: stop some, or run it with --userns=host")
+
+    def _claim_again(self, block: int) -> None:
+        """Something runs with ids of a block whose claim is damaged or gone: nobody else may take it for free."""
+        path = f"{self._run}/{block}"
+        with self._locked():
+            owner = dict(self._claims()).get(block, "")
+            if os.path.isdir(owner):
+                log.error("%s says that its host ids are those of %s, but containers here have them: restart these", path, owner)
+                return
+            log.warning("the claim of host ids in %s was damaged or missing, and is written again", path)
+            if os.path.isdir(path):
+                os.rmdir(path)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(self._root)
+        self._add(block)
 
     def _add(self, block: int) -> None:
         avoided = self._avoided()
@@ -140,8 +162,13 @@ class IdRanges:
     def _claims(self) -> Iterator[tuple[int, str]]:
         for name in os.listdir(self._run):
             if name.isdigit():
-                with open(f"{self._run}/{name}", encoding="utf-8") as file:
-                    yield int(name), file.read()
+                # Other engines' files, too: what cannot be read is nobody's.
+                try:
+                    with open(f"{self._run}/{name}", encoding="utf-8", errors="replace") as file:
+                        owner = file.read().replace("\0", "?")
+                except OSError:
+                    owner = ""
+                yield int(name), owner
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

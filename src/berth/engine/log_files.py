@@ -87,6 +87,9 @@ def _open_all(path: str) -> list[_File]:
     """All files, oldest first. Newest first is how they are opened: what is renamed meanwhile is met again, not missed."""
     found: list[_File] = []
     for name in names(path):
+        if os.path.isdir(name):
+            # Nothing of ours: what is before and after it is the log.
+            continue
         try:
             file = _File(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError:

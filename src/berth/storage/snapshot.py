@@ -88,6 +88,22 @@ class SnapshotStore:
                     "and everything that shares the layer, then pull, load or build it again"
                 )
 
+    def check(self, key: str) -> None:
+        """DataLoss when somebody took away what is to be mounted. The work directory holds nothing between mounts, and is made
+        again."""
+        self._check_present(self._layers.stack(self._parent(key)))
+        directory = self._directory(key)
+        upper, work = (f"{self._root}/{directory}/{name}" for name in ("upper", "work"))
+        if not os.path.isdir(upper):
+            raise DataLoss(
+                f"the writable layer {upper} is missing, or is no directory: put it back, or remove the container (docker rm) "
+                "and create it again; what it had written is lost then"
+            )
+        if not os.path.isdir(work):
+            with translated(f"making {work}"):
+                remove_tree(work)
+                os.mkdir(work, 0o700)
+
     def mounts(self, key: str) -> Overlay:
         """What to mount. NotFound without the snapshot."""
         directory = self._directory(key)
@@ -114,6 +130,7 @@ class SnapshotStore:
             with translated(f"comparing the filesystem of {key}"), _opened(upper, lower) as (top, below):
                 return changes(top, below)
 
+        self.check(key)
         upper, lower = self._paths(key)
         return await run_stoppable(self._layers.executor, work)
 
@@ -205,10 +222,14 @@ class SnapshotStore:
             self._layers.executor.submit(remove_tree, trash)
 
     def sweep(self, running: frozenset[str] = frozenset()) -> int:
-        """At engine start: builds that nobody waits for any more, and directories without a row. Returns how many go."""
+        """At engine start: builds that nobody waits for any more, and directories without a row. Returns how many go.
+
+        A container whose upper directory is lost keeps its row: it is not forgotten, and told when it is used.
+        """
         removed = 0
+        containers = {key for (key,) in self._database.rows("SELECT id FROM containers")}
         for key in self.keys():
-            lost = not os.path.lexists(f"{self._root}/containers/{key}/upper")
+            lost = key not in containers and not os.path.lexists(f"{self._root}/containers/{key}/upper")
             if lost or (key.startswith(_BUILD) and key not in running):
                 self._database.execute("DELETE FROM snapshots WHERE key = ?", (key,))
         known = set(self.keys())

@@ -54,7 +54,9 @@ class Files:
         else:
             # A slot may have mounted it.
             await self._parts.runtime.drop_slot(container.id)
-            opening = trees.of_overlay(self._parts.overlay(container), self._binds(container))
+            overlay = self._parts.overlay(container)
+            self._parts.snapshots.check(container.id)
+            opening = trees.of_overlay(overlay, self._binds(container))
         async with opening as tree:
             yield tree
 

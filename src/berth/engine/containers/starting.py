@@ -242,6 +242,7 @@ class Launching:
         return idrange.mapping(base, [*user_ids, *owners, *layer_ids])
 
     def _rootfs(self, record: ContainerRecord) -> Overlay:
+        self._parts.snapshots.check(record.id)
         return self._parts.snapshots.mounts(record.id)
 
     def _write_files(

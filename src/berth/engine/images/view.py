@@ -251,8 +251,12 @@ class Listing:
         return sum(layer.size for layer in map(self._layers.get, self._chains_of(images)) if layer is not None)
 
     def _chain(self, image: Image) -> list[Digest]:
+        """None of an image that has lost a layer: whoever uses it is told, and the others are counted."""
         if image.id not in self._chains:
-            self._chains[image.id] = [layer.chain_id for layer in self._store.stack(image)]
+            try:
+                self._chains[image.id] = [layer.chain_id for layer in self._store.stack(image)]
+            except NotFound:
+                self._chains[image.id] = []
         return self._chains[image.id]
 
     def _shared_sizes(self, images: list[Image]) -> dict[Digest, int]:
