@@ -55,7 +55,8 @@ class Multi:
             )
         self.amd64, self.arm64 = digest_of(configs["amd64"]), digest_of(configs["arm64"])
         self.manifests = manifests
-        entries = [self._entry(manifests[name], {"os": "linux", "architecture": name}) for name in ("amd64", "arm64")]
+        # The host's is not the first.
+        entries = [self._entry(manifests[name], {"os": "linux", "architecture": name}) for name in ("arm64", "amd64")]
         self.attestations = {name: self._attestation(name) for name in ("amd64", "arm64")}
         unknown = {"os": "unknown", "architecture": "unknown"}
         for name, digest in self.attestations.items():
@@ -164,6 +165,7 @@ def test_manifests_tell_what_is_here_and_how_much(world: World) -> None:
             await pull(world, multi.name)
             assert world.service.get(multi.name).id == multi.amd64 and world.service.count() == 1
             assert world.service.get(f"{registry.host}/x@{multi.index}").id == multi.amd64
+            assert [image.id for image in world.service.platforms(multi.name)] == [multi.amd64, multi.arm64]
 
     run(work())
 
@@ -458,6 +460,36 @@ def test_a_damaged_index_keeps_nobody_from_the_image_and_a_pull_mends_it(world: 
             assert world.blobs.read(multi.index) == multi.data and len(manifests_of(world, multi.name)) == 4
             world.blobs.delete(multi.index)
             await world.service.remove(multi.name)
+
+    run(work())
+    nothing_left(world)
+
+
+def test_two_of_three_platforms_are_saved_with_the_index(world: World) -> None:
+    async def work() -> None:
+        async with FakeRegistry().serve() as registry:
+            entries, configs = {}, {}
+            for name in ("arm64", "s390x", "ppc64le"):
+                data, entries[f"linux/{name}"] = registry.put_image("x", name, [SHARED, tar_of(n=name)], architecture=name)
+                configs[name] = digest_of(data)
+            index = registry.put_index("x", "latest", entries)
+            name = f"{registry.host}/x:latest"
+            for platform in entries:
+                await pull(world, name, platform)
+            data = await collect(world.service.save([name], ["linux/s390x", "linux/arm64"]))
+            assert f"blobs/sha256/{index[7:]}" in names_in(data)
+            saved = {platform for platform, digest in configs.items() if f"blobs/sha256/{digest[7:]}" in names_in(data)}
+            assert saved == {"arm64", "s390x"}
+            await world.service.remove(name)
+            nothing_left(world)
+            # A layer that is here in another form does not make the manifest untrue, and its blob goes with the index.
+            own = await world.make(SHARED, tags=("own:1",))
+            await world.service.load(stream_of(data))
+            (shared,) = {json.loads(world.blobs.read(entries[f"linux/{n}"]))["layers"][0]["digest"] for n in saved}
+            assert world.blobs.has(shared)
+            await world.service.remove(name)
+            assert not world.blobs.has(shared) and world.service.get("own:1").id == own.id
+            await world.service.remove("own:1")
 
     run(work())
     nothing_left(world)
