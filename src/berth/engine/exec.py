@@ -15,7 +15,7 @@ from berth.engine.containers.attaching import parse_detach_keys
 from berth.engine.containers.defaults import words
 from berth.engine.containers.execution import ExecBody, ExecInspect, Execution
 from berth.engine.containers.launcherror import exec_error
-from berth.engine.containers.lifecycle import require_task
+from berth.engine.containers.lifecycle import Status, require_task
 from berth.engine.containers.record import Container
 from berth.engine.containers.service import ContainerService
 from berth.engine.containers.telling import Told
@@ -125,10 +125,12 @@ class ExecService:
         """Run it. The streams' descriptors are owned by this call, also when it fails in Docker's words."""
         async with execution.container.lock:
             task = execution.container.live_task()
-            if task is None:
+            if task is None or execution.container.status is Status.PAUSED:
+                # Since it was claimed.
                 for stream in streams:
                     os.close(stream.fd)
                 execution.ended(126)
+                require_task(execution.container.id, execution.container.status)
                 raise Conflict(f"container {execution.container.id} is not running")
             try:
                 failpoint.hit("exec.start.before-process")

@@ -755,6 +755,45 @@ def test_probes_are_execs_with_events(tmp_path: Path) -> None:
     run(case())
 
 
+def test_a_pause_waits_for_a_probe_that_is_being_started_and_then_none_is_begun(tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path)
+        check = HealthConfig(test=["CMD", "probe"], interval=1_000_000, timeout=1_000_000_000)
+        await world.service.create("web", CreateBody(image="busybox", cmd=["x"], healthcheck=check, host_config=HostConfig()))
+        await world.service.start("web")
+        task = world.runtime.launched[-1]
+        task.may_exec.clear()
+        await settled(lambda: task.starting_execs)
+        pause = asyncio.create_task(world.service.pause("web"))
+        await asyncio.sleep(0.02)
+        assert not pause.done()
+        task.may_exec.set()
+        await pause
+        task.execs[0].finish(0)
+        await asyncio.sleep(0.02)
+        assert (len(task.execs), task.frozen) == (1, True)
+        await world.service.unpause("web")
+        await settled(lambda: len(task.execs) > 1)
+        task.finish(0)
+
+    run(case())
+
+
+def test_an_exec_that_was_claimed_before_a_pause_is_refused(tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path)
+        await world.service.create("web", CreateBody(image="busybox", cmd=["x"], host_config=HostConfig()))
+        await world.service.start("web")
+        execs = ExecService(world.service)
+        execution = execs.claim(execs.create("web", ExecBody(cmd=["true"])))
+        await world.service.pause("web")
+        with pytest.raises(Conflict, match="is paused, unpause the container before exec"):
+            await execs.start(execution, [])
+        world.runtime.launched[-1].finish(0)
+
+    run(case())
+
+
 def test_ports_that_are_open_to_others_are_warned_of_when_that_is_asked_for(tmp_path: Path) -> None:
     async def case() -> None:
         bindings = {

@@ -119,6 +119,8 @@ class Prober:
             result = await self._probe(container, task, check)
             if container.task is not task or container.health is None:
                 return
+            if result is None:
+                continue
             before, streak = container.health.status, container.health.failing_streak
             container.health = judge(container.health, result, check, container.running_for())
             if (container.health.status, container.health.failing_streak) != (before, streak):
@@ -130,19 +132,23 @@ class Prober:
             if container.health.status == UNHEALTHY:
                 self._unhealthy(container, task)
 
-    async def _probe(self, container: Container, task: Task, check: Check) -> HealthcheckResult:
+    async def _probe(self, container: Container, task: Task, check: Check) -> HealthcheckResult | None:
+        """None when the container has been paused or has ended meanwhile."""
         started = time.time()
         identifier, command = new_id(), " ".join(check.args)
         request = exec_request(
             container, identifier, list(check.args), env=[], default_ulimits=self._parts.config.default_ulimits
         )
-        self._emit(container, f"exec_create: {command}", identifier)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        with ours:
-            stream = AttachStream(fd=theirs.detach(), stdout=True, stderr=True)
+        with ours, theirs:
             try:
-                process = await task.exec(request, [stream])
+                # A pause waits: frozen before it is whole, the process would keep its shim waiting, and the shim the next engine.
+                async with container.lock:
+                    if container.task is not task or container.status is not Status.RUNNING:
+                        return None
+                    self._emit(container, f"exec_create: {command}", identifier)
+                    process = await task.exec(request, [AttachStream(fd=theirs.detach(), stdout=True, stderr=True)])
             except LaunchFailed as failure:
                 return _result(started, -1, exec_error(failure, check.args[0]).message)
             except BerthError as error:
