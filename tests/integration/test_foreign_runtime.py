@@ -90,7 +90,7 @@ def test_the_binary_runs_it_in_a_user_namespace_of_its_own(engine: EngineProcess
     assert status == {"Seccomp:": "2", "CapEff:": "0" * 16, "CapInh:": "0" * 16}
     assert lines[10:] == ["1", "0", "refused"]
     assert done.stderr.splitlines()[-1] == "error"
-    assert kept(engine, runtime) == []
+    eventually(lambda: kept(engine, runtime) == [], "the runtime still keeps something of it")
 
 
 def test_root_has_dockers_capabilities_and_the_host_gives_nothing_more(engine: EngineProcess, runtime: str) -> None:
@@ -149,14 +149,14 @@ def test_its_life_from_start_to_removal(engine: EngineProcess, runtime: str) -> 
     engine.ok("unpause", "one")
     engine.ok("stop", "one")
     assert inspect(engine, "one", "{{.State.ExitCode}} {{.State.OOMKilled}}") == "9 false"
-    assert kept(engine, runtime) == []
+    eventually(lambda: kept(engine, runtime) == [], "the runtime still keeps something of it")
     engine.ok("start", "one")
     engine.ok("kill", "one")
     eventually(lambda: inspect(engine, "one", "{{.State.Status}}") == "exited", "kill did not end it")
     assert inspect(engine, "one", "{{.State.ExitCode}}") == "137"
     engine.ok("restart", "one")
     engine.ok("rm", "-f", "one")
-    assert kept(engine, runtime) == []
+    eventually(lambda: kept(engine, runtime) == [], "the runtime still keeps something of it")
 
 
 def test_a_terminal(engine: EngineProcess, runtime: str) -> None:
@@ -185,7 +185,7 @@ def test_a_command_that_cannot_be_run(engine: EngineProcess, runtime: str, comma
     done = engine.docker("run", "--rm", "--runtime", runtime, "busybox", command)
     assert done.returncode == code, done
     assert f'exec: "{command}"' in done.stderr
-    assert kept(engine, runtime) == []
+    eventually(lambda: kept(engine, runtime) == [], "the runtime still keeps something of it")
     start(engine, runtime, "one")
     done = engine.docker("exec", "one", command)
     assert done.returncode == code, done
@@ -196,7 +196,7 @@ def test_what_the_binary_refuses_is_the_starts_error(engine: EngineProcess, runt
     assert done.returncode != 0, done
     assert "OCI runtime create failed" in done.stderr
     assert "no_such_thing" in done.stderr
-    assert kept(engine, runtime) == []
+    eventually(lambda: kept(engine, runtime) == [], "the runtime still keeps something of it")
 
 
 def test_networks_names_and_published_ports(engine: EngineProcess, runtime: str) -> None:
@@ -318,7 +318,7 @@ def test_an_engine_that_was_killed_finds_it_again(own_engine: EngineProcess, run
     before = len(own_engine.ok("logs", "counts").split())
     eventually(lambda: len(own_engine.ok("logs", "counts").split()) > before, "it does not log any more")
     own_engine.ok("rm", "-f", "counts", "ends")
-    assert kept(own_engine, runtime) == []
+    eventually(lambda: kept(own_engine, runtime) == [], "the runtime still keeps something of it")
 
 
 def test_a_killed_shim_takes_its_container_along(own_engine: EngineProcess, runtime: str) -> None:
@@ -329,7 +329,7 @@ def test_a_killed_shim_takes_its_container_along(own_engine: EngineProcess, runt
     eventually(
         lambda: inspect(own_engine, "one", "{{.State.Status}} {{.State.ExitCode}}") == "exited 137", "the end was not noticed"
     )
-    assert kept(own_engine, runtime) == []
+    eventually(lambda: kept(own_engine, runtime) == [], "the runtime still keeps something of it")
     own_engine.ok("start", "one")
     # Engine and shim gone together: the next engine ends what is left, and counts it as killed.
     state = json.loads(Path(f"{own_engine.config.run}/shims/{id}.json").read_text())
@@ -337,7 +337,7 @@ def test_a_killed_shim_takes_its_container_along(own_engine: EngineProcess, runt
     os.kill(state["shim"], signal.SIGKILL)
     own_engine.start()
     assert inspect(own_engine, "one", "{{.State.Status}} {{.State.ExitCode}}") == "exited 137"
-    assert kept(own_engine, runtime) == []
+    eventually(lambda: kept(own_engine, runtime) == [], "the runtime still keeps something of it")
 
 
 def test_names_of_runtimes(engine: EngineProcess) -> None:

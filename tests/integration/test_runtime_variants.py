@@ -190,6 +190,7 @@ def test_killed_while_starting_leaves_nothing(bench: Bench) -> None:
             else:
                 os.kill(started.pid, 9)
                 os.waitpid(started.pid, 0)
+                launch.end_rest(started.state)
                 launch.cleanup(started.state)
             os.close(null)
             try:
@@ -217,6 +218,7 @@ def test_no_descriptor_is_lost_in_the_shim(bench: Bench) -> None:
                     started = launch.start(bench.compiler.launch(bench.request(Wish(args))), (null, null, null), {})
                     os.waitpid(started.pid, 0)
                     os.close(started.pidfd)
+                    launch.end_rest(started.state)
                     launch.cleanup(started.state)
                 except launch.Failure:
                     pass

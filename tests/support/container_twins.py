@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -372,6 +373,16 @@ class TwinSnapshots:
         return 7
 
     async def remove(self, key: str) -> None:
+        self.put_aside(key)
+
+    def put_aside(self, key: str) -> asyncio.Future[None]:
+        self.keys.discard(key)
+        shutil.rmtree(f"{self.root}/containers/{key}", ignore_errors=True)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_result(None)
+        return future
+
+    def forget(self, key: str) -> None:
         self.keys.discard(key)
 
 

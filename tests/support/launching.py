@@ -339,6 +339,7 @@ def started(bench: Bench, request: LaunchRequest) -> Iterator[Running]:
             os.waitpid(container.pid, 0)
         except ChildProcessError:
             pass
+        launch.end_rest(container.state)
         launch.cleanup(container.state)
 
 
@@ -358,7 +359,8 @@ def launch_and_wait(bench: Bench, request: LaunchRequest) -> Outcome:
     seconds = time.perf_counter() - begin
     output = drain(read if container.console is None else container.console)
     code = os.waitstatus_to_exitcode(os.waitpid(container.pid, 0)[1])
-    oom = launch.cleanup(container.state)
+    oom = launch.end_rest(container.state)
+    launch.cleanup(container.state)
     return Outcome(output=output, code=code, oom=oom, seconds=seconds, extra=leftovers(request.id))
 
 

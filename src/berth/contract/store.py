@@ -10,6 +10,7 @@ for byte the same each time. Layers that came from elsewhere (pull, load) keep t
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -145,7 +146,15 @@ class Snapshots(Protocol):
         ...
 
     async def remove(self, key: str) -> None:
-        """Idempotent."""
+        """Idempotent. What else is in the directory of that name goes with it."""
+        ...
+
+    def put_aside(self, key: str) -> Future[None]:
+        """The first half of `remove`: the directory has lost its name. The future ends when the files are gone."""
+        ...
+
+    def forget(self, key: str) -> None:
+        """The second half: the row."""
         ...
 
 

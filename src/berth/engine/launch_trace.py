@@ -44,7 +44,7 @@ class LaunchTrace:
         before = [mark for mark in marks if mark[1] < begun]
         phases = [mark for mark in marks if mark[1] >= begun]
         times = dict(phases)
-        line = {"launch": id, "at": time.time(), "slot": bool(before), "total_us": _us(marks[-1][1] - begun)}
+        line = {"launch": id, "ns": begun, "at": time.time(), "slot": bool(before), "total_us": _us(marks[-1][1] - begun)}
         if _SENT in times and _EXECUTED in times:
             line["launch_us"] = _us(times[_EXECUTED] - times[_SENT])
         self._write({**line, "phases": _since(begun, phases), **({"ahead": _since(before[0][1], before)} if before else {})})
@@ -56,7 +56,7 @@ class LaunchTrace:
         trace.mark("told", id)
         marks = sorted(trace.take(id), key=lambda mark: mark[1])
         total = _us(marks[-1][1] - marks[0][1])
-        self._write({"end": id, "at": time.time(), "total_us": total, "phases": _since(marks[0][1], marks)})
+        self._write({"end": id, "ns": marks[0][1], "at": time.time(), "total_us": total, "phases": _since(marks[0][1], marks)})
 
     def _write(self, line: dict[str, object]) -> None:
         os.write(self._fd, json.dumps(line, separators=(",", ":")).encode() + b"\n")

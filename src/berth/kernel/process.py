@@ -46,7 +46,7 @@ def clone3(flags: int, exit_signal: int = 17, cgroup_fd: int = -1) -> tuple[int,
     buffer = ctypes.create_string_buffer(arguments, len(arguments))
     api = ctypes.pythonapi
     api.PyOS_BeforeFork()
-    pid: int = libc.syscall(ctypes.c_long(number.CLONE3), buffer, ctypes.c_long(len(arguments)))
+    pid: int = libc.syscall(number.CLONE3, buffer, len(arguments), 0, 0, 0, 0)
     error = ctypes.get_errno()
     if pid == 0:
         api.PyOS_AfterFork_Child()
@@ -59,8 +59,7 @@ def clone3(flags: int, exit_signal: int = 17, cgroup_fd: int = -1) -> tuple[int,
 
 def prctl(option: int, *arguments: int) -> int:
     """prctl(2) with missing arguments 0."""
-    values = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
-    return check(libc.prctl(option, *values), f"prctl {option}")
+    return check(libc.prctl(option, *(*arguments, 0, 0, 0, 0)[:4]), f"prctl {option}")
 
 
 def die_with_parent() -> None:

@@ -6,6 +6,7 @@ container, whose init becomes the shim's child. Then it writes the run file, ans
     birth -> shim   HEAD: ok, joiner's pid, how many of the descriptors are watched, whether to stay awake, how many at the
                     end came with the request of a slot
                     then marshalled: what `runtime.keeper` needs, or what failed; descriptors in the order of "names"
+                    ANSWERED, when the engine has its answer: nothing that the shim says now can overtake it
 
 The request is a memfd: one line of JSON about the shim, a second one with the plan.
 
@@ -47,6 +48,7 @@ else:
 
 HEAD = "iiiii"
 HEAD_SIZE = calcsize(HEAD)
+ANSWERED = b"+"
 MOST_DESCRIPTORS = 64
 # A launch that takes longer has hung: it is ended by its own alarm, and the engine cleans up.
 SECONDS = 60
@@ -248,6 +250,7 @@ class Birth:
         trace.mark("run-file")
         watched = {"pidfd": work.pidfd, "listener": self._listener}
         rest = {f"resolver{number}": fd for number, fd in enumerate(work.resolver)}
+        rest["mounts"] = work.mounts
         held = stdio.held(work.console[0] if work.console else None)
         if "stdin" in held:
             rest["stdin"] = held.pop("stdin")
@@ -267,9 +270,9 @@ class Birth:
         }
         self._send((1, work.joiner, len(watched), awake), born, [*watched.values(), *rest.values()])
         failpoint.hit("launch.birth.after-shim-told")
-        # The shim goes on when this process has ended, so nothing that it says can overtake the answer.
         self._answer(fds[0], born, work.pidfd)
         failpoint.hit("launch.birth.after-answer")
+        self._shim.send(ANSWERED)
 
     def _write_run_file(self, born: Message, shim: int) -> None:
         document = {

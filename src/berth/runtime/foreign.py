@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 else:
     pass
 
-__all__ = ["Failure", "SetUp", "adopt_orphans", "cleanup", "enter", "make", "strays", "undo"]
+__all__ = ["Failure", "SetUp", "adopt_orphans", "cleanup", "end_rest", "enter", "make", "strays", "undo"]
 
 _CONSOLE = "console.sock"
 _PID_FILE = "pid"
@@ -82,13 +82,16 @@ def make(plan: Document, stdio: Stdio | None, meanwhile: Callable[[], None]) -> 
     return work, None
 
 
+end_rest = launch.end_rest
+
+
 def cleanup(state: Document) -> bool:
-    """After init's end: kill what is left, and remove it. True when the kernel ran out of memory."""
-    killed = launch.cleanup(state)
+    """After `end_rest`: remove the control group, and what the binary keeps; False when a part of the group stays."""
+    gone = launch.cleanup(state)
     failpoint.hit("foreign.end.after-group")
     binary.delete(state["command"], state["id"])
     failpoint.hit("foreign.end.after-delete")
-    return killed
+    return gone
 
 
 class SetUp:
@@ -100,6 +103,7 @@ class SetUp:
         self.step = "cgroup"
         self.pid = 0
         self.pidfd = -1
+        self.mounts = -1
         self.joiner = 0
         self.console: list[int] = []
         self.resolver: list[int] = []
@@ -171,6 +175,7 @@ class SetUp:
             arguments += ["--console-socket", _CONSOLE]
         binary.call(plan["command"], [*arguments, plan["id"]], plan["bundle"], self.stdio)
         self.pid, self.pidfd = _started(".")
+        self.mounts = os.open(f"/proc/{self.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         if self.stdio is None:
             self.console = [_take_console(listener)]
 

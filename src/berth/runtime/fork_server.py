@@ -29,6 +29,11 @@ def package_root() -> str:
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
+def _environment() -> dict[str, str]:
+    """What the dynamic linker would look up at the first call is looked up at the start, not in each of many forks."""
+    return {**os.environ, "LD_BIND_NOW": "1"}
+
+
 class ForkServer:
     """One launcher at a time. `generation` counts the processes that there have been."""
 
@@ -103,7 +108,7 @@ class ForkServer:
         actions.append((os.POSIX_SPAWN_DUP2, source if source >= 0 else far.fileno(), _DESCRIPTOR))
         try:
             command = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, self._package, *arguments]
-            self._pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
+            self._pid = os.posix_spawn(sys.executable, command, _environment(), file_actions=actions, setsid=True)
         except OSError as error:
             near.close()
             raise Internal(f"the launcher cannot be started with {sys.executable}: {error.strerror}") from error

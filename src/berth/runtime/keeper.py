@@ -6,16 +6,18 @@
     resize   {height,width[,exec]}                                     {}
     state    {}                                                        {pid,started_at,exit|null,execs,...} + pidfds of what runs
     quit     {kill}                                                    {}
-    events   {"v":1,"event":"exit"|"exec-exit"|"detach",...} to every connection
+    events   {"v":1,"event":"exit"|"exec-exit"|"detach"|"left",...} to every connection
 
 The first connection is the one that the launch was asked for on; later engines connect to <run>/shims/<id>.sock. When the
-container has ended and no engine is connected, the shim leaves by itself: the exit record tells the rest.
+container has ended the shim says so first, since somebody waits for it, and then takes away what is left: control group, mounts,
+its socket. "left" tells that nothing is there any more but the run files, which an engine removes that has noted the end.
 """
 
 from __future__ import annotations
 
 import _socket
 import errno
+import gc
 import os
 import sys
 import time
@@ -46,7 +48,7 @@ else:
 GRACE = 2.0
 # A shim's own oom_score_adj, where it may be lowered.
 PROTECTED = "-999"
-# How long a shim that has been told to quit stays for clients that have not taken their output yet.
+# How long a shim whose container has ended stays for clients that have not taken their output yet.
 _LINGER = 600.0
 # What an exec has to end by itself once its client has gone.
 _HANG_UP_SECONDS = 2.0
@@ -78,7 +80,8 @@ class Keeper:
     """One container's shim. `launch` is the module that makes containers (runtime.launch, or a test's).
 
     `born` is what `runtime.birth` tells of the container, `held` its descriptors by name, `engine` the connection that the
-    launch was asked for on (None: that engine has gone), `streams` what is attached from the beginning.
+    launch was asked for on (None: that engine has gone), `streams` what is attached from the beginning. `child` is birth, at the
+    other end of `near`, if it has not been reaped (else 0).
     """
 
     def __init__(
@@ -89,16 +92,20 @@ class Keeper:
         engine: _socket.socket | None,
         streams: list[tuple[Message, int]],
         reserved: list[int],
+        near: _socket.socket,
+        child: int,
     ) -> None:
         if born["trace"]:
             trace.enable()
             trace.mark("awake")
+        gc.enable()
         self._launch = launch
         self._id: str = born["id"]
         self._run: str = born["run"]
         self._directory: str = born["directory"]
         self._pid: int = born["pid"]
         self._pidfd = held["pidfd"]
+        self._mounts = held["mounts"]
         self._started_at: float = born["started_at"]
         self._began: float = born["began"]
         self._state: Message = born["state"]
@@ -120,6 +127,8 @@ class Keeper:
             self._attach(self._session, message, fd)
         self._listener = _socket.socket(fileno=held["listener"])
         self._loop.watch(self._pidfd, READ, self._init_ended)
+        if child:
+            self._loop.watch(near.fileno(), READ, lambda _mask: self._birth_ended(near, child))
         if "command" in self._state:
             launch.adopt_orphans(False)
         self._watch_strays()
@@ -130,6 +139,11 @@ class Keeper:
         if born["resolver"]:
             sockets = [fd for name, fd in held.items() if name.startswith("resolver")]
             self._resolver = ResolverLink(self._loop, born["resolver"], self._id, sockets, held.get("link", -1))
+
+    def _birth_ended(self, near: _socket.socket, child: int) -> None:
+        self._loop.forget(near.fileno())
+        near.close()
+        os.waitpid(child, 0)
 
     def serve(self) -> None:
         """Until the container has ended and everything has been said and sent."""
@@ -164,7 +178,6 @@ class Keeper:
 
     def _disconnected(self, connection: Connection) -> None:
         self._connections.remove(connection)
-        self._leave_if_done()
 
     def _event(self, name: str, **values: object) -> None:
         for connection in list(self._connections):
@@ -336,6 +349,7 @@ class Keeper:
                 _signal.pidfd_send_signal(self._pidfd, 9)
                 self._init_ended(0)
         self._leave()
+        record.remove_run_files(self._run, self._id)
         return {}, []
 
     # Ends
@@ -361,13 +375,13 @@ class Keeper:
         if self._resolver is not None:
             self._resolver.close()
         try:
-            exit["oom_killed"] = bool(self._launch.cleanup(self._state))
+            exit["oom_killed"] = bool(self._launch.end_rest(self._state))
         except OSError:
             sys.excepthook(*sys.exc_info())
         if exit["oom_killed"]:
             self._record(exit)
-        failpoint.hit("shim.end.after-cgroup")
-        trace.mark("group-removed")
+        failpoint.hit("shim.end.after-rest")
+        trace.mark("rest-ended")
         self._session.exited(GRACE, lambda: self._report(exit))
 
     def _record(self, exit: Message) -> None:
@@ -381,12 +395,15 @@ class Keeper:
         self._session.close_outputs()
         if self._log is not None:
             self._log.close()
+        # Whoever hears of the end may want the ports.
+        channel.close_all(self._reserved)
+        self._reserved = []
         os.close(self._pidfd)
         self._exit = exit
         failpoint.hit("shim.end.after-output")
-        self._event("exit", exit=exit, marks=trace.take())
+        self._event("exit", exit=exit, leaves=True, marks=trace.take())
         failpoint.hit("shim.end.after-event")
-        self._leave_if_done()
+        self._leave()
 
     def _exec_ended(self, id: str, exec: Exec) -> None:
         self._loop.forget(exec.pidfd)
@@ -407,11 +424,7 @@ class Keeper:
 
     # Leaving
 
-    def _leave_if_done(self) -> None:
-        if self._exit is not None and not self._connections and not self._leaving:
-            self._leave(keep=True)
-
-    def _leave(self, keep: bool = False) -> None:
+    def _leave(self) -> None:
         """Give up everything that has a name or an address, then go when the clients have their output."""
         if self._leaving:
             return
@@ -420,15 +433,20 @@ class Keeper:
         self._listener.close()
         record.remove(record.socket_path(self._run, self._id))
         failpoint.hit("shim.leave.after-socket")
-        if not keep:
-            record.remove_run_files(self._run, self._id)
-        failpoint.hit("shim.leave.after-files")
-        channel.close_all(self._reserved)
-        self._reserved = []
+        swept = False
+        try:
+            swept = self._launch.cleanup(self._state)
+        except OSError:
+            sys.excepthook(*sys.exc_info())
+        failpoint.hit("shim.leave.after-cgroup")
+        os.close(self._mounts)
+        failpoint.hit("shim.leave.after-mounts")
+        self._event("left", swept=swept)
         self._loop.after(0.0, lambda: self._wait_for_clients(0.01))
 
     def _wait_for_clients(self, pause: float) -> None:
-        busy = self._exit is None or self._session.busy or any(exec.session.busy for exec in self._execs.values())
+        busy = self._exit is None or self._session.busy
+        busy = busy or any(exec.session.busy or exec.exit is None for exec in self._execs.values())
         if not busy or time.monotonic() > self._leaving:
             self._loop.running = False
             return

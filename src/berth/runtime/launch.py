@@ -3,7 +3,8 @@
     prepare_launcher(store)      once: a private mount namespace with a scratch tmpfs
     start(plan, stdio, fds)      in the shim: a container from a plan; returns when execve has succeeded
     enter(state, plan, stdio)    in the shim: a further process in it
-    cleanup(state)               in the shim, or wherever the group is still known: after its end
+    end_rest(state)              in the shim, or wherever the group is still known: after its end
+    cleanup(state)               afterwards
 
 A slot of the warm pool is `prepare_slot`, perhaps `prime`, then `fill`. The work is done by runtime.setter_up.
 """
@@ -16,6 +17,7 @@ import os
 from time import sleep
 
 from berth.kernel import mount, namespace, process
+from berth.kernel.libc import look_up
 from berth.runtime import cgroup, setter_up, source
 from berth.runtime.enter import Entered, enter
 from berth.runtime.failure import Failure, record
@@ -39,6 +41,7 @@ __all__ = [
     "SetUp",
     "Started",
     "cleanup",
+    "end_rest",
     "enter",
     "fill",
     "leave_host_mounts",
@@ -53,6 +56,11 @@ __all__ = [
 ]
 
 SCRATCH = "mnt"
+# By every launch, through ctypes.
+_CALLED = (
+    "capget", "capset", "madvise", "mmap", "mount", "prctl", "setfsgid", "setfsuid", "sethostname", "setns", "sigprocmask",
+    "umount2", "unshare",
+)  # fmt: skip
 _KILL = 9
 
 
@@ -72,6 +80,7 @@ def prepare_launcher(store: str) -> None:
     """Once in the launcher, before any request: its own mount namespace, and nothing in memory that forks would touch."""
     leave_host_mounts(store)
     setter_up.keep_habits()
+    look_up(_CALLED)
     gc.collect()
     gc.freeze()
 
@@ -165,6 +174,7 @@ def _found(plan: Plan) -> tuple[SetUp, list[str | int] | None]:
 def fill(work: SetUp, plan: Plan, stdio: Stdio | None, meanwhile: Callable[[], None]) -> list[str | int] | None:
     """The second half: a container of this plan, which has the shape, ids and control group of the first."""
     try:
+        work.hold_mounts()
         work.complete(plan, stdio, meanwhile)
     except BaseException as error:
         return record(work.step, error)
@@ -174,6 +184,7 @@ def fill(work: SetUp, plan: Plan, stdio: Stdio | None, meanwhile: Callable[[], N
 def prime(work: SetUp, plan: Plan, meanwhile: Callable[[], None]) -> list[str | int] | None:
     """For a slot whose container is known and may be started: all that does not depend on when, and on who listens."""
     try:
+        work.hold_mounts()
         work.prime(plan, meanwhile)
     except BaseException as error:
         return record(work.step, error)
@@ -210,21 +221,22 @@ def reap_strays() -> None:
             sleep(0.002)
 
 
-def cleanup(state: State) -> bool:
-    """After init's end: kill what is left in the control group, and remove it. True when the kernel ran out of memory.
-
-    A directory that the kernel does not let go in time stays, to be found when the engine compares.
-    """
+def end_rest(state: State) -> bool:
+    """After init's end: kill what is left in the control group. True when the kernel ran out of memory."""
     group = state["cgroup"]
     killed = cgroup.oom_kills(group) > 0
     cgroup.kill(group)
-    killed = killed or cgroup.oom_kills(group) > 0
+    return killed or cgroup.oom_kills(group) > 0
+
+
+def cleanup(state: State) -> bool:
+    """After `end_rest`: remove the control group; False when the kernel does not let it go in time."""
     try:
-        cgroup.remove(group)
+        cgroup.remove(state["cgroup"])
     except OSError:
         # EBUSY: a process that cannot die yet, in an uninterruptible wait
-        pass
-    return killed
+        return False
+    return True
 
 
 def _set_up(plan: Plan, stdio: Stdio | None, shim: Socket) -> NoReturn:

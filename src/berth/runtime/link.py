@@ -89,7 +89,8 @@ class Link:
             return
         self.closed = True
         self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        if self._queue:
+            self._loop.remove_writer(self._sock)
         self._sock.close()
         for _, fds in self._queue:
             channel.close_all(fds)

@@ -69,6 +69,13 @@ class SetUp:
         self.joiner = 0
         self.console: list[int] = []
         self.resolver: list[int] = []
+        self.mounts = -1
+
+    def hold_mounts(self) -> None:
+        """Keep the mount namespace: whoever lets go of it last takes its mounts down, which takes longer than all else of init's
+        end, and who waits for that end does not wait for the mounts then."""
+        if self.mounts < 0:
+            self.mounts = os.open(f"/proc/{self.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def found(self) -> None:
         """Control group, namespaces, ids; init begins with the early steps."""

@@ -63,9 +63,9 @@ def run(launch: ModuleType, fds: list[int], slot: bool = False) -> None:
         if not slot:
             _signal.alarm(birth.SECONDS + 5)
         data, ancillary, _, _ = near.recvmsg(_ROOM, _DESCRIPTORS, _socket.MSG_CMSG_CLOEXEC)
-        _signal.alarm(0)
-        near.close()
-        if os.waitpid(child, 0)[1] and data[:4] != b"\0\0\0\0":
+        if data[:4] == b"\0\0\0\0":
+            os.waitpid(child, 0)
+        elif data and not near.recv(1):
             # It has told us, but perhaps not the engine: what it made ends with us, and the engine tries again.
             data = b""
         if data:
@@ -75,6 +75,7 @@ def run(launch: ModuleType, fds: list[int], slot: bool = False) -> None:
                 os.close(fds[1])
                 fds[1:] = own[-passed:]
                 own = own[:-passed]
+            _signal.alarm(0)
             if joiner and ok:
                 os.waitpid(joiner, 0)
             if ok and not awake:
@@ -83,15 +84,22 @@ def run(launch: ModuleType, fds: list[int], slot: bool = False) -> None:
                 poll.register(fds[0], select.POLLIN)
                 for fd in own[:watched]:
                     poll.register(fd, select.POLLIN)
-                events = poll.poll()
-                if events == [(fds[0], _GONE)]:
-                    # That the engine has gone is no reason to wake up.
-                    poll.unregister(fds[0])
-                    os.close(fds[0])
-                    fds[0] = -1
-                    poll.poll()
+                poll.register(near.fileno(), select.POLLIN)
+                # That birth has ended, or the engine has gone, is no reason to wake up.
+                while len(events := poll.poll()) == 1 and events[0][1] == _GONE:
+                    if events[0][0] == fds[0]:
+                        poll.unregister(fds[0])
+                        os.close(fds[0])
+                        fds[0] = -1
+                    elif events[0][0] == near.fileno():
+                        poll.unregister(near.fileno())
+                        near.close()
+                        os.waitpid(child, 0)
+                        child = 0
+                    else:
+                        break
             if ok:
-                _wake(launch, loads(data[birth.HEAD_SIZE :]), fds, own, awake).serve()
+                _wake(launch, loads(data[birth.HEAD_SIZE :]), fds, own, awake, near, child).serve()
                 status = 0
             else:
                 _give_up(launch, loads(data[birth.HEAD_SIZE :]), fds, own)
@@ -101,14 +109,23 @@ def run(launch: ModuleType, fds: list[int], slot: bool = False) -> None:
         os._exit(status)
 
 
-def _wake(launch: ModuleType, born: dict[str, Any], fds: list[int], own: Sequence[int], awake: int) -> Keeper:
+def _wake(
+    launch: ModuleType,
+    born: dict[str, Any],
+    fds: list[int],
+    own: Sequence[int],
+    awake: int,
+    near: _socket.socket,
+    child: int,
+) -> Keeper:
     held = dict(zip(born["names"], own, strict=True))
     messages = birth.read_head(fds[1])["streams"] if awake else []
     if awake:
         os.close(fds[1])
     connected = fds[2 : 2 + born["streams"]]
     engine = _socket.socket(fileno=fds[0]) if fds[0] >= 0 else None
-    return Keeper(launch, born, held, engine, list(zip(messages, connected, strict=True)), fds[2 + born["streams"] :])
+    streams = list(zip(messages, connected, strict=True))
+    return Keeper(launch, born, held, engine, streams, fds[2 + born["streams"] :], near, child)
 
 
 def _give_up(launch: ModuleType, failed: dict[str, Any], fds: list[int], own: Sequence[int]) -> None:

@@ -180,7 +180,12 @@ class NativeTask:
         self._execs: dict[str, NativeExec] = {}
         self._on_detach: Callable[[str], None] | None = None
         self._losing: asyncio.Task[None] | None = None
-        self._deleting = False
+        # Its shim takes everything away by itself; has done so, the control group included; has been heard of for the last time.
+        self._leaves = False
+        self._left = False
+        self._swept = False
+        self._parted = asyncio.Event()
+        self._deletion: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:
@@ -333,27 +338,44 @@ class NativeTask:
         return cgroup.pids(self._group) if remains.has_group(self._group) else remains.pids_beside(self._pid)
 
     async def delete(self) -> None:
-        """After the end: the shim goes, and what it left."""
+        """After the end: the shim goes, and what it left. Whoever comes while this is done waits, too."""
         if self._end.exit is None:
             raise Conflict(f"container {self._id} is running: stop it before its task is deleted")
+        if self._deletion is None:
+            self._deletion = asyncio.create_task(self._delete(), name=f"delete {self._id[:12]}")
+        await asyncio.shield(self._deletion)
+
+    async def _delete(self) -> None:
         failpoint.hit("task.delete.before-shim")
-        self._deleting = True
         if self._link is not None:
-            try:
-                async with asyncio.timeout(_QUIT_SECONDS):
-                    await self._link.request("quit", {"kill": False})
-            except (TimeoutError, BerthError):
-                # It has gone, or hangs: the run files say which process it is.
-                state = record.read(record.state_path(self._run, self._id))
-                if state is not None:
-                    await asyncio.to_thread(remains.end_process, state["shim"], state["shim_start"])
+            if not await self._see_shim_off(self._link):
+                # It was killed, or hangs: the run files say which process it is.
+                await asyncio.to_thread(self._end_shim)
             self.let_go()
         failpoint.hit("task.delete.after-shim")
-        if remains.has_group(self._group):
+        if not self._swept and remains.has_group(self._group):
             await asyncio.to_thread(remains.empty, self._group)
         failpoint.hit("task.delete.after-group")
         record.remove_run_files(self._run, self._id)
         self._forget(self._id)
+
+    async def _see_shim_off(self, link: Link) -> bool:
+        """Whether it has taken away what was left of the run."""
+        try:
+            async with asyncio.timeout(_QUIT_SECONDS):
+                if self._leaves:
+                    await self._parted.wait()
+                    return self._left
+                await link.request("quit", {"kill": False})
+        except (TimeoutError, BerthError):
+            return False
+        return True
+
+    def _end_shim(self) -> None:
+        state = record.read(record.state_path(self._run, self._id))
+        if state is not None:
+            remains.end_process(state["shim"], state["shim_start"])
+        remains.forget_foreign(self._run, self._id)
 
     # What the runtime does with it
 
@@ -404,7 +426,12 @@ class NativeTask:
         if message["event"] == "exit":
             trace.add(message.get("marks", []), self._id)
             trace.mark("heard", self._id)
+            # Those of berth 0.1 wait to be told.
+            self._leaves = message.get("leaves", False)
             self._ended(remains.exit_of(message["exit"]))
+        elif message["event"] == "left":
+            self._left, self._swept = True, message["swept"]
+            self._parted.set()
         elif message["event"] == "exec-exit" and message["exec"] in self._execs:
             self._execs[message["exec"]].ended(remains.exit_of(message["exit"]))
             over = [id for id, exec in self._execs.items() if exec.exit is not None][:-_EXECS_REMEMBERED]
@@ -415,7 +442,8 @@ class NativeTask:
 
     def lost(self) -> None:
         """The shim closed the connection."""
-        if self._end.exit is None and not self._deleting and self._pid:
+        self._parted.set()
+        if self._end.exit is None and self._pid:
             self._losing = asyncio.get_running_loop().create_task(self._bury())
 
     def let_go(self) -> None:

@@ -1,9 +1,9 @@
 """The engine's state: one SQLite file, `berth.db`, in WAL mode.
 
 One transaction per change of state. A commit survives a kill of the process at once; it survives a power cut when the
-transaction was `durable` (the log is flushed before the commit returns), which is what everything needs that was
-acknowledged to a user: images, volumes, networks, containers without --rm. Schema changes are numbered in MIGRATIONS
-and run in order; a database of a newer schema is refused.
+transaction was `durable` (the log is flushed before the commit returns) or a `flush` came after it, which is what
+everything needs that was acknowledged to a user: images, volumes, networks, containers without --rm. Schema changes are
+numbered in MIGRATIONS and run in order; a database of a newer schema is refused.
 
 Rows hold a document (JSON) and only those columns that are searched or unique. Each service owns its tables.
 
@@ -13,6 +13,7 @@ finds none, piece by piece, and is taken again later.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import struct
@@ -25,6 +26,8 @@ from berth.errors import BerthError, DataLoss, ResourceExhausted, Unavailable
 T = TypeVar("T")
 _RESERVE = 1 << 20
 _STEP = _RESERVE // 8
+# SQLite folds its log into the database when it has 1000 pages, and begins to write it anew from the start.
+_LOG_SIZE = 1000 * (4096 + 24) + 32
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -135,8 +138,8 @@ class Database:
         """`same_boot`: the host has not gone down since an engine last wrote it, so that its log has to be whole."""
         expected = _in_log(path) if same_boot else 0
         self._depth = 0
-        # Whether commits are flushed at present; None: not set yet.
-        self._flushing: bool | None = None
+        # Whether commits are flushed by themselves at present; None: not set yet.
+        self._durable: bool | None = None
         self._said: list[tuple[str, tuple[Any, ...]]] = []
         self._path = path
         self._reserve = f"{path}.reserve"
@@ -152,9 +155,13 @@ class Database:
                 self._connection.execute("PRAGMA foreign_keys=ON")
                 self.check()
                 self._migrate()
+                self._fill_log()
             except BaseException:
                 self._connection.close()
                 raise
+        # Whether the disk is being waited for, and who waits for the next time.
+        self._flushing = False
+        self._unflushed: list[asyncio.Future[None]] = []
         self._take_reserve()
         if expected and self._recovered < expected:
             self._mark_incomplete(expected)
@@ -172,6 +179,26 @@ class Database:
         except OSError:
             # The next engine takes the database for whole. There is no other place.
             pass
+
+    def _fill_log(self) -> None:
+        """Have the log be as long from the beginning as it becomes: a flush of what is written over takes half as long as one of
+        a file that grows, which waits for all else that has been done to the filesystem. SQLite does not read what it has not
+        written."""
+        if self._path.startswith(":"):
+            return
+        try:
+            fd = os.open(f"{self._path}-wal", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            missing = _LOG_SIZE - os.fstat(fd).st_size
+            if missing > 0:
+                os.pwrite(fd, bytes(missing), _LOG_SIZE - missing)
+        except OSError:
+            # A full disk: it grows as it can.
+            pass
+        finally:
+            os.close(fd)
 
     def _refuse_newer(self, path: str) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
@@ -253,9 +280,9 @@ class Database:
                 self._depth -= 1
             return
         try:
-            if durable is not self._flushing:
+            if durable is not self._durable:
                 self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                self._flushing = durable
+                self._durable = durable
             self._connection.execute("BEGIN IMMEDIATE")
             self._depth = 1
             yield
@@ -285,6 +312,48 @@ class Database:
             for sql, parameters in self._said:
                 self._connection.execute(sql, parameters)
         self._connection.execute("COMMIT")
+
+    def flush(self) -> asyncio.Future[None]:
+        """What has been committed survives a power cut when the future ends. The disk is waited for beside everything else, and
+        those who come while it is busy share the next flush. Unavailable when the disk fails."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._unflushed.append(future)
+        if not self._flushing:
+            self._begin_flush(loop)
+        return future
+
+    def _begin_flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._flushing, served, self._unflushed = True, self._unflushed, []
+        work = loop.run_in_executor(None, self._flush_log)
+        work.add_done_callback(lambda done: self._flushed(loop, served, done.exception()))
+
+    def _flushed(self, loop: asyncio.AbstractEventLoop, served: list[asyncio.Future[None]], error: BaseException | None) -> None:
+        self._flushing = False
+        for future in served:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(
+                    Unavailable(
+                        f"the database {self._path} cannot be flushed ({error}): see whether its disk has failed (dmesg), "
+                        "and restart the engine when it is back"
+                    )
+                )
+        if self._unflushed:
+            self._begin_flush(loop)
+
+    def _flush_log(self) -> None:
+        """A log that has been folded into the database since was flushed for that."""
+        if self._path.startswith(":"):
+            return
+        fd = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
 
     def check(self) -> None:
         """DataLoss when the file is damaged."""

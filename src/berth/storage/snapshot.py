@@ -186,25 +186,26 @@ class SnapshotStore:
 
     async def remove(self, key: str) -> None:
         """Idempotent. The files are gone, too, when this returns; on a full disk the database may need their room."""
-        directory = f"{self._root}/{self._directory(key)}"
-        failpoint.hit("snapshot.remove.before-rename")
-        trash = [self._put_aside(f"{directory}/{name}") for name in ("upper", "work")]
-        failpoint.hit("snapshot.remove.after-rename")
+        emptying = self.put_aside(key)
         try:
-            os.rmdir(directory)
-        except OSError:
-            # The container service has its own files there, or it is gone already.
-            pass
-        emptying = asyncio.get_running_loop().run_in_executor(self._layers.executor, _remove_trees, trash)
-        try:
-            self._forget(key)
+            self.forget(key)
         except BerthError:
             await asyncio.shield(emptying)
-            self._forget(key)
+            self.forget(key)
         else:
             await asyncio.shield(emptying)
 
-    def _forget(self, key: str) -> None:
+    def put_aside(self, key: str) -> asyncio.Future[None]:
+        """The first half of `remove`: the directory is not there any more, with all that the container service has in it. The
+        future ends when its files are gone."""
+        failpoint.hit("snapshot.remove.before-rename")
+        trash = self._put_aside(f"{self._root}/{self._directory(key)}")
+        failpoint.hit("snapshot.remove.after-rename")
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._layers.executor, remove_tree, trash) if trash is not None else _done(loop)
+
+    def forget(self, key: str) -> None:
+        """The second half: the row. Idempotent."""
         with self._database.transaction():
             self._database.execute("DELETE FROM snapshots WHERE key = ?", (key,))
 
@@ -248,10 +249,10 @@ class SnapshotStore:
         return removed
 
 
-def _remove_trees(paths: list[str | None]) -> None:
-    for path in paths:
-        if path is not None:
-            remove_tree(path)
+def _done(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = loop.create_future()
+    future.set_result(None)
+    return future
 
 
 def size_of(root: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from asyncio import Future
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -77,10 +79,10 @@ class Catalog:
         """Give up a claim that came to nothing."""
         self._names.pop(name, None)
 
-    def add(self, container: Container, *, durable: bool) -> None:
+    def add(self, container: Container) -> None:
         """Record a new container whose name is claimed."""
         record = container.record
-        with self._database.transaction(durable=durable):
+        with self._database.transaction():
             self._database.execute(
                 "INSERT INTO containers (id, name, created, document) VALUES (?, ?, ?, ?)",
                 (record.id, record.name, record.created, _ENCODER.encode(record)),
@@ -117,9 +119,15 @@ class Catalog:
             raise
         self.release_name(old)
 
-    def remove(self, container: Container) -> None:
-        """Forget it."""
-        with self._database.transaction(durable=not container.auto_remove):
+    @contextmanager
+    def removing(self, container: Container) -> Iterator[None]:
+        """Forget it, with what is removed meanwhile in the same transaction."""
+        with self._database.transaction():
+            yield
             self._database.execute("DELETE FROM containers WHERE id = ?", (container.id,))
         self._containers.pop(container.id, None)
         self.release_name(container.name)
+
+    def flush(self) -> Future[None]:
+        """What has been recorded survives a power cut when the future ends."""
+        return self._database.flush()

@@ -161,14 +161,18 @@ class Creation:
             os.makedirs(parts.directory(record.id), mode=0o700, exist_ok=True)
             await self._copy_up(record.mounts, image)
             failpoint.hit("container.create.after-copy-up")
-            # Beside the commit, the answer and the way of the next request.
+            parts.catalog.add(container)
+            failpoint.hit("container.create.after-row")
+            flushed = None if container.auto_remove else parts.catalog.flush()
+            # Beside the flush, the answer and the way of the next request.
             self._prime(container)
-            parts.catalog.add(container, durable=not container.auto_remove)
+            if flushed is not None:
+                await flushed
         except BaseException:
-            parts.catalog.release_name(record.name)
+            self._withdraw(container)
             await self._undo(record.id, anonymous)
             raise
-        failpoint.hit("container.create.after-row")
+        failpoint.hit("container.create.after-flush")
         parts.emit(container, "create")
 
     def _check_networks(self, container: Container) -> dict[str, EndpointSettings]:
@@ -177,6 +181,17 @@ class Creation:
             return self._parts.networks.check(container.facts())
         except NotFound:
             return container.record.endpoints
+
+    def _withdraw(self, container: Container) -> None:
+        """Its row, if it is there already, and its name."""
+        if self._parts.catalog.find(container.id) is None:
+            self._parts.catalog.release_name(container.name)
+            return
+        try:
+            with self._parts.catalog.removing(container):
+                pass
+        except BerthError as error:
+            log.warning("the container %s, which was not made, cannot be forgotten: %s", short_id(container.id), error)
 
     async def _undo(self, identifier: str, anonymous: list[str]) -> None:
         self._parts.networks.forget(identifier)

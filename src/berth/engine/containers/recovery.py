@@ -8,6 +8,7 @@ row says running/paused, shim lives   frozen or not: as the row says
 row says ports change                 they are as before the change
 row says restarting                   the back-off starts anew
 row says removing                     the removal is finished
+row says exited, that run's files     what is left of the run is removed
 directory or shim without a row       removed
 a record whose event was not told     told (see telling)
 """
@@ -55,6 +56,7 @@ class Recovery:
             await self._remove_unknown({c.id for c in containers}, present)
         failpoint.hit("engine.recover.after-unknown")
         tasks = await self._load_tasks([c for c in containers if c.status in HAS_TASK or c.id in present])
+        await self._clear(containers, tasks)
         for container in containers:
             self._note_start(container, tasks.get(container.id))
         make_up(self._parts, containers)
@@ -75,6 +77,21 @@ class Recovery:
         for container in containers:
             if container.id not in running:
                 await self._settle(container, tasks.get(container.id), ended.get(container.id))
+
+    @staticmethod
+    async def _clear(containers: list[Container], tasks: dict[str, Task]) -> None:
+        """Take away what is left of runs whose end is on record: the engine was killed while it did so."""
+        for container in containers:
+            task, state = tasks.get(container.id), container.state
+            if task is None or task.exit is None:
+                continue
+            noted = state.status in (Status.EXITED, Status.RESTARTING) and state.started_at == task.started_at
+            if noted or state.status in (Status.REMOVING, Status.DEAD):
+                del tasks[container.id]
+                try:
+                    await task.delete()
+                except BerthError as error:
+                    log.warning("what is left of the last run of container %s stays: %s", short_id(container.id), error.message)
 
     def _note_start(self, container: Container, task: Task | None) -> None:
         """The engine was killed between a launch and its record: the container has a task all the same."""

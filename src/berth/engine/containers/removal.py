@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 
@@ -12,7 +13,6 @@ from berth.engine.containers.lifecycle import Status, is_running
 from berth.engine.containers.parts import Parts
 from berth.engine.containers.record import Container
 from berth.errors import BerthError, Conflict, NotFound
-from berth.kernel.fs import remove_tree
 from berth.model.filters import Filters
 from berth.model.identifier import short_id
 from berth.model.instant import parse_instant
@@ -77,24 +77,42 @@ class Removal:
             failpoint.hit("container.remove.after-mark")
             await parts.runtime.drop_slot(container.id)
             await parts.networks.release(container.id)
-            parts.networks.forget(container.id)
             failpoint.hit("container.remove.after-network")
-            await parts.snapshots.remove(container.id)
-            failpoint.hit("container.remove.after-snapshot")
-            remove_tree(parts.directory(container.id))
+            emptying = parts.snapshots.put_aside(container.id)
             failpoint.hit("container.remove.after-directory")
+            try:
+                self._forget(container)
+            except BerthError:
+                # On a full disk the database may need the room of what is being removed.
+                await asyncio.shield(emptying)
+                self._forget(container)
+            failpoint.hit("container.remove.after-row")
+            if not container.auto_remove:
+                await parts.catalog.flush()
         except (BerthError, OSError) as error:
             container.move(Status.DEAD)
             container.state.error = str(error)
             parts.catalog.note(container)
             raise
-        parts.catalog.remove(container)
-        failpoint.hit("container.remove.after-row")
         if volumes:
             await self._remove_volumes(container)
             failpoint.hit("container.remove.after-volumes")
         parts.emit(container, "destroy")
         container.tell_removed()
+        await self._await_room(container, emptying)
+
+    async def _await_room(self, container: Container, emptying: asyncio.Future[None]) -> None:
+        """Whoever removes it may need the room that its files take; who only waits for it to be gone does not."""
+        try:
+            await asyncio.shield(emptying)
+        except OSError as error:
+            log.warning("files of container %s stay until the next start: %s", short_id(container.id), error)
+
+    def _forget(self, container: Container) -> None:
+        """All rows, in one transaction."""
+        with self._parts.catalog.removing(container):
+            self._parts.networks.forget(container.id)
+            self._parts.snapshots.forget(container.id)
 
     async def _remove_volumes(self, container: Container) -> None:
         for mount in container.record.mounts:

@@ -35,6 +35,7 @@ class Running:
         self._remove = remove
         self._launching = Launching(parts)
         self._prober = Prober(parts)
+        self._clearing: set[asyncio.Task[None]] = set()
 
     def typical_request(self) -> LaunchRequest:
         """A launch like most."""
@@ -143,20 +144,38 @@ class Running:
         return restart.should_restart(policy, ended.code, state.restart_count, manual_stop=state.manual_stop)
 
     async def _release(self, container: Container) -> None:
-        task, container.task = container.task, None
         for execution in container.execs.values():
             execution.container_ended()
+        if container.task is not None:
+            # Beside what is told of the end: whoever starts it again waits for that, in the runtime.
+            work = self._clear(container.task, container.uid_base)
+            clearing = asyncio.create_task(work, name=f"clear {short_id(container.id)}")
+            self._clearing.add(clearing)
+            clearing.add_done_callback(self._clearing.discard)
+            container.task = None
+        elif container.uid_base:
+            self._parts.ranges.give_back(container.uid_base)
+        container.state.id_map = []
         try:
-            if task is not None:
-                await task.delete()
-                failpoint.hit("container.end.after-task")
             await self._parts.networks.release(container.id)
             failpoint.hit("container.end.after-network")
         except (BerthError, OSError) as error:
             log.error("cannot clean up after container %s: %s", short_id(container.id), error)
-        if container.uid_base:
-            self._parts.ranges.give_back(container.uid_base)
-        container.state.id_map = []
+
+    async def _clear(self, task: Task, base: int) -> None:
+        """Take away what a run that has ended leaves; its host ids are free then."""
+        try:
+            await task.delete()
+            failpoint.hit("container.end.after-task")
+        except (BerthError, OSError) as error:
+            log.error("cannot clean up after container %s: %s", short_id(task.id), error)
+        if base:
+            self._parts.ranges.give_back(base)
+
+    async def cleared(self) -> None:
+        """Nothing is left of the runs that have ended."""
+        while self._clearing:
+            await asyncio.wait(self._clearing)
 
     def schedule(self, container: Container, ran_for: float) -> None:
         """Start it again after the back-off."""

@@ -132,6 +132,7 @@ class ContainerService:
         self._healing.stop()
         for container in self.parts.catalog:
             await self._running.let_go(container)
+        await self._running.cleared()
         await self.parts.runtime.drop_slots()
         self.parts.ranges.close()
 

@@ -133,6 +133,7 @@ def delete(root: str, options: Options, journal: Journal) -> int:
 
 def destroy(container: Container, journal: Journal) -> None:
     """End and remove a container, and run its poststop hooks."""
+    launch.end_rest(container.run)
     launch.cleanup(container.run)
     _hooks_after(container, "poststop", journal)
     container.discard()
