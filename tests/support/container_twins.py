@@ -90,6 +90,10 @@ class TwinTask:
         self.updates: list[Resources] = []
         self.execs: list[TwinExec] = []
         self.exec_failure: LaunchFailed | None = None
+        # While it is clear, an exec is being started.
+        self.may_exec = asyncio.Event()
+        self.may_exec.set()
+        self.starting_execs = 0
         self.detached: Callable[[str], None] | None = None
         self.ran_out: Callable[[], None] = lambda: None
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -136,6 +140,9 @@ class TwinTask:
             for stream in streams:
                 os.close(stream.fd)
             raise self.exec_failure
+        self.starting_execs += 1
+        await self.may_exec.wait()
+        assert not self.frozen, "frozen while an exec was being started: its shim waits for ever"
         self.execs.append(TwinExec(request, streams))
         return self.execs[-1]
 
