@@ -80,6 +80,8 @@ def test_platforms_of_one_tag_from_a_registry_and_back(engine: EngineProcess, mu
             assert len(engine.ok("history", "-q", *platform, name).split()) == steps
         tree = engine.ok("image", "ls", "--tree")
         assert f"linux/{multi.host}" in tree and f"linux/{OTHER}" in tree and "unknown" not in tree
+        tree = engine.berth("image", "ls", "--tree").stdout.splitlines()
+        assert [line.split()[:2] for line in tree[2:4]] == [["├─", f"linux/{multi.host}"], ["└─", f"linux/{OTHER}"]], tree
         manifests = {one["ID"]: one for one in inspected(engine, name)["Manifests"]}
         assert [one["Kind"] for one in manifests.values()] == ["image", "image", "attestation", "attestation"]
         assert all(one["Available"] for one in manifests.values())
@@ -105,6 +107,7 @@ def test_platforms_of_one_tag_from_a_registry_and_back(engine: EngineProcess, mu
         # One platform goes: of the index only the rest can be pushed, and the user is told.
         assert multi.manifests[OTHER] in engine.ok("rmi", "--platform", f"linux/{OTHER}", name)
         engine.ok("tag", name, f"{address}/rest:1")
+        assert "not here" in engine.berth("image", "ls", "--tree").stdout
         said = engine.ok("push", f"{address}/rest:1")
         assert "only the available single-platform image was pushed" in said and multi.manifests[multi.host] in said
         assert raw(f"{address}/rest:1") == multi.document(multi.manifests[multi.host])

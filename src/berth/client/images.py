@@ -31,9 +31,16 @@ class Images:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def list(self, *, all: bool = False, filters: FilterMap | None = None, digests: bool = False) -> list[ImageSummary]:
+    def list(
+        self, *, all: bool = False, filters: FilterMap | None = None, digests: bool = False, manifests: bool = False
+    ) -> list[ImageSummary]:
         """Summaries, newest first."""
-        query = {"all": all or None, "filters": encode_filters(filters), "digests": digests or None}
+        query = {
+            "all": all or None,
+            "filters": encode_filters(filters),
+            "digests": digests or None,
+            "manifests": manifests or None,
+        }
         return self._engine.typed(list[ImageSummary], "GET", "/images/json", query=query)
 
     def inspect(self, name: str) -> ImageInspect:

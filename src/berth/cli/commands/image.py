@@ -54,7 +54,12 @@ def push(name: str, all_tags: bool, platform: str | None, quiet: bool) -> None:
     reference = parse(name, default_tag=not all_tags)
     if ":" not in name.rsplit("/", 1)[-1] and "@" not in name and not all_tags and not quiet:
         click.echo(f"Using default tag: {reference.tag}")
-    progress.show(engine().images.push(name, all_tags=all_tags, platform=platform), quiet=quiet)
+    told = progress.show(engine().images.push(name, all_tags=all_tags, platform=platform), quiet=quiet)
+    for instead in (aux for aux in told if aux.get("manifestPushedInsteadOfIndex")):
+        index, manifest = instead["originalIndex"]["digest"], instead["selectedManifest"]["digest"]
+        click.echo(
+            f"note: not all platforms of the image are here: {manifest} was pushed alone, instead of the index {index}", err=True
+        )
     if quiet:
         click.echo(str(reference))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from berth.cli.command import declare, refuse
+from berth.cli.command import declare
 from berth.cli.session import engine, filters
 from berth.cli.table import Fields, print_rows
 from berth.model.exposure import of_address, widest
@@ -23,6 +23,7 @@ PS_COLUMNS = [
     ("Ports", "PORTS"), ("Names", "NAMES"),
 ]  # fmt: skip
 IMAGE_COLUMNS = [("Repository", "REPOSITORY"), ("Tag", "TAG"), ("ID", "IMAGE ID"), ("CreatedSince", "CREATED"), ("Size", "SIZE")]
+TREE_COLUMNS = [("Image", "IMAGE"), ("ID", "ID"), ("Disk", "DISK USAGE"), ("Content", "CONTENT SIZE"), ("Used", "USED")]
 _COMMAND_WIDTH = 20
 
 
@@ -147,6 +148,42 @@ def image_rows(item: ImageSummary, full: bool, digests: bool) -> list[Fields]:
     return [{"Repository": repository, "Tag": tag, "Digest": digest, **rest} for repository, tag, digest in found]
 
 
+def tree_rows(item: ImageSummary, full: bool) -> list[Fields]:
+    """A row for the image, and below one for each of its platforms, here or not."""
+    platforms = [one for one in item.manifests or [] if one.get("Kind") == "image"]
+    content = sum(one["Size"]["Content"] for one in platforms)
+    used = any(one["ImageData"]["Containers"] for one in platforms)
+    name = ", ".join(item.repo_tags or []) or "<untagged>"
+    return [_tree_row(name, item.id or "", item.size or 0, content, used, full)] + [
+        _platform_row("└─" if one is platforms[-1] else "├─", one, full) for one in platforms
+    ]
+
+
+def _platform_row(branch: str, manifest: dict[str, Any], full: bool) -> Fields:
+    data = manifest["ImageData"]
+    platform = "/".join(filter(None, (data["Platform"].get(part) for part in ("os", "architecture", "variant"))))
+    row = _tree_row(
+        f"{branch} {platform}",
+        manifest["ID"],
+        manifest["Size"]["Total"],
+        manifest["Size"]["Content"],
+        bool(data["Containers"]),
+        full,
+    )
+    return row if manifest["Available"] else {**row, "Disk": "not here", "Content": ""}
+
+
+def _tree_row(name: str, digest: str, disk: int, content: int, used: bool, full: bool) -> Fields:
+    identifier = digest if full else short_id(digest)
+    return {
+        "Image": name,
+        "ID": identifier,
+        "Disk": human_size(disk, 3),
+        "Content": human_size(content, 3),
+        "Used": "in use" if used else "",
+    }
+
+
 @declare("images")
 @click.argument("reference", required=False, metavar="[REPOSITORY[:TAG]]")
 @click.option("-a", "--all", "every", is_flag=True, help="Show all images (default hides intermediate images)")
@@ -155,14 +192,27 @@ def image_rows(item: ImageSummary, full: bool, digests: bool) -> list[Fields]:
 @click.option("--format", "form", help="Format output using a custom template: 'table', 'json' or a Go template")
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
-@refuse("--tree", "images of several platforms are not kept, so there is no tree to show; leave the flag out", switch=True)
+@click.option("--tree", is_flag=True, help="List the platforms of each image, and whether they are here")
 def images(
-    reference: str | None, every: bool, digests: bool, filter_: tuple[str, ...], form: str | None, no_trunc: bool, quiet: bool
+    reference: str | None,
+    every: bool,
+    digests: bool,
+    filter_: tuple[str, ...],
+    form: str | None,
+    no_trunc: bool,
+    quiet: bool,
+    tree: bool,
 ) -> None:
     """List images."""
     wanted = filters(filter_)
     if reference:
         wanted.setdefault("reference", []).append(reference)
+    if tree:
+        if digests or form or quiet:
+            raise click.UsageError("--tree shows a table of its own: leave out --digests, --format and --quiet")
+        items = engine().images.list(all=every, filters=wanted, manifests=True)
+        print_rows([row for item in items for row in tree_rows(item, no_trunc)], TREE_COLUMNS)
+        return
     items = engine().images.list(all=every, filters=wanted, digests=digests)
     rows = [row for item in items for row in image_rows(item, no_trunc, digests or "{{.Digest}}" in (form or ""))]
     columns = [*IMAGE_COLUMNS[:2], *([("Digest", "DIGEST")] if digests else []), *IMAGE_COLUMNS[2:]]
