@@ -1,9 +1,10 @@
 """`berthd --trace`: one line of JSON for each launch and one for each end of a container, with all phases in microseconds.
 
     {"launch": id, "at": seconds since the epoch, "slot": made from the warm pool, "total_us": request to answer,
+     "ns": the request on the monotonic clock, as a client on the same host may read it,
      "launch_us": request to the launcher or slot until execve of init has worked,
      "phases": [[name, microseconds since the request], ...], "ahead": phases of the slot, since its own beginning}
-    {"end": id, "at": .., "total_us": .., "phases": [[name, microseconds since the shim noticed], ...]}
+    {"end": id, "at": .., "ns": .., "total_us": .., "phases": [[name, microseconds since the shim noticed], ...]}
 
 Names that begin with "init:" were marked by the container's first process, which works beside its setter-up.
 """

@@ -127,8 +127,9 @@ class Keeper:
             self._attach(self._session, message, fd)
         self._listener = _socket.socket(fileno=held["listener"])
         self._loop.watch(self._pidfd, READ, self._init_ended)
+        self._birth = child
         if child:
-            self._loop.watch(near.fileno(), READ, lambda _mask: self._birth_ended(near, child))
+            self._loop.watch(near.fileno(), READ, lambda _mask: self._birth_ended(near))
         if "command" in self._state:
             launch.adopt_orphans(False)
         self._watch_strays()
@@ -140,14 +141,15 @@ class Keeper:
             sockets = [fd for name, fd in held.items() if name.startswith("resolver")]
             self._resolver = ResolverLink(self._loop, born["resolver"], self._id, sockets, held.get("link", -1))
 
-    def _birth_ended(self, near: _socket.socket, child: int) -> None:
-        self._loop.forget(near.fileno())
-        near.close()
-        os.waitpid(child, 0)
-
     def serve(self) -> None:
         """Until the container has ended and everything has been said and sent."""
         self._loop.run()
+
+    def _birth_ended(self, near: _socket.socket) -> None:
+        self._loop.forget(near.fileno())
+        near.close()
+        os.waitpid(self._birth, 0)
+        self._birth = 0
 
     # Connections
 
@@ -292,7 +294,7 @@ class Keeper:
         """
         if "command" not in self._state:
             return
-        known = {self._pid, *(exec.pid for exec in self._execs.values()), *self._strays}
+        known = {self._pid, self._birth, *(exec.pid for exec in self._execs.values()), *self._strays}
         for pid, pidfd in self._launch.strays(known):
             self._strays.add(pid)
             self._loop.watch(pidfd, READ, self._reaper(pid, pidfd))
@@ -310,7 +312,7 @@ class Keeper:
         """An entrant of ours that was killed may have cloned a process that nobody knows."""
         if "command" in self._state:
             return
-        known = {self._pid, *(exec.pid for exec in self._execs.values() if exec.exit is None)}
+        known = {self._pid, self._birth, *(exec.pid for exec in self._execs.values() if exec.exit is None)}
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             strays = [int(pid) for pid in file.read().split() if int(pid) not in known]
         for pid in strays:

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     channel.send(control, {"event": "ready"})
     gc.collect()
     gc.freeze()
-    # Forks that live for one launch leave no garbage that would matter; shims that stay begin to collect when they wake up.
+    # Forks that live for one launch leave no garbage that would matter; shims and workers, which stay, collect.
     gc.disable()
     while True:
         try:
@@ -132,6 +132,7 @@ def _work(message: Message, fds: list[int], path: list[str]) -> None:
     status = 1
     try:
         under_way.let_go()
+        gc.enable()
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         unshare(CLONE_NEWNS)

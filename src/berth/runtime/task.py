@@ -341,7 +341,7 @@ class NativeTask:
         """After the end: the shim goes, and what it left. Whoever comes while this is done waits, too."""
         if self._end.exit is None:
             raise Conflict(f"container {self._id} is running: stop it before its task is deleted")
-        if self._deletion is None:
+        if self._deletion is None or (self._deletion.done() and self._deletion.exception() is not None):
             self._deletion = asyncio.create_task(self._delete(), name=f"delete {self._id[:12]}")
         await asyncio.shield(self._deletion)
 
