@@ -242,7 +242,7 @@ SAVED = saved()
 def read_saved(data: bytes) -> None:
     async def run(folder: str) -> None:
         async with spooled(stream(data), folder, expand) as found:
-            assert _read(found, host_platform())
+            assert _read(found, [host_platform()])
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(run(folder))
