@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from berth.errors import BerthError, DataLoss, InvalidArgument, NotFound, NotImplementedKind
 from berth.model.descriptor import DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform
 from berth.model.digest import digest_of
-from berth.registry.manifest import check_layers, choose, matches, parse_config, parse_manifest, parse_platform
+from berth.registry.manifest import MAX_CONFIG, check_layers, choose, matches, parse_config, parse_manifest, parse_platform
 from berth.wire.document import IndexDocument, ManifestDocument
 
 D = digest_of(b"x")
@@ -64,6 +64,14 @@ def test_row_32_deep_and_huge_documents_do_no_harm() -> None:
             parse_manifest(data)
         with pytest.raises(DataLoss):
             parse_config(data)
+
+
+def test_row_32_a_configuration_that_is_too_large_is_refused_for_its_size() -> None:
+    """It would be a good one but for that."""
+    whole = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
+    assert parse_config(json.dumps(whole).encode())
+    with pytest.raises(DataLoss, match="more than the"):
+        parse_config(json.dumps(whole | {"padding": " " * MAX_CONFIG}).encode())
 
 
 @given(
