@@ -17,6 +17,7 @@ _PIECE = 1 << 20
 _BLOCK = 1 << 16
 _GZIP = b"\x1f\x8b\x08\x08"
 _HEADER = 10
+_WHOLE = 1 << 62
 
 
 def names(path: str) -> list[str]:
@@ -106,12 +107,16 @@ def _open_all(path: str) -> list[_File]:
 
 
 class Source:
-    """A series of files read as one stream of whole lines."""
+    """A series of files read as one stream of whole lines: with what is written meanwhile, unless it is `as_it_is`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, as_it_is: bool = False) -> None:
         self._path = path
         self._queue = _open_all(path)
         self._rest = b""
+        # Where the last file ends for us; a container may write faster than anybody reads.
+        self._end: int | None = None
+        if as_it_is:
+            self._end = lines_end(self._queue[-1].fd) if self._queue and not self._queue[-1].compressed else _WHOLE
 
     def skip_to_tail(self, count: int) -> None:
         """Leave out all but the last `count` lines."""
@@ -122,7 +127,8 @@ class Source:
         while index > 0 and count > 0:
             index -= 1
             self._queue[index].expand()
-            offset, found = line_start(self._queue[index].fd, count)
+            last = index == len(self._queue) - 1
+            offset, found = line_start(self._queue[index].fd, count, self._end if last else None)
             count -= found
         for file in self._queue[:index]:
             os.close(file.fd)
@@ -139,23 +145,29 @@ class Source:
     def read(self) -> bytes:
         """The next whole lines; empty when there is nothing more for now."""
         while True:
-            if not self._queue:
+            if not self._queue and self._end is None:
                 self._queue = _open_all(self._path)
             if not self._queue:
                 return b""
             self._queue[0].expand()
-            data = os.read(self._queue[0].fd, _PIECE)
+            data = os.read(self._queue[0].fd, self._room())
             if data:
                 lines, newline, rest = (self._rest + data).rpartition(b"\n")
                 self._rest = rest
                 if newline:
                     return lines + newline
                 continue
-            if len(self._queue) == 1:
+            if len(self._queue) == 1 and self._end is None:
                 self._queue += self._newer()
             if len(self._queue) == 1:
                 return b""
             os.close(self._queue.pop(0).fd)
+
+    def _room(self) -> int:
+        """How much to read at once."""
+        if self._end is None or len(self._queue) > 1:
+            return _PIECE
+        return max(0, min(_PIECE, self._end - os.lseek(self._queue[0].fd, 0, os.SEEK_CUR)))
 
     def _newer(self) -> list[_File]:
         """The files after the one that has been read: all of them when it is gone."""
@@ -173,9 +185,21 @@ class Source:
         self._queue = []
 
 
-def line_start(fd: int, count: int) -> tuple[int, int]:
-    """The offset at which the last `count` lines of the file begin, and how many lines there are behind it."""
-    end = os.fstat(fd).st_size
+def lines_end(fd: int) -> int:
+    """Where the last whole line ends."""
+    position = os.fstat(fd).st_size
+    while position > 0:
+        start = max(0, position - _BLOCK)
+        at = os.pread(fd, position - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        position = start
+    return 0
+
+
+def line_start(fd: int, count: int, before: int | None = None) -> tuple[int, int]:
+    """The offset at which the last `count` lines of the file (of what is `before` an offset) begin, and how many there are."""
+    end = os.fstat(fd).st_size if before is None else min(before, os.fstat(fd).st_size)
     position, found = end, 0
     while position > 0:
         start = max(0, position - _BLOCK)

@@ -131,7 +131,7 @@ def _changes(directory: str) -> Iterator[asyncio.Event]:
 
 async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[object] | None) -> AsyncIterator[bytes]:
     """The log in pieces of encoded records. With `ended` (resolved at the container's end) it is followed until then."""
-    source = await asyncio.to_thread(Source, path)
+    source = await asyncio.to_thread(Source, path, as_it_is=ended is None or not query.follow)
     try:
         if query.tail >= 0:
             await asyncio.to_thread(source.skip_to_tail, query.tail)

@@ -140,6 +140,25 @@ def test_following_stops_at_until(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(case(), 10))
 
 
+@pytest.mark.parametrize(("tail", "told"), [(-1, ["0\n", "1\n"]), (1, ["1\n"]), (0, [])])
+def test_without_following_the_log_is_told_as_it_is(tmp_path: Path, tail: int, told: list[str]) -> None:
+    """A container may write faster than anybody reads; the line that it is writing is not one yet."""
+    path = tmp_path / "l"
+    path.write_bytes(line("0\n") + line("1\n") + line("2\n")[:9])
+    source = Source(str(path), as_it_is=True)
+    with path.open("ab") as file:
+        file.write(line("2\n")[9:] + line("3\n"))
+    if tail >= 0:
+        source.skip_to_tail(tail)
+    path.rename(tmp_path / "l.1")
+    path.write_bytes(line("4\n"))
+    texts = []
+    while piece := source.read():
+        texts += [record.log for record in logs.decode(piece)]
+    source.close()
+    assert texts == told
+
+
 def test_following_loses_nothing_to_several_rotations(tmp_path: Path) -> None:
     path = tmp_path / "l"
     path.write_bytes(line("0\n"))
