@@ -81,7 +81,7 @@ def killer(module_killer: Killer) -> Iterator[Killer]:
         left = module_killer.engine.ok("ps", "-aq").split()
         if left:
             module_killer.engine.ok("rm", "-f", *left)
-        assert module_killer.kept() == []
+        eventually(lambda: module_killer.kept() == [], "the runtime keeps something")
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
@@ -96,7 +96,7 @@ def test_a_birth_that_is_killed_is_tried_again(killer: Killer, when: str) -> Non
     killer.arm(when)
     engine = killer.engine
     engine.ok("run", "-d", "--runtime", "killer", "--name", "one", "-p", "127.0.0.1::80", "busybox", "sleep", "1000")
-    assert killer.used(when)
+    eventually(lambda: killer.used(when), f"nobody came to {when}")
     id = engine.ok("inspect", "-f", "{{.Id}}", "one")
     assert killer.kept() == [id]
     assert engine.ok("exec", "one", "echo", "hi") == "hi"
@@ -112,7 +112,7 @@ def test_a_shim_that_is_killed_at_the_end(killer: Killer, when: str) -> None:
     killer.arm(when)
     engine.ok("kill", "one")
     eventually(lambda: engine.ok("inspect", "-f", "{{.State.Status}}", "one") == "exited", "the end was not noticed")
-    assert killer.used(when)
+    eventually(lambda: killer.used(when), f"nobody came to {when}")
     assert engine.ok("inspect", "-f", "{{.State.ExitCode}}", "one") == "137"
     engine.ok("start", "one")
     assert engine.ok("exec", "one", "echo", "hi") == "hi"
@@ -125,7 +125,7 @@ def test_a_shim_that_is_killed_during_an_exec(killer: Killer, when: str) -> None
     killer.arm(when)
     assert engine.docker("exec", "one", "sleep", "1000").returncode != 0
     eventually(lambda: engine.ok("inspect", "-f", "{{.State.Status}}", "one") == "exited", "the container goes on without a shim")
-    assert killer.kept() == []
+    eventually(lambda: killer.kept() == [], "the runtime keeps something")
 
 
 @pytest.mark.parametrize("seconds", ["0.005", "0.03", "0.08"])
@@ -135,11 +135,11 @@ def test_a_binary_that_is_killed_at_its_work(killer: Killer, verb: str, seconds:
     engine.ok("create", "--runtime", "killer", "--name", "one", "-p", "127.0.0.1::80", "busybox", "sleep", "1000")
     killer.arm(f"during-{verb}", seconds)
     tried = engine.docker("start", "one")
-    assert killer.used(f"during-{verb}")
+    eventually(lambda: killer.used(f"during-{verb}"), f"nobody came to {verb}")
     if tried.returncode:
         # Of a binary that says nothing, or what the shell around it says.
         assert "killer ended with" in tried.stderr or "Killed" in tried.stderr, tried
-        assert killer.kept() == []
+        eventually(lambda: killer.kept() == [], "the runtime keeps something")
         engine.ok("start", "one")
     assert engine.ok("exec", "one", "echo", "hi") == "hi"
     assert killer.kept() == [engine.ok("inspect", "-f", "{{.Id}}", "one")]
@@ -162,9 +162,9 @@ def test_a_binary_that_is_killed_while_it_removes(killer: Killer, seconds: str) 
     engine.ok("run", "-d", "--runtime", "killer", "--name", "one", "busybox", "sh", "-c", "trap 'exit 5' TERM; sleep 1000 & wait")
     killer.arm("during-delete", seconds)
     engine.ok("stop", "-t", "5", "one")
-    assert killer.used("during-delete")
+    eventually(lambda: killer.used("during-delete"), "it was not called to delete")
     assert engine.ok("inspect", "-f", "{{.State.ExitCode}}", "one") in ("5", "137")
-    assert killer.kept() == [], "what the binary keeps of a container that has ended"
+    eventually(lambda: killer.kept() == [], "what the binary keeps of a container that has ended")
     engine.ok("start", "one")
     assert engine.ok("exec", "one", "echo", "hi") == "hi"
 

@@ -18,10 +18,11 @@ import os
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from berth.errors import BerthError, DataLoss, ResourceExhausted, Unavailable
+from berth.kernel.fs import fsync_directory
 
 T = TypeVar("T")
 _RESERVE = 1 << 20
@@ -161,7 +162,7 @@ class Database:
                 raise
         # Whether the disk is being waited for, and who waits for the next time.
         self._flushing = False
-        self._unflushed: list[asyncio.Future[None]] = []
+        self._unflushed: list[tuple[asyncio.Future[None], tuple[str, ...]]] = []
         self._take_reserve()
         if expected and self._recovered < expected:
             self._mark_incomplete(expected)
@@ -313,20 +314,22 @@ class Database:
                 self._connection.execute(sql, parameters)
         self._connection.execute("COMMIT")
 
-    def flush(self) -> asyncio.Future[None]:
-        """What has been committed survives a power cut when the future ends. The disk is waited for beside everything else, and
-        those who come while it is busy share the next flush. Unavailable when the disk fails."""
+    def flush(self, *directories: str) -> asyncio.Future[None]:
+        """What has been committed survives a power cut when the future ends, and `directories` (what was made in them and of
+        them) do before it. The disk is waited for beside everything else, and those who come while it is busy share the next
+        flush. Unavailable when the disk fails."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._unflushed.append(future)
+        self._unflushed.append((future, directories))
         if not self._flushing:
             self._begin_flush(loop)
         return future
 
     def _begin_flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._flushing, served, self._unflushed = True, self._unflushed, []
-        work = loop.run_in_executor(None, self._flush_log)
-        work.add_done_callback(lambda done: self._flushed(loop, served, done.exception()))
+        directories = [directory for _, given in served for directory in given]
+        work = loop.run_in_executor(None, self._flush_now, directories)
+        work.add_done_callback(lambda done: self._flushed(loop, [future for future, _ in served], done.exception()))
 
     def _flushed(self, loop: asyncio.AbstractEventLoop, served: list[asyncio.Future[None]], error: BaseException | None) -> None:
         self._flushing = False
@@ -345,10 +348,14 @@ class Database:
         if self._unflushed:
             self._begin_flush(loop)
 
-    def _flush_log(self) -> None:
+    def _flush_now(self, directories: list[str]) -> None:
         """A log that has been folded into the database since was flushed for that."""
         if self._path.startswith(":"):
             return
+        for directory in directories:
+            # Who removes it meanwhile needs no flush of it.
+            with suppress(FileNotFoundError):
+                fsync_directory(directory)
         fd = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fdatasync(fd)

@@ -128,6 +128,6 @@ class Catalog:
         self._containers.pop(container.id, None)
         self.release_name(container.name)
 
-    def flush(self) -> Future[None]:
-        """What has been recorded survives a power cut when the future ends."""
-        return self._database.flush()
+    def flush(self, *directories: str) -> Future[None]:
+        """What has been recorded survives a power cut when the future ends, and `directories` before it."""
+        return self._database.flush(*directories)

@@ -163,7 +163,9 @@ class Creation:
             failpoint.hit("container.create.after-copy-up")
             parts.catalog.add(container)
             failpoint.hit("container.create.after-row")
-            flushed = None if container.auto_remove else parts.catalog.flush()
+            # A row whose directory a power cut takes away would be a damaged container.
+            directory = parts.directory(record.id)
+            flushed = None if container.auto_remove else parts.catalog.flush(f"{directory}/upper", directory)
             # Beside the flush, the answer and the way of the next request.
             self._prime(container)
             if flushed is not None:
