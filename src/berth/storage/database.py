@@ -29,6 +29,7 @@ _RESERVE = 1 << 20
 _STEP = _RESERVE // 8
 # SQLite folds its log into the database when it has 1000 pages, and begins to write it anew from the start.
 _LOG_SIZE = 1000 * (4096 + 24) + 32
+_ROOMY = 16
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -192,11 +193,12 @@ class Database:
         except OSError:
             return
         try:
-            missing = _LOG_SIZE - os.fstat(fd).st_size
-            if missing > 0:
+            missing, room = _LOG_SIZE - os.fstat(fd).st_size, os.fstatvfs(fd)
+            # A disk that is nearly full has better uses for it.
+            if missing > 0 and room.f_bavail * room.f_frsize > _ROOMY * _LOG_SIZE:
                 os.pwrite(fd, bytes(missing), _LOG_SIZE - missing)
         except OSError:
-            # A full disk: it grows as it can.
+            # It grows as it can.
             pass
         finally:
             os.close(fd)
