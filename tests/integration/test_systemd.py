@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,7 +68,13 @@ def installed() -> Iterator[None]:
     run("systemctl", "stop", "berthd")
 
 
-def test_containers_survive_a_restart_of_the_service() -> None:
+@pytest.mark.parametrize("drop_in", ["", "[Service]\nDelegate=yes\n"], ids=["as-shipped", "delegated"])
+def test_containers_survive_a_restart_of_the_service(drop_in: str) -> None:
+    directory = Path(f"{INSTALLED}.d")
+    directory.mkdir(exist_ok=True)
+    (directory / "delegate.conf").write_text(drop_in)
+    ok("systemctl", "daemon-reload")
+    ok("systemctl", "restart", "berthd")
     identifier = ok("docker", "run", "-d", "--name", "web", "-m", "64m", "busybox", "sh", "-c", "echo began; exec sleep 6000")
     pid = pid_of("web")
     assert group_of(pid) == f"/berth/{identifier}"
@@ -83,4 +90,36 @@ def test_containers_survive_a_restart_of_the_service() -> None:
     ok("systemctl", "start", "berthd")
     assert Path(f"/sys/fs/cgroup/berth/{identifier}/memory.max").read_text().strip() == str(64 << 20)
     assert ok("docker", "rm", "-f", "web") == "web"
-    assert "Delegate" not in journal()
+    assert ("DelegateSubgroup=engine" in journal()) == bool(drop_in)
+
+
+def test_an_engine_that_is_killed_is_started_again() -> None:
+    ok("docker", "run", "-d", "--name", "web", "busybox", "sleep", "6000")
+    pid, engine = pid_of("web"), ok("systemctl", "show", "-P", "MainPID", "berthd")
+    os.kill(int(engine), 9)
+    deadline = time.monotonic() + 30 * SLOW
+    while ok("systemctl", "show", "-P", "MainPID", "berthd") in ("0", engine) or run("docker", "ps").returncode:
+        assert time.monotonic() < deadline, journal()
+        time.sleep(0.5)
+    assert pid_of("web") == pid
+    assert ok("docker", "rm", "-f", "web") == "web"
+
+
+def test_a_slice_as_the_parent() -> None:
+    refused = run("docker", "run", "--rm", "--cgroup-parent", "test-web.slice", "busybox", "true")
+    assert refused.returncode == 125 and "systemctl start test-web.slice" in refused.stderr
+    ok("systemctl", "start", "test-web.slice")
+    ok("systemctl", "set-property", "--runtime", "test-web.slice", "MemoryMax=128M")
+    identifier = ok("docker", "run", "-d", "--name", "web", "--cgroup-parent", "test-web.slice", "--pids-limit", "20",
+                    "busybox", "sleep", "6000")  # fmt: skip
+    assert group_of(pid_of("web")) == f"/test.slice/test-web.slice/berth/{identifier}"
+    top = Path("/sys/fs/cgroup/test.slice/test-web.slice")
+    group = top / "berth" / identifier
+    assert (top / "memory.max").read_text().strip() == str(128 << 20)
+    assert (group / "pids.max").read_text().strip() == "20"
+    ok("systemctl", "daemon-reload")
+    assert (group / "pids.max").read_text().strip() == "20", "systemd took the controller from the slice"
+    ok("docker", "rm", "-f", "web")
+    assert not group.exists()
+    ok("systemctl", "stop", "test-web.slice")
+    assert not top.exists()

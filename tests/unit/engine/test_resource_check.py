@@ -194,8 +194,8 @@ def test_where_the_control_group_is(tmp_path: Path) -> None:
 def test_slices_of_systemd(tmp_path: Path) -> None:
     host = structs.replace(ALL, slices=str(tmp_path))
     (tmp_path / "a.slice/a-b.slice/a-b-c.slice").mkdir(parents=True)
-    assert cgroup_parent.place("a-b-c.slice", "berth", "id", host) == "/a.slice/a-b.slice/a-b-c.slice/id"
-    assert cgroup_parent.place("-.slice", "berth", "id", host) == "/id"
+    assert cgroup_parent.place("a-b-c.slice", "berth", "id", host) == "/a.slice/a-b.slice/a-b-c.slice/berth/id"
+    assert cgroup_parent.place("-.slice", "berth", "id", host) == "/berth/id"
     with pytest.raises(InvalidArgument, match=r"web\.slice is not active: systemctl start web\.slice"):
         cgroup_parent.check("web.slice", host)
     with pytest.raises(InvalidArgument, match=r'should be a valid slice named as "xxx\.slice"'):

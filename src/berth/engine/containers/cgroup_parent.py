@@ -24,7 +24,9 @@ def place(parent: str, default: str, identifier: str, host: Abilities) -> str:
     if ".." in parts or "." in parts or "\0" in parent:
         raise InvalidArgument(f"invalid cgroup-parent {parent}: it must be a path like /groups/web, without . and ..")
     if len(parts) == 1 and parts[0].endswith(".slice"):
-        return f"{_slice(parts[0], host)}/{identifier}"
+        # Not in the slice itself: systemd takes controllers back from a slice of which it knows nobody who needs them (at
+        # daemon-reload, for one), and with them the limits. It cannot from one whose child hands them down.
+        return f"{_slice(parts[0], host)}/{default.strip('/')}/{identifier}"
     return "/" + "/".join([*parts, identifier])
 
 
