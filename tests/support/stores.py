@@ -113,8 +113,10 @@ def picture(root: Path) -> dict[str, tuple[object, ...]]:
             xattrs = {name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)}
             xattrs.pop("security.selinux", None)
             first = inodes.setdefault(status.st_ino, relative) if not stat.S_ISDIR(status.st_mode) else relative
+            # Of its root a layer keeps owner and mode; its time is that of whoever makes the tree.
+            changed = 0 if relative == "." else status.st_mtime_ns // 10**9
             found[relative] = (
                 oct(status.st_mode), status.st_uid, status.st_gid, status.st_rdev,
-                status.st_mtime_ns // 10**9, content, tuple(sorted(xattrs.items())), first,
+                changed, content, tuple(sorted(xattrs.items())), first,
             )  # fmt: skip
     return found
