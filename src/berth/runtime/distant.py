@@ -60,6 +60,9 @@ class DistantTask(NativeTask):
         """Nothing can be asked."""
         raise self._refusal(op)
 
+    async def _await_shim(self) -> None:
+        """No exec of this engine's can be on its way in."""
+
     def check(self, op: str) -> None:
         """Says why not."""
         raise self._refusal(op)

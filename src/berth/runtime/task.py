@@ -307,11 +307,14 @@ class NativeTask:
 
     async def pause(self) -> None:
         """Freeze all processes."""
-        # The shim answers once it is done with what it does: an exec that is frozen before it is whole would keep it waiting, and
-        # with it every later engine. Whoever freezes lets nobody begin another.
+        await self._await_shim()
+        await self._in_group("be frozen", lambda: cgroup.freeze(self._group, True))
+
+    async def _await_shim(self) -> None:
+        """It answers once it is done with what it does: an exec that is frozen before it is whole would keep it waiting, and with it
+        every later engine. Whoever freezes lets nobody begin another."""
         _, fds = await self.request("state", {})
         channel.close_all(fds)
-        await self._in_group("be frozen", lambda: cgroup.freeze(self._group, True))
 
     async def resume(self) -> None:
         """Thaw them."""
