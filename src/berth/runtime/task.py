@@ -311,8 +311,8 @@ class NativeTask:
         await self._in_group("be frozen", lambda: cgroup.freeze(self._group, True))
 
     async def _await_shim(self) -> None:
-        """It answers once it is done with what it does: an exec that is frozen before it is whole would keep it waiting, and with it
-        every later engine. Whoever freezes lets nobody begin another."""
+        """It answers once it is done with what it does: an exec that is frozen before it is whole would keep it waiting, and
+        every later engine with it. Whoever freezes lets nobody begin another."""
         _, fds = await self.request("state", {})
         channel.close_all(fds)
 
