@@ -123,7 +123,7 @@ def test_row_9_a_descriptor_that_was_leaked_is_no_working_directory(bench: Bench
 
     refused = ("chdir", errno.ELOOP)
     for failure in bench.run(Wish(["pwd"], cwd=f"/proc/self/fd/{leaked}")).failure, bench.running(Wish(["sleep", "1000"]), use):
-        assert failure is not None and failure[:2] == refused, failure  # type: ignore[index]
+        assert isinstance(failure, tuple) and failure[:2] == refused, failure
 
 
 def test_row_9_a_link_to_a_descriptor_as_directory(bench: Bench) -> None:

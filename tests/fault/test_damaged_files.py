@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from support import audit, leak
+from support.damage import fill_with_garbage, remove, replace_by_the_other, truncate
 from support.engine import EngineProcess
 from support.zygote import Zygote
 
@@ -52,27 +53,8 @@ FILES: dict[str, tuple[Callable[[Place], Path], Told]] = {
 }
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def zero(path: Path) -> None:
     path.write_bytes(b"\0" * path.stat().st_size)
-
-
-def fill_with_garbage(path: Path) -> None:
-    path.write_bytes(os.urandom(max(64, path.stat().st_size)))
-
-
-def remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def replace_by_the_other(path: Path) -> None:
-    """A directory instead of a file, a file instead of a directory."""
-    was_directory = path.is_dir()
-    remove(path)
-    path.write_bytes(b"") if was_directory else path.mkdir()
 
 
 DAMAGES = (truncate, fill_with_garbage, remove, replace_by_the_other)

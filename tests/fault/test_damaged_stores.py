@@ -17,6 +17,7 @@ import pytest
 
 from berth.engine.idrange import CLAIMS, FIRST, SLOT, SLOTS_PER_BLOCK
 from support import audit, leak
+from support.damage import fill_with_garbage, remove, replace_by_the_other, truncate
 from support.engine import EngineProcess, busybox_tar
 from support.zygote import Zygote
 
@@ -59,28 +60,6 @@ class Place:
         assert self.engine.ok("logs", "victim").startswith("said")
 
 
-def remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def replace_by_a_file(path: Path) -> None:
-    remove(path)
-    path.write_bytes(b"not a directory")
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def fill_with_garbage(path: Path) -> None:
-    path.write_bytes(b"\xff\xfe\0" + os.urandom(200))
-
-
-def replace_by_a_directory(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
 def other_tar() -> bytes:
     """The test image with one file more: it shares no layer with it."""
     out = io.BytesIO(busybox_tar())
@@ -110,7 +89,7 @@ def place() -> Iterator[Place]:
             zygote.close()
 
 
-@pytest.mark.parametrize("how", [remove, replace_by_a_file])
+@pytest.mark.parametrize("how", [remove, replace_by_the_other])
 @pytest.mark.parametrize("below", ["", "/fs"])
 def test_a_layer(place: Place, tmp_path: Path, below: str, how: Callable[[Path], None]) -> None:
     with place.damaged(Path(f"{place.engine.root}/layers/{place.layer}{below}"), how, tmp_path / "kept"):
@@ -125,7 +104,7 @@ def test_a_layer(place: Place, tmp_path: Path, below: str, how: Callable[[Path],
             assert place.engine.docker(*words).returncode == 0, words
 
 
-@pytest.mark.parametrize("how", [remove, replace_by_a_file])
+@pytest.mark.parametrize("how", [remove, replace_by_the_other])
 def test_a_writable_layer(place: Place, tmp_path: Path, how: Callable[[Path], None]) -> None:
     """A container that has lost its files is still there: its log, its volumes, its configuration."""
     path = Path(f"{place.engine.root}/containers/{place.victim}/upper")
@@ -137,7 +116,7 @@ def test_a_writable_layer(place: Place, tmp_path: Path, how: Callable[[Path], No
         assert "containers have lost their files: victim" in place.engine.berth("doctor", "--deep", "--format", "json").stdout
 
 
-@pytest.mark.parametrize("how", [remove, replace_by_a_file])
+@pytest.mark.parametrize("how", [remove, replace_by_the_other])
 def test_a_work_directory(place: Place, tmp_path: Path, how: Callable[[Path], None]) -> None:
     """There is nothing in it between two runs."""
     with place.damaged(Path(f"{place.engine.root}/containers/{place.victim}/work"), how, tmp_path / "kept"):
@@ -145,7 +124,7 @@ def test_a_work_directory(place: Place, tmp_path: Path, how: Callable[[Path], No
         assert place.engine.docker("start", "-a", "victim").returncode == 3
 
 
-@pytest.mark.parametrize("how", [truncate, fill_with_garbage, remove, replace_by_a_directory])
+@pytest.mark.parametrize("how", [truncate, fill_with_garbage, remove, replace_by_the_other])
 def test_a_run_file(place: Place, tmp_path: Path, how: Callable[[Path], None]) -> None:
     """The shim knows all that is in it."""
     pid = place.engine.ok("inspect", "-f", "{{.State.Pid}}", "runs")
@@ -154,7 +133,7 @@ def test_a_run_file(place: Place, tmp_path: Path, how: Callable[[Path], None]) -
         assert place.engine.ok("inspect", "-f", "{{.State.Pid}}", "runs") == pid
 
 
-@pytest.mark.parametrize("how", [truncate, fill_with_garbage, remove, replace_by_a_directory])
+@pytest.mark.parametrize("how", [truncate, fill_with_garbage, remove, replace_by_the_other])
 def test_a_claim_of_host_ids(place: Place, tmp_path: Path, how: Callable[[Path], None]) -> None:
     """Who has containers that run with ids of it writes it again, before another engine takes them for free."""
     pid = place.engine.ok("inspect", "-f", "{{.State.Pid}}", "runs")
@@ -165,7 +144,7 @@ def test_a_claim_of_host_ids(place: Place, tmp_path: Path, how: Callable[[Path],
         assert path.read_text() == place.engine.root and f"{path} was damaged or missing" in place.engine.log_text()
 
 
-@pytest.mark.parametrize("how", [truncate, fill_with_garbage, remove, replace_by_a_directory])
+@pytest.mark.parametrize("how", [truncate, fill_with_garbage, remove, replace_by_the_other])
 def test_a_packed_log(place: Place, how: Callable[[Path], None]) -> None:
     """What is before the damage is shown, and what comes after that file."""
     path = Path(f"{place.engine.root}/containers/{place.victim}/{place.victim}-json.log")

@@ -89,7 +89,8 @@ class Ports(Scenario):
         for port in world.notes["ports"]:
             led = port in live.values()
             assert (str(port) in rules) is led, (port, rules)
-            eventually(lambda port=port, led=led: _is_held(port) is led, f"port {port} is {'not ' if led else ''}held")  # type: ignore[misc]
+            said = f"port {port} is {'not ' if led else ''}held"
+            eventually(lambda port=port, led=led: _is_held(port) is led, said)  # type: ignore[misc]  # its defaults bind the loop's values
         return recorded
 
 

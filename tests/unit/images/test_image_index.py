@@ -400,7 +400,7 @@ def test_an_index_of_indexes_without_a_name_is_loaded_and_removed(world: World) 
         async with FakeRegistry().serve() as registry:
             multi = Multi(registry)
             nested = {"schemaVersion": 2, "manifests": [multi._entry(multi.index, {"os": "", "architecture": ""})]}
-            del nested["manifests"][0]["platform"]  # type: ignore[index]
+            del nested["manifests"][0]["platform"]  # type: ignore[index]  # JSON
             outer = registry.put_manifest("x", "outer", nested, OCI_INDEX)
             name = f"{registry.host}/x:outer"
             registry.manifests["x", outer] = registry.manifests["x", "outer"]

@@ -230,7 +230,7 @@ class Saver:
         blobs = [await self._describe(layer) for layer in stack]
         for layer, blob in zip(stack, blobs, strict=True):
             if written.new(blob.digest):
-                async with aclosing(self._member(blob, self._content(layer), image)) as pieces:  # type: ignore[type-var]
+                async with aclosing(self._member(blob, self._content(layer), image)) as pieces:  # type: ignore[type-var]  # a generator
                     async for piece in pieces:
                         yield piece
         config = self._store.document_bytes(image.id)
