@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -61,6 +62,15 @@ def _upgrade(engine: EngineProcess, line: str) -> socket.socket:
     return _request(engine, line, headers="Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n")
 
 
+def _descriptors(pid: int) -> dict[str, str]:
+    """What the process has open: each descriptor and what it leads to."""
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[fd] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
+
+
 def test_no_traceback_for_a_client_that_went_away(own: EngineProcess) -> None:
     for line in _READS:
         # Gone at once, after a first answer, and slowly: with the answer stuck in the socket's buffer.
@@ -90,20 +100,21 @@ def test_what_waits_for_nothing_ends_with_its_client(own: EngineProcess) -> None
     """A silent container's log, and events that never come, must not keep connections and watches of clients that left."""
     own.ok("run", "-d", "--name", "silent", "busybox", "sleep", "1000")
     assert own.process is not None
-    files = f"/proc/{own.process.pid}/fd"
+    engine = own.process.pid
     own.ok("ps")
     own.await_slots()
-    before = len(os.listdir(files))
+    before = _descriptors(engine)
     lines = ("GET /containers/silent/logs?follow=1&stdout=1", "GET /events", "POST /containers/silent/wait")
     held = [_request(own, line, headers="Content-Length: 0\r\n") for line in lines for _ in range(5)]
     for sock in held:
         sock.recv(1)
-    assert len(os.listdir(files)) >= before + len(held)
+    assert len(_descriptors(engine)) >= len(before) + len(held)
     for sock in held:
         sock.close()
     for _ in range(60):
-        if len(os.listdir(files)) <= before:
+        if len(_descriptors(engine)) <= len(before):
             break
         time.sleep(0.05)
-    assert len(os.listdir(files)) <= before, os.listdir(files)
+    left = _descriptors(engine)
+    assert len(left) <= len(before), {fd: to for fd, to in left.items() if before.get(fd) != to}
     own.ok("rm", "-f", "silent")

@@ -8,10 +8,11 @@ size and time of the last write (a compressed one has them in its header, see ru
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 import zlib
+
+from berth.kernel.thread import to_its_end
 
 _PIECE = 1 << 20
 _BLOCK = 1 << 16
@@ -111,11 +112,16 @@ class Source:
 
     def __init__(self, path: str, *, as_it_is: bool = False) -> None:
         self._path = path
-        self._queue = _open_all(path)
+        self._as_it_is = as_it_is
+        self._queue: list[_File] = []
         self._rest = b""
         # Where the last file ends for us; a container may write faster than anybody reads.
         self._end: int | None = None
-        if as_it_is:
+
+    def open(self) -> None:
+        """Open what there is now."""
+        self._queue = _open_all(self._path)
+        if self._as_it_is:
             self._end = lines_end(self._queue[-1].fd) if self._queue and not self._queue[-1].compressed else _WHOLE
 
     def skip_to_tail(self, count: int) -> None:
@@ -139,7 +145,7 @@ class Source:
     async def next(self) -> bytes:
         """Like `read`; expanding what is compressed does not hold up the engine."""
         if any(file.compressed for file in self._queue):
-            return await asyncio.to_thread(self.read)
+            return await to_its_end(self.read)
         return self.read()
 
     def read(self) -> bytes:

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from berth.engine.log_files import Source
 from berth.kernel.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, inotify_add_watch, inotify_init1
+from berth.kernel.thread import to_its_end
 from berth.model.instant import parse_rfc3339
 
 _STREAMS = {"stdout": 1, "stderr": 2}
@@ -131,10 +132,11 @@ def _changes(directory: str) -> Iterator[asyncio.Event]:
 
 async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[object] | None) -> AsyncIterator[bytes]:
     """The log in pieces of encoded records. With `ended` (resolved at the container's end) it is followed until then."""
-    source = await asyncio.to_thread(Source, path, as_it_is=ended is None or not query.follow)
+    source = Source(path, as_it_is=ended is None or not query.follow)
     try:
+        await to_its_end(source.open)
         if query.tail >= 0:
-            await asyncio.to_thread(source.skip_to_tail, query.tail)
+            await to_its_end(source.skip_to_tail, query.tail)
         if ended is None or not query.follow:
             while piece := await source.next():
                 records = decode(piece)

@@ -19,6 +19,7 @@ from berth import failpoint
 from berth.contract.store import ByteStream
 from berth.errors import DataLoss, NotFound, ResourceExhausted
 from berth.kernel.fs import fsync_directory, write_all
+from berth.kernel.thread import to_its_end
 from berth.model.digest import Digest, digest_of, hex_of, parse_digest
 from berth.storage.space import translated
 
@@ -123,7 +124,7 @@ class BlobStore:
                 await self._fetch(writer, expected, size, offset_stream, progress)
                 failpoint.hit("blob.ingest.after-file")
                 with translated(f"writing blob {expected}"):
-                    await asyncio.to_thread(self._publish, part, place)
+                    await to_its_end(self._publish, part, place)
                     failpoint.hit("blob.ingest.after-rename")
             except (_Mismatch, ResourceExhausted):
                 _unlink(part)
@@ -139,10 +140,10 @@ class BlobStore:
         offset_stream: Callable[[int], ByteStream],
         progress: Callable[[int], None] | None,
     ) -> None:
-        have = await asyncio.to_thread(writer.resume, size)
+        have = await to_its_end(writer.resume, size)
         if have and have == size:
             if writer.digest() == expected:
-                await asyncio.to_thread(writer.flush)
+                await to_its_end(writer.flush)
                 return
             have = writer.restart()
         if progress is not None and have:
@@ -152,12 +153,12 @@ class BlobStore:
             if 0 <= size < have:
                 raise _Mismatch(f"blob {expected} is longer than the {size} bytes that were announced")
             if writer.add(chunk):
-                await asyncio.to_thread(writer.spill)
+                await to_its_end(writer.spill)
             if progress is not None:
                 progress(have)
         if have < size:
             raise DataLoss(f"blob {expected} was cut off after {have} of {size} bytes: try again to continue")
-        await asyncio.to_thread(writer.flush)
+        await to_its_end(writer.flush)
         if writer.digest() != expected:
             raise _Mismatch(f"blob {expected} does not match its digest: what arrived is {writer.digest()}")
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import CancelledError, Executor, Future
 from typing import TypeVar, cast
 
+from berth.kernel.thread import ended
 from berth.storage.channel import BOUND, Abandoned
 
 T = TypeVar("T")
@@ -89,9 +90,7 @@ async def run_stoppable(
         stop.set()
         if reader is not None:
             reader.cancel()
-        while not running.done():
-            await asyncio.wait([running])
-        running.exception()
+        await ended(running)
         raise
 
 

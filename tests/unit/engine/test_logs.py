@@ -3,8 +3,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import struct
 import subprocess
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from berth.engine import logs
+from berth.engine import log_files, logs
 from berth.engine.log_files import Source
 from berth.engine.logs import LogQuery
 from berth.runtime.logfile import LogFile
@@ -25,8 +28,10 @@ def line(text: str, stream: str = "stdout", second: int = 0, attrs: dict[str, st
     return json.dumps(record).encode() + b"\n"
 
 
-async def collect(path: Path, query: LogQuery, framed: bool = False) -> bytes:
-    return b"".join([piece async for piece in logs.stream(str(path), query, framed=framed, ended=None)])
+async def collect(
+    path: Path, query: LogQuery, framed: bool = False, ended: asyncio.Future[object] | None = None
+) -> bytes:
+    return b"".join([piece async for piece in logs.stream(str(path), query, framed=framed, ended=ended)])
 
 
 def read(path: Path, framed: bool = False, **options: object) -> bytes:
@@ -146,6 +151,7 @@ def test_without_following_the_log_is_told_as_it_is(tmp_path: Path, tail: int, t
     path = tmp_path / "l"
     path.write_bytes(line("0\n") + line("1\n") + line("2\n")[:9])
     source = Source(str(path), as_it_is=True)
+    source.open()
     with path.open("ab") as file:
         file.write(line("2\n")[9:] + line("3\n"))
     if tail >= 0:
@@ -232,3 +238,33 @@ def test_what_has_compressed_well_is_not_read_at_once(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_reader_that_ends_while_the_files_are_opened_leaves_none_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may go at any moment, and the thread that opens the files for it cannot be stopped."""
+    path = tmp_path / "l"
+    path.write_bytes(line("0\n"))
+    opening, opened, open_all = threading.Event(), [], log_files._open_all
+
+    def slowly(name: str) -> list[log_files._File]:
+        opening.set()
+        time.sleep(0.05)
+        files = open_all(name)
+        opened.extend(file.fd for file in files)
+        return files
+
+    async def case() -> None:
+        ended: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        reading = asyncio.create_task(collect(path, LogQuery(follow=True), ended=ended))
+        await asyncio.to_thread(opening.wait)
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert opened
+        for fd in opened:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
+
+    monkeypatch.setattr(log_files, "_open_all", slowly)
+    asyncio.run(case())

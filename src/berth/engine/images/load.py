@@ -31,6 +31,7 @@ from berth.engine.images.progress import Reporter, one_error, reporting
 from berth.engine.images.store import ImageStore
 from berth.errors import BerthError, DataLoss, InvalidArgument, NotFound
 from berth.kernel.fs import write_all
+from berth.kernel.thread import to_its_end
 from berth.model.descriptor import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
@@ -226,7 +227,7 @@ class Loader:
             kind = detect(archive.head(part))
             if not kind and not found.exact:
                 return await self._compressed(archive, part, lease)
-            digest = found.digests[position] if found.digests else await asyncio.to_thread(archive.digest, part)
+            digest = found.digests[position] if found.digests else await to_its_end(archive.digest, part)
             blob = Descriptor(_KINDS.get(kind, DOCKER_LAYER), digest, part.size)
             lease.add(blob.digest)
             await self._blobs.ingest(blob.digest, blob.size, lambda offset: archive.stream(part, offset))
