@@ -113,6 +113,18 @@ async def start(config: EngineConfig) -> Engine:
     prepare_directories(config)
     lock = lock_root(config)
     failpoint.hit("engine.start.after-lock")
+    database = _open_database(config, same_boot)
+    events = Events(f"{config.root}/events.jsonl")
+    await await_launches(config.run)
+    runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.cgroup)
+    await _tell_abilities(runtime)
+    failpoint.hit("engine.start.after-launcher")
+    engine = _assemble(config, lock, database, events, runtime)
+    await _recover(engine)
+    return engine
+
+
+def _open_database(config: EngineConfig, same_boot: bool) -> Database:
     database = Database(f"{config.root}/berth.db", same_boot=same_boot)
     if database.incomplete:
         log.error(
@@ -120,9 +132,11 @@ async def start(config: EngineConfig) -> Engine:
             "kept; put back a copy of the data root, or remove that file and restart the engine to have it cleaned up",
             database.mark,
         )
-    events = Events(f"{config.root}/events.jsonl")
-    await await_launches(config.run)
-    runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.cgroup)
+    return database
+
+
+async def _tell_abilities(runtime: NativeRuntime) -> None:
+    """What this host withholds, in the engine's log."""
     try:
         await asyncio.to_thread(apparmor.ensure)
     except Unavailable as error:
@@ -130,7 +144,10 @@ async def start(config: EngineConfig) -> Engine:
         log.error("%s", error.message)
     for note in runtime.abilities.notes:
         log.warning("%s", note)
-    failpoint.hit("engine.start.after-launcher")
+
+
+def _assemble(config: EngineConfig, lock: int, database: Database, events: Events, runtime: NativeRuntime) -> Engine:
+    """Every service with those that it works with."""
     blobs = BlobStore(config.root)
     workers = Workers(runtime.spawn)
     expand = Expander(workers, ratio=config.expansion_ratio, limit=config.expansion_limit)
@@ -154,7 +171,7 @@ async def start(config: EngineConfig) -> Engine:
         abilities=runtime.abilities,
     )
     images.usage = volumes.usage = networks.usage = containers
-    engine = Engine(
+    return Engine(
         config=config,
         database=database,
         events=events,
@@ -174,16 +191,21 @@ async def start(config: EngineConfig) -> Engine:
         system=SystemService(config, database, events, runtime.abilities),
         lock=lock,
     )
-    await networks.start()
+
+
+async def _recover(engine: Engine) -> None:
+    """Take up what runs, and clear away what an earlier engine had begun. With an incomplete database nothing is cleared away:
+    what is not recorded may be what was lost."""
+    certain, containers = not engine.database.incomplete, engine.containers
+    await engine.networks.start()
     failpoint.hit("engine.start.after-networks")
-    await containers.restore(sweep=not database.incomplete)
+    await containers.restore(sweep=certain)
     failpoint.hit("engine.start.after-containers")
     engine.execs.restore()
-    if not database.incomplete:
-        await volumes.sweep()
+    if certain:
+        await engine.volumes.sweep()
     failpoint.hit("engine.start.before-sweep")
-    if config.pool_size:
-        runtime.keep_slots(config.pool_size, containers.parts.ranges, containers.typical_request())
-    if not database.incomplete:
-        await Collector(database, blobs, layers, snapshots).start(containers.with_task())
-    return engine
+    if size := engine.config.pool_size:
+        engine.runtime.keep_slots(size, containers.parts.ranges, containers.typical_request())
+    if certain:
+        await Collector(engine.database, engine.blobs, engine.layers, engine.snapshots).start(containers.with_task())

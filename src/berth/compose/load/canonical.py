@@ -105,6 +105,25 @@ def _hooks(value: Any) -> list[dict[str, Any]]:
     return [_rows(item, _HOOK) for item in value or []]
 
 
+# Lists of texts, and nothing else.
+TEXT_LISTS = (
+    "cap_add",
+    "cap_drop",
+    "device_cgroup_rules",
+    "dns",
+    "dns_opt",
+    "dns_search",
+    "expose",
+    "external_links",
+    "group_add",
+    "label_file",
+    "links",
+    "profiles",
+    "security_opt",
+    "tmpfs",
+    "volumes_from",
+)
+
 SERVICE: Table = {
     **dict.fromkeys(("annotations", "labels", "sysctls", "storage_opt"), short.text_mapping),
     "environment": short.mapping,
@@ -128,26 +147,7 @@ SERVICE: Table = {
         short.integer,
     ),
     **dict.fromkeys(("cpu_percent", "cpus"), short.number),
-    **dict.fromkeys(
-        (
-            "cap_add",
-            "cap_drop",
-            "device_cgroup_rules",
-            "dns",
-            "dns_opt",
-            "dns_search",
-            "expose",
-            "external_links",
-            "group_add",
-            "label_file",
-            "links",
-            "profiles",
-            "security_opt",
-            "tmpfs",
-            "volumes_from",
-        ),
-        short.text_list,
-    ),
+    **dict.fromkeys(TEXT_LISTS, short.text_list),
     **dict.fromkeys(("cpu_quota", "cpu_period", "cpu_rt_period", "cpu_rt_runtime"), lambda value: _microseconds(value)),
     "blkio_config": short.block_io,
     "build": _build,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+from berth.compose.load.canonical import TEXT_LISTS
 from berth.compose.problem import Path
 
 Identity = Callable[[Any], Any]
@@ -23,25 +24,8 @@ _REPLACED: frozenset[tuple[str, ...]] = frozenset(
         ("networks", "*", "ipam", "config"),
     }
 )
-_BY_VALUE = (
-    "cap_add",
-    "cap_drop",
-    "device_cgroup_rules",
-    "dns",
-    "dns_opt",
-    "dns_search",
-    "expose",
-    "external_links",
-    "group_add",
-    "label_file",
-    "links",
-    "profiles",
-    "security_opt",
-    "tmpfs",
-    "volumes_from",
-)
 _IDENTITIES: Mapping[tuple[str, ...], Identity] = {
-    **{("services", "*", name): (lambda item: item) for name in _BY_VALUE},
+    **{("services", "*", name): (lambda item: item) for name in TEXT_LISTS},
     ("services", "*", "ports"): lambda item: (item.get("host_ip"), item["target"], item.get("published"), item.get("protocol")),
     ("services", "*", "volumes"): lambda item: item["target"],
     ("services", "*", "devices"): lambda item: item["target"],
