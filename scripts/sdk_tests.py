@@ -28,6 +28,7 @@ from support.engine import BIN
 from support.registry import registry
 
 SOURCE = "docker==7.0.0"
+DOWNLOAD_SECONDS = 180
 # Of these the issue says that berth answers as a node which is in no swarm and has no plugins.
 SWARM = ("swarm", "service", "secret", "config", "plugin", "nodes")
 # Differences that are meant, or are the tests' own: docs/dev/api.md says why.
@@ -119,9 +120,17 @@ def outcomes(path: Path) -> dict[str, str]:
 
 
 def download(place: Path) -> Path:
-    """The directory `tests` of the source distribution."""
-    command = [str(BIN / "pip"), "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(place), SOURCE]
-    subprocess.run(command, check=True)
+    """The directory `tests` of the source distribution.
+
+    Of this package alone the source is wanted: of all of them (`:all:`), pip would compile what builds it as well, and so on.
+    """
+    command = [str(BIN / "pip"), "download", "-q", "--no-deps", "--no-binary", "docker", "-d", str(place), SOURCE]
+    try:
+        subprocess.run(command, check=True, timeout=DOWNLOAD_SECONDS)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"sdk_tests: pip has not downloaded {SOURCE} within {DOWNLOAD_SECONDS} s: look at its index, or give --tests")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"sdk_tests: pip could not download {SOURCE} (exit status {error.returncode}, above): or give --tests")
     with tarfile.open(next(place.glob("*.tar.gz"))) as tar:
         members = [member for member in tar if "/tests/" in member.name and (member.isdir() or member.isfile())]
         tar.extractall(place, members=members)

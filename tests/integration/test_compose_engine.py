@@ -286,26 +286,18 @@ def test_attached_up_is_stopped_by_an_interrupt(compose: Compose) -> None:
     assert [row["State"] for row in map(json.loads, compose("ps", "-a", "--format", "json").splitlines())] == ["exited"]
 
 
-def moment(compose: Compose) -> str:
-    """Known gap (docs/dev/roadmap.md): with Docker's engine an attached `up` may miss what a container writes in its first
-    moment when it ends in it, too. berthd must not lose it."""
-    return "" if compose.target.socket.endswith("/berth.sock") else "sleep 1; "
-
-
 def test_exit_code_from(compose: Compose) -> None:
     compose.write(
         "services:\n  a: {image: busybox, init: true, command: sleep 1000}\n"
-        f"  b: {{image: busybox, command: sh -c '{moment(compose)}echo out; exit 6'}}\n"
+        "  b: {image: busybox, command: sh -c 'echo out; exit 6'}\n"
     )
     out = compose("up", "--exit-code-from", "b", "-t", "1", code=6)
     assert "b-1  | out" in out
 
 
 def test_attached_up_ends_when_everything_has_ended(compose: Compose) -> None:
-    wait = moment(compose)
     compose.write(
-        f"services:\n  a: {{image: busybox, command: sh -c '{wait}echo one'}}\n"
-        f"  b: {{image: busybox, command: sh -c '{wait}echo two'}}\n"
+        "services:\n  a: {image: busybox, command: sh -c 'echo one'}\n  b: {image: busybox, command: sh -c 'echo two'}\n"
     )
     out = compose("up").splitlines()
     assert sorted(line for line in out if "|" in line) == ["a-1  | one", "b-1  | two"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -55,26 +55,19 @@ class LogPrinter:
         return f"\x1b[{_COLORS[number % len(_COLORS)]}m{front}\x1b[0m"
 
 
-def run_began(started: str, finished: str) -> float | None:
-    """A time (seconds of the epoch) between a container's run and the one before it; None when there was none before.
-
-    The start itself will not do: engines note it when the process already writes. While it runs, `finished` is the end of the
-    run before. When it has ended meanwhile, the start less a little is the best guess.
-    """
-    began, ended = _epoch(started), _epoch(finished)
-    if ended is None or began is None:
-        return None
-    return ended if ended < began else began - 0.5
-
-
-def _epoch(text: str) -> float | None:
-    """Seconds of the epoch of RFC 3339 with up to nine decimals; None for the zero time of what never happened."""
+def _nanoseconds(text: str) -> int | None:
+    """Of the epoch, from RFC 3339 with up to nine decimals; None for another text."""
     whole, _, fraction = text.rstrip("Z").partition(".")
     try:
-        moment = datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()
+        moment = datetime.fromisoformat(whole).replace(tzinfo=UTC)
+        return int(moment.timestamp()) * 1_000_000_000 + int(f"{fraction:0<9}"[:9])
     except ValueError:
         return None
-    return moment + float(f"0.{fraction or 0}") if moment > 0 else None
+
+
+def _seconds(nanoseconds: int) -> str:
+    """As the engine takes them, without what a float would lose."""
+    return f"{nanoseconds // 1_000_000_000}.{nanoseconds % 1_000_000_000:09}"
 
 
 def short_name(project: str, container: str) -> str:
@@ -117,7 +110,12 @@ def _decode(line: bytes) -> str:
 
 
 class Follower:
-    """Follows containers in threads of their own, again after each start. `ended` is told exit codes by container."""
+    """Follows containers in threads of their own, again after each start.
+
+    A run's lines are those after the run before, which it is told of (`remember`, `ended`). The state of a container that has
+    started would not do: it may have ended already, and of what is over in a moment Docker notes the end before the start, and
+    both after the line that was written in it.
+    """
 
     def __init__(self, engine: Engine, project: str, options: LogOptions, printer: LogPrinter) -> None:
         self._engine = engine
@@ -125,24 +123,34 @@ class Follower:
         self._options = options
         self._printer = printer
         self._threads: dict[str, threading.Thread] = {}
+        self._ends: dict[str, int] = {}
 
-    def follow(self, container: str, name: str, *, since: float | None = None) -> None:
-        """Begin with one container, from a time on (seconds of the epoch), from its first line without."""
-        options = self._options if since is None else LogOptions(**{**vars(self._options), "since": f"{since:.9f}"})
+    def follow(self, container: str, name: str, *, since: int | None = None) -> None:
+        """Begin with one container, from a time on (nanoseconds of the epoch), from its first line without."""
+        options = self._options if since is None else replace(self._options, since=_seconds(since), tail="all")
         thread = threading.Thread(target=self._run, args=(container, name, options), daemon=True)
         self._threads[container] = thread
         thread.start()
 
-    def follow_start(self, container: str, name: str) -> None:
-        """Begin with a container that has just started, from that start on; not when its log is being read already."""
-        if self.following(container):
-            return
+    def remember(self, container: str) -> None:
+        """What is in a container's log now is not of a run that starts from now on."""
         try:
-            state = self._engine.containers.inspect(container).state
+            tty = bool((self._engine.containers.inspect_raw(container).get("Config") or {}).get("Tty"))
+            last = b"".join(data for _, data in self._engine.containers.logs(container, tty=tty, tail="1", timestamps=True))
         except BerthError:
             return
-        since = run_began(state.started_at or "", state.finished_at or "") if state is not None else None
-        self.follow(container, name, since=since)
+        moment = _nanoseconds(last.partition(b" ")[0].decode(errors="replace"))
+        if moment is not None:
+            self._ends[container] = moment + 1
+
+    def ended(self, container: str, nanoseconds: int) -> None:
+        """That a run has ended, by the engine's clock."""
+        self._ends[container] = nanoseconds
+
+    def follow_start(self, container: str, name: str) -> None:
+        """Begin with a container that has just started, from that start on; not when its log is being read already."""
+        if not self.following(container):
+            self.follow(container, name, since=self._ends.get(container))
 
     def following(self, container: str) -> bool:
         """Whether its log is still being read."""

@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
+from typing import cast
 
-import pytest
-
-from berth.compose.logs import LogPrinter, run_began, short_name
-
-ZERO = "0001-01-01T00:00:00Z"
+from berth.client.engine import Engine
+from berth.compose.logs import Follower, LogOptions, LogPrinter, short_name
 
 
-@pytest.mark.parametrize(
-    ("started", "finished", "since"),
-    [
-        ("2026-01-01T00:00:10.5Z", ZERO, None),
-        ("2026-01-01T00:00:10.5Z", "2026-01-01T00:00:09.25Z", 1767225609.25),
-        ("2026-01-01T00:00:10.123456789Z", "2026-01-01T00:00:11Z", 1767225609.623456789),
-        (ZERO, ZERO, None),
-    ],
-)
-def test_where_a_run_begins(started: str, finished: str, since: float | None) -> None:
-    assert run_began(started, finished) == pytest.approx(since) if since is not None else run_began(started, finished) is None
+class Containers:
+    """Of an engine: what is asked of a container's log, whose last line is given."""
+
+    def __init__(self, last: bytes = b"") -> None:
+        self._last = last
+        self.asked: list[tuple[str | None, str]] = []
+
+    def inspect_raw(self, _name: str) -> dict[str, object]:
+        return {}
+
+    def logs(
+        self, _name: str, *, tail: str, since: str | None = None, follow: bool = False, **_: object
+    ) -> list[tuple[int, bytes]]:
+        if not follow:
+            return [(1, self._last)] if self._last else []
+        self.asked.append((since, tail))
+        return []
+
+
+def followed(containers: Containers, options: LogOptions) -> Follower:
+    engine = cast(Engine, SimpleNamespace(containers=containers))
+    return Follower(engine, "demo", options, LogPrinter(io.StringIO(), ()))
+
+
+def start(follower: Follower) -> None:
+    follower.follow_start("id", "a-1")
+    follower.join(10)
+
+
+def test_a_first_run_is_shown_from_its_first_line() -> None:
+    containers = Containers()
+    follower = followed(containers, LogOptions(follow=True))
+    follower.remember("id")
+    start(follower)
+    assert containers.asked == [(None, "all")]
+
+
+def test_a_later_run_is_shown_from_the_line_after_the_last_one_before() -> None:
+    containers = Containers(b"2026-01-01T00:00:09.999999999Z text")
+    follower = followed(containers, LogOptions(follow=True, tail="1"))
+    follower.remember("id")
+    start(follower)
+    follower.ended("id", 1767225611_012_345_678)
+    start(follower)
+    assert containers.asked == [("1767225610.000000000", "all"), ("1767225611.012345678", "all")]
 
 
 def test_names_are_as_wide_as_the_widest() -> None:

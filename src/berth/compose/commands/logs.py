@@ -11,6 +11,7 @@ import msgspec
 
 from berth.client.decode import convert
 from berth.client.stream import json_lines
+from berth.client.wireline import Response
 from berth.compose import label
 from berth.compose.logs import Follower, LogOptions, LogPrinter, print_logs, short_name
 from berth.compose.session import Session
@@ -54,9 +55,11 @@ def run(session: Session, options: LogsOptions) -> int:
             print_logs(session.engine, container.id, short, log, printer)
     else:
         follower = Follower(session.engine, name, log, printer)
+        starts = _starts_and_ends(session, name)
         for container, short in zip(found, names, strict=True):
+            follower.remember(container.id)
             follower.follow(container.id, short)
-        _follow_starts(session, name, options, follower)
+        _follow_starts(starts, name, options, follower)
         # A container that is being restarted has no log to follow for a moment, and is not running for a part of it.
         while follower.active or any(c.running for c in session.containers(name, project, options.services)):
             follower.join(1.0)
@@ -64,10 +67,13 @@ def run(session: Session, options: LogsOptions) -> int:
     return 0
 
 
-def _follow_starts(session: Session, name: str, options: LogsOptions, follower: Follower) -> None:
+def _starts_and_ends(session: Session, name: str) -> Response:
+    filters = {"type": ["container"], "event": ["start", "die"], "label": [f"{label.PROJECT}={name}", f"{label.ONEOFF}=False"]}
+    return session.engine.events.open(filters=filters)
+
+
+def _follow_starts(stream: Response, name: str, options: LogsOptions, follower: Follower) -> None:
     """Follow containers that start while we look, those of before as well as new ones."""
-    filters = {"type": ["container"], "event": ["start"], "label": [f"{label.PROJECT}={name}", f"{label.ONEOFF}=False"]}
-    stream = session.engine.events.open(filters=filters)
 
     def read() -> None:
         try:
@@ -77,7 +83,10 @@ def _follow_starts(session: Session, name: str, options: LogsOptions, follower: 
                 identity = (message.actor.id if message.actor else None) or ""
                 if options.services and attributes.get(label.SERVICE) not in options.services:
                     continue
-                follower.follow_start(identity, short_name(name, attributes.get("name", "")))
+                if message.action == "die":
+                    follower.ended(identity, message.time_nano or 0)
+                else:
+                    follower.follow_start(identity, short_name(name, attributes.get("name", "")))
         except BerthError:
             return
 

@@ -191,7 +191,10 @@ class _Attached:
         engine = self._session.engine
         filters = {"type": ["container"], "event": ["start", "die"], "label": [f"{label.PROJECT}={self._project.name}"]}
         events = engine.events.open(filters=filters)
-        began = time.time()
+        began = time.time_ns()
+        for container in prepared.observed.containers:
+            if container.service in self._shown:
+                self._follower.remember(container.id)
         reader = threading.Thread(target=self._read, args=(events,), daemon=True)
         reader.start()
         try:
@@ -216,10 +219,11 @@ class _Attached:
                 attributes = (message.actor.attributes if message.actor else None) or {}
                 if attributes.get(label.ONEOFF) == "True" or attributes.get(label.SERVICE) not in self._watched:
                     continue
+                identity = (message.actor.id if message.actor else None) or ""
                 if message.action == "start" and attributes.get(label.SERVICE) in self._shown:
-                    identity = (message.actor.id if message.actor else None) or ""
                     self._follower.follow_start(identity, self._name(attributes.get("name", "")))
                 elif message.action == "die":
+                    self._follower.ended(identity, message.time_nano or 0)
                     self._ends.put(message)
         except BerthError:
             return
