@@ -79,7 +79,9 @@ def prepare(peer: Peer, size: int) -> None:
     _docker(peer, "run", "-d", "--name", _TALKER, "--network", "none", "busybox", "sleep", "100000")
     written = next(flow for flow in flows(size) if flow.arguments == ("logs", _LOGS)).size
     command = f"yes {LINE} | head -c {written}"
-    _docker(peer, "run", "--name", _LOGS, "--network", "none", "busybox", "sh", "-c", command)
+    # A log that is kept whole: berth's are bounded if nobody says otherwise.
+    kept = ("--log-opt", "max-size=1g")
+    _docker(peer, "run", "--name", _LOGS, "--network", "none", *kept, "busybox", "sh", "-c", command)
 
 
 def clean(peer: Peer) -> None:

@@ -76,7 +76,7 @@ _LEFT_OUT = {
     r"stats\.(storage_stats|networks\{\}\.(instance|endpoint)_id)": "Docker: on Windows",
     r"stats\.memory_stats\.(privateworkingset|commit|failcnt)": "Docker: on Windows, or with control groups version 1",
     r"stats\.precpu_stats\.": "with a single reading there is none before it",
-    r"/wait\.Error$": "only where the wait itself has failed",
+    r"/wait\.Error$": "only where a start or the wait itself has failed",
     r"stats\.blkio_stats\.": "nothing was read or written",
 }
 _FULL: dict[str, Any] = {

@@ -18,6 +18,7 @@ from support import leak
 from support.engine import EngineProcess
 from support.platforms import OTHER, PREDICATE, Layout, layout
 from support.registry import registry
+from support.stores import EMPTY
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="runs containers: needs root"),
@@ -51,7 +52,7 @@ def nothing_left(engine: EngineProcess) -> Iterator[None]:
     engine.ok("builder", "prune", "-af")
     if images := engine.ok("images", "-aq").split():
         engine.ok("rmi", "-f", *dict.fromkeys(images))
-    left = {place: set(os.listdir(f"{engine.root}/{place}")) - {"empty", "empty2"} for place in ("layers", "blobs/sha256")}
+    left = {place: set(os.listdir(f"{engine.root}/{place}")) - set(EMPTY) for place in ("layers", "blobs/sha256")}
     left["layers"] = {name for name in left["layers"] if not name.startswith(".trash-")}
     assert not any(left.values()), left
 

@@ -9,10 +9,11 @@ import time
 from contextlib import closing
 from typing import Any
 
+from berth.storage.layer import LayerStore
 from support import leak
 from support.engine import SLOW, EngineProcess
 
-_EMPTY = {"empty", "empty2"}
+_EMPTY = {os.path.basename(path) for path in LayerStore.fixed}
 
 
 def _compare(what: str, recorded: set[str], found: set[str]) -> set[str]:

@@ -20,7 +20,7 @@ from berth.storage.database import Database
 from berth.storage.layer import LayerStore
 from berth.storage.snapshot import SnapshotStore
 
-EMPTY = ["empty", "empty2"]
+EMPTY = sorted(os.path.basename(path) for path in LayerStore.fixed)
 
 
 @dataclass
@@ -100,7 +100,8 @@ def picture(root: Path) -> dict[str, tuple[object, ...]]:
     found: dict[str, tuple[object, ...]] = {}
     inodes: dict[int, str] = {}
     for directory, names, files in os.walk(root):
-        for path in (directory, *(os.path.join(directory, name) for name in (*names, *files))):
+        names.sort()
+        for path in (directory, *(os.path.join(directory, name) for name in sorted([*names, *files]))):
             relative = os.path.relpath(path, root)
             if relative in found:
                 continue

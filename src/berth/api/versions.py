@@ -77,6 +77,19 @@ def _container(document: Document, version: Version) -> Document:
     return document
 
 
+def _containers(document: list[Document], version: Version) -> list[Document]:
+    """Whether they are healthy came in 1.52; before, it was to be read in the status."""
+    for container in document if version < (1, 52) else ():
+        container.pop("Health", None)
+    return document
+
+
+def _usage(document: Document, version: Version) -> Document:
+    """Its containers are those of their own list."""
+    _containers(document.get("Containers") or [], version)
+    return document
+
+
 def _networks(document: list[Document], version: Version) -> list[Document]:
     """Up to 1.51 a list of networks had the place for their containers, though never any in it."""
     if version < (1, 52):
@@ -102,10 +115,12 @@ def _info(document: Document, version: Version) -> Document:
 
 
 ADAPTERS: dict[tuple[str, str], Adapter] = {
+    ("GET", "/containers/json"): _containers,
     ("GET", "/containers/{id}/json"): _container,
     ("GET", "/images/json"): _images,
     ("GET", "/images/{name:.+}/json"): _image,
     ("GET", "/networks"): _networks,
     ("GET", "/info"): _info,
+    ("GET", "/system/df"): _usage,
 }
 """By method and path of the route."""

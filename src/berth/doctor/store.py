@@ -137,7 +137,7 @@ def layers(scene: Scene) -> Iterator[Finding]:
             change=f"for each image that uses one: {_AGAIN}",
             facts={"orphans": orphans},
         )
-    known = {hex_of(parse_digest(chain)) for chain in chains} | {os.path.basename(path) for path in LayerStore.empty}
+    known = {hex_of(parse_digest(chain)) for chain in chains} | {os.path.basename(path) for path in LayerStore.fixed}
     stray = [name for name in reader.names("layers") if not name.startswith(".") and name not in known]
     stray = [name for name in stray if not reader.column("SELECT 1 FROM layers WHERE chain_id = ?", f"sha256:{name}")]
     if stray:

@@ -53,7 +53,7 @@ def _settings(catalog: NetworkCatalog, facts: ContainerFacts) -> NetworkSettings
             shown[reference] = wish
     sandbox = next((row.id for row in rows.values() if row.live), "")
     return NetworkSettings(
-        sandbox_id=sandbox, sandbox_key="", ports=_ports(catalog, facts) if running else {}, networks=shown
+        sandbox_id=sandbox, ports=_ports(catalog, facts) if running else {}, networks=shown
     )  # fmt: skip
 
 

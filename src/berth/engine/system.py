@@ -200,7 +200,7 @@ class SystemService:
         info.swarm = SwarmInfo(
             node_id="", node_addr="", local_node_state="inactive", control_available=False, error="", remote_managers=[]
         )
-        info.isolation, info.init_binary = "", "berth-init"
+        info.isolation, info.init_binary = "", "docker-init"
         info.firewall_backend, info.cdi_spec_dirs, info.generic_resources = FirewallInfo(driver="nftables"), [], []
         info.default_address_pools = [
             SystemInfoDefaultAddressPools(base=base, size=size) for base, size in self._config.address_pools

@@ -323,7 +323,7 @@ def execute(state: Init, *, args: list[str], death_signal: int, init: bool) -> N
     process.close_on_exec_from(3)
     process.prctl(process.PR_SET_PDEATHSIG, death_signal)
     if init:
-        _leave_reaper(state)
+        _leave_reaper(state, args)
     process.reset_signals()
     trace.mark("execve")
     send(state.sock, {"exec": args[0], "marks": trace.take()})
@@ -334,13 +334,13 @@ def execute(state: Init, *, args: list[str], death_signal: int, init: bool) -> N
         os._exit(127)
 
 
-def _leave_reaper(state: Init) -> None:
+def _leave_reaper(state: Init, args: list[str]) -> None:
     """Go on in a child; this process becomes the reaper."""
     process.block_signals()
     child = os.fork()
     if child:
         state.sock.close()
-        reaper.serve(child, state.reaper)
+        reaper.serve(child, state.reaper, args)
     # A group of its own, in the foreground: a key like ^C then reaches the program once, not through process 1 as well.
     os.setpgid(0, 0)
     if os.isatty(0):

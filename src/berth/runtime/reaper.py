@@ -1,7 +1,7 @@
 """`--init`: a process 1 that passes signals on to the program and reaps orphans. Lean.
 
 Why not Python for it: a forked interpreter would keep a megabyte of copied pages for as long as the container lives. Why
-not a program file: it would have to exist in, or be mounted into, every image. So it is 127 bytes of machine code in an
+not a program file: it would have to exist in, or be mounted into, every image. So it is 156 bytes of machine code in an
 ELF file of one page, built in memory and executed from there. On other machines than x86-64 the interpreter stays and
 does the same (`_serve`).
 
@@ -27,10 +27,18 @@ _SIGCHLD = 17
 _MFD_EXEC = 0x10
 _BASE = 0x400000
 _X86_64 = 62
+_HEADERS = 64 + 56
+# As who lists the processes of a container knows it from Docker.
+_NAME = b"docker-init"
+_PROGRAM = "/sbin/docker-init"
 
 # fmt: off
 _CODE = (
     #             mov ebx, CHILD (follows)
+    #             mov esi, NAME (follows)
+    "bf0f000000"      # mov edi, PR_SET_NAME
+    "b89d000000"      # mov eax, 157
+    "0f05"            # syscall
     "4881ec00010000"  # sub rsp, 256
     "6aff"            # push -1            the set of all signals
     "4889e5"          # mov rbp, rsp
@@ -79,15 +87,16 @@ _CODE = (
 
 def image(child: int) -> bytes:
     """The ELF file for a child's pid."""
-    return elf(b"\xbb" + pack("<i", child) + bytes.fromhex(_CODE))
+    code = bytes.fromhex(_CODE)
+    size = 2 * 5 + len(code)
+    return elf(b"\xbb" + pack("<i", child) + b"\xbe" + pack("<i", _BASE + _HEADERS + size) + code + _NAME + b"\0")
 
 
 def elf(code: bytes) -> bytes:
     """An ELF file of one header, one segment and the code, which begins at its first byte."""
-    start = 64 + 56
-    size = start + len(code)
+    size = _HEADERS + len(code)
     identity = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
-    header = identity + pack("<HHIQQQIHHHHHH", 2, _X86_64, 1, _BASE + start, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    header = identity + pack("<HHIQQQIHHHHHH", 2, _X86_64, 1, _BASE + _HEADERS, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     segment = pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 4096)
     return header + segment + code
 
@@ -97,21 +106,21 @@ def reserve() -> int:
     if number.MACHINE != "x86_64":
         return -1
     try:
-        return os.memfd_create("init", os.MFD_CLOEXEC | _MFD_EXEC)
+        return os.memfd_create("docker-init", os.MFD_CLOEXEC | _MFD_EXEC)
     except OSError:
         # before Linux 6.3 the flag is unknown, and every such file may be executed
-        return os.memfd_create("init", os.MFD_CLOEXEC)
+        return os.memfd_create("docker-init", os.MFD_CLOEXEC)
 
 
-def serve(child: int, memory: int) -> NoReturn:
-    """Be process 1 for `child`. Signals are blocked."""
+def serve(child: int, memory: int, args: list[str]) -> NoReturn:
+    """Be process 1 for `child`, which runs `args`. Signals are blocked."""
     if memory >= 0:
         try:
             os.write(memory, image(child))
             # only a file that nobody has open for writing can be executed
             fd = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)
             os.close(memory)
-            os.execve(fd, ["init"], {})
+            os.execve(fd, [_PROGRAM, "--", *args], {})
         except OSError:
             # no /proc, or memory may not be executed here
             pass

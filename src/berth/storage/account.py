@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
+from berth.storage.layer import LayerStore
+
 SHARED, UNIQUE, IMAGELESS = "image layers, shared", "image layers, of one image", "layers of no image"
 CONTENT, DOWNLOADS, LEFT = "image content", "downloads begun", "left behind"
 WRITTEN, LOGS, FILES = "containers, written", "containers, logs", "containers, files of the engine"
@@ -103,7 +105,7 @@ def _layer(path: tuple[str, ...], census: Census) -> str:
         return SHARED if count > 1 else UNIQUE
     if path[0] in census.layers:
         return IMAGELESS
-    return ENGINE if path[0].startswith("empty") else LEFT
+    return ENGINE if f"layers/{path[0]}" in LayerStore.fixed else LEFT
 
 
 def _blob(path: tuple[str, ...], census: Census) -> str:

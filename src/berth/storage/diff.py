@@ -17,22 +17,6 @@ from berth.storage.walk import Entry, walk
 CHANGED, ADDED, DELETED = 0, 1, 2
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
-MOUNT_POINTS = frozenset(
-    (
-        b".dockerenv",
-        b"dev",
-        b"dev/console",
-        b"dev/pts",
-        b"dev/shm",
-        b"etc/hostname",
-        b"etc/hosts",
-        b"etc/resolv.conf",
-        b"proc",
-        b"sys",
-    )
-)
-"""What the runtime makes in the upper directory to mount on, when the image lacks it. Empty ones are no change."""
-
 
 class Below:
     """The layers below a snapshot, read as overlayfs would. `roots` are their directories, top first."""
@@ -115,7 +99,6 @@ class _Comparison:
         self._below = below
         self._found: dict[bytes, int] = {}
         self._suspects: dict[bytes, tuple[os.stat_result, os.stat_result]] = {}
-        self._stubs: set[bytes] = set()
 
     def run(self) -> Iterable[Change]:
         for entry in walk(self._upper):
@@ -124,9 +107,11 @@ class _Comparison:
         for path in list(self._found):
             self._mark_parents(path)
         for path, (mine, theirs) in self._suspects.items():
-            # A directory of which only a mount point was made differs in time alone.
-            touched = mine.st_mtime_ns != theirs.st_mtime_ns and not any(_parent(stub) == path for stub in self._stubs)
-            if touched or stat.S_IMODE(mine.st_mode) != stat.S_IMODE(theirs.st_mode) or _owner(mine) != _owner(theirs):
+            if (
+                mine.st_mtime_ns != theirs.st_mtime_ns
+                or stat.S_IMODE(mine.st_mode) != stat.S_IMODE(theirs.st_mode)
+                or _owner(mine) != _owner(theirs)
+            ):
                 self._found.setdefault(path, CHANGED)
                 self._mark_parents(path)
         return [Change(path="/" + os.fsdecode(path), kind=kind) for path, kind in self._found.items()]
@@ -144,10 +129,7 @@ class _Comparison:
             return
         is_directory = stat.S_ISDIR(status.st_mode)
         if below is None:
-            if is_stub(entry):
-                self._stubs.add(path)
-            else:
-                self._found[path] = ADDED
+            self._found[path] = ADDED
             return
         if not (is_directory and stat.S_ISDIR(below.st_mode)):
             self._found[path] = CHANGED
@@ -159,61 +141,6 @@ class _Comparison:
                 self._found[path + b"/" + name] = DELETED
             return
         self._suspects[path] = (status, below)
-
-
-def is_stub(entry: Entry) -> bool:
-    """An empty mount point that the runtime made."""
-    if entry.path not in MOUNT_POINTS:
-        return False
-    if stat.S_ISDIR(entry.status.st_mode):
-        return all(entry.path + b"/" + name in MOUNT_POINTS for name in os.listdir(os.fsencode(f"/proc/self/fd/{entry.fd}")))
-    return stat.S_ISREG(entry.status.st_mode) and entry.status.st_size == 0
-
-
-def remove_stubs(upper: int, roots: Sequence[int]) -> None:
-    """Take the runtime's empty mount points out of an upper directory, and the directories that were copied up for them."""
-    below = Below(roots)
-    parents: set[bytes] = set()
-    for path in sorted(MOUNT_POINTS, reverse=True):
-        if below.stat(path) is None and _remove_stub(upper, path):
-            parents.add(_parent(path))
-    for path in sorted(parents - {b""}, reverse=True):
-        theirs = below.stat(path)
-        if theirs is None or not stat.S_ISDIR(theirs.st_mode):
-            continue
-        try:
-            fd = open_here(upper, path, _DIRECTORY)
-        except OSError:
-            continue
-        try:
-            mine = os.fstat(fd)
-            same = (mine.st_mode, *_owner(mine)) == (theirs.st_mode, *_owner(theirs))
-            removable = same and not os.listdir(os.fsencode(f"/proc/self/fd/{fd}")) and not overlay.is_opaque(fd)
-        finally:
-            os.close(fd)
-        if removable:
-            os.rmdir(path, dir_fd=upper)
-
-
-def _remove_stub(upper: int, path: bytes) -> bool:
-    try:
-        fd = open_here(upper, path, os.O_PATH | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        status = os.fstat(fd)
-        if not is_stub(Entry(path, fd, status)):
-            return False
-    finally:
-        os.close(fd)
-    try:
-        if stat.S_ISDIR(status.st_mode):
-            os.rmdir(path, dir_fd=upper)
-        else:
-            os.unlink(path, dir_fd=upper)
-    except OSError:
-        return False
-    return True
 
 
 def _parent(path: bytes) -> bytes:

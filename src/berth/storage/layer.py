@@ -3,6 +3,7 @@
     layers/<chain id hex>/fs      the content in overlay form, ids as containers see them
     layers/.staging-<random>/fs   being unpacked or committed
     layers/.trash-<random>        on its way out
+    layers/base                   what lies below every container's image (see `base`)
     layers/empty, layers/empty2   directories that complete overlay mounts of fewer than two layers
 
 A layer counts when its row is in the database. The row is written after the data was flushed (syncfs) and the directory
@@ -27,6 +28,7 @@ from berth.errors import Conflict, DataLoss, InvalidArgument, NotFound, Resource
 from berth.kernel.fs import fsync_directory, remove_tree, syncfs
 from berth.model.descriptor import Descriptor
 from berth.model.digest import Digest, digest_of, hex_of, parse_digest
+from berth.storage.base import make as make_base
 from berth.storage.blob import BlobStore
 from berth.storage.channel import Abandoned
 from berth.storage.compression import PIECE, Pipeline
@@ -75,8 +77,12 @@ class LayerStore:
         os.makedirs(self._layers, mode=0o700, exist_ok=True)
         for directory in self.empty:
             os.makedirs(f"{root}/{directory}", mode=0o755, exist_ok=True)
+        make_base(f"{root}/{self.base}")
 
+    base = "layers/base"
     empty = ("layers/empty", "layers/empty2")
+    # Directories that are there without a row.
+    fixed = (base, *empty)
 
     def close(self) -> None:
         """End the threads, once they are idle."""
@@ -341,7 +347,7 @@ class LayerStore:
         """Directories that no row speaks for: what `sweep` removes at engine start."""
         known = {hex_of(chain) for (chain,) in self._database.rows("SELECT chain_id FROM layers")}
         for name in os.listdir(self._layers):
-            if name not in known and f"layers/{name}" not in self.empty:
+            if name not in known and f"layers/{name}" not in self.fixed:
                 yield f"{self._layers}/{name}"
 
     def sweep(self) -> int:

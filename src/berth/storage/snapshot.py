@@ -3,8 +3,8 @@
     containers/<key>/upper    what was changed, in overlay form
     containers/<key>/work     overlayfs's own
 
-Nothing is mounted here: `prepare` and `mounts` say what to mount. Overlays that come from here can always be mounted: an
-empty directory stands in where there are not enough layers.
+Nothing is mounted here: `prepare` and `mounts` say what to mount. Overlays that come from here can always be mounted: the
+layer `base` lies below all images of containers, and empty directories stand in where a view has not enough layers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from berth.model.digest import Digest
 from berth.model.rootfs import Change, Overlay
 from berth.storage.copy import Treatment, copy_tree
 from berth.storage.database import Database
-from berth.storage.diff import changes, remove_stubs
+from berth.storage.diff import changes
 from berth.storage.layer import LayerStore, make_like
 from berth.storage.pack import look
 from berth.storage.space import translated
@@ -109,7 +109,7 @@ class SnapshotStore:
         directory = self._directory(key)
         return Overlay(
             store=self._root,
-            layers=self._layers.stack(self._parent(key)) or LayerStore.empty[:1],
+            layers=(*self._layers.stack(self._parent(key)), LayerStore.base),
             upper=f"{directory}/upper",
             work=f"{directory}/work",
         )
@@ -135,7 +135,7 @@ class SnapshotStore:
         return await run_stoppable(self._layers.executor, work)
 
     def _paths(self, key: str) -> tuple[str, list[str]]:
-        lower = self._layers.stack(self._parent(key))
+        lower = (*self._layers.stack(self._parent(key)), LayerStore.base)
         return f"{self._root}/{self._directory(key)}/upper", [f"{self._root}/{layer}" for layer in lower]
 
     async def commit(self, key: str, *, keep: bool) -> Layer | None:
@@ -154,12 +154,11 @@ class SnapshotStore:
                         os.rename(upper, f"{staging}/fs")
                     failpoint.hit("snapshot.commit.after-take")
                     with _opened(f"{staging}/fs", lower) as (top, below):
-                        remove_stubs(top, below)
                         return not os.listdir(top) and look(os.fstat(top)) == self._look_below(below)
 
             try:
                 unchanged = await run_stoppable(self._layers.executor, take)
-                layer = None if unchanged and not keep else await self._layers.adopt(parent, staging)
+                layer = None if unchanged else await self._layers.adopt(parent, staging)
             except BaseException:
                 if not keep and not os.path.lexists(upper) and os.path.lexists(f"{staging}/fs"):
                     os.rename(f"{staging}/fs", upper)

@@ -187,7 +187,6 @@ class NetworkSettings(Struct, kw_only=True, omit_defaults=True):
     """NetworkSettings exposes the network settings in the API."""
 
     sandbox_id: str | None = field(name="SandboxID", default=None)
-    sandbox_key: str | None = field(name="SandboxKey", default=None)
     ports: dict[str, list[PortBinding] | None] | None = field(name="Ports", default=None)
     networks: dict[str, EndpointSettings] | None = field(name="Networks", default=None)
 

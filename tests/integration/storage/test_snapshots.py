@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import pytest
 from berth.errors import AlreadyExists, InvalidArgument, NotFound
 from berth.model.rootfs import Overlay
 from berth.storage import overlay
+from berth.storage.base import make as make_base
+from berth.storage.layer import LayerStore
 from support.stores import EMPTY, Stores, archive, collect, picture, stream
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -56,6 +59,12 @@ async def base(stores: Stores) -> str:
     return top.chain_id
 
 
+def own(stores: Stores, root: Path) -> dict[str, object]:
+    """A picture of a container without what only the layer below its image has."""
+    below = set(picture(stores.root / LayerStore.base)) - {".", "etc"}
+    return {path: what for path, what in picture(root).items() if path not in below}
+
+
 def change_a_lot(root: Path) -> None:
     (root / "etc/passwd").write_text("changed")
     (root / "new/deep").mkdir(parents=True)
@@ -77,9 +86,6 @@ async def test_changes_are_those_of_docker_diff(stores: Stores, tmp_path: Path) 
     assert await stores.snapshots.changes("key") == []
     with mounted(view, tmp_path / "m") as root:
         change_a_lot(root)
-        (root / "etc/hosts").touch()
-        (root / "proc").mkdir()
-        (root / "dev/pts").mkdir(parents=True)
     found = {change.path: "CAD"[change.kind] for change in await stores.snapshots.changes("key")}
     assert found == {
         "/etc": "C",
@@ -99,23 +105,33 @@ async def test_changes_are_those_of_docker_diff(stores: Stores, tmp_path: Path) 
     }
 
 
-async def test_mount_points_of_the_runtime_are_no_change(stores: Stores, tmp_path: Path) -> None:
+async def test_what_every_container_has_is_below_its_image(stores: Stores, tmp_path: Path) -> None:
     parent = await base(stores)
     view = await stores.snapshots.prepare("key", parent)
     with mounted(view, tmp_path / "m") as root:
-        (root / "etc/hosts").touch()
-        (root / "etc/resolv.conf").touch()
-        (root / "dev").mkdir()
-        (root / "dev/console").touch()
-        (root / "sys").mkdir()
+        for name in ("etc/hostname", "etc/hosts", "etc/resolv.conf", ".dockerenv", "dev/console"):
+            assert (root / name).is_file()
+        for name in ("dev/pts", "dev/shm", "proc", "sys"):
+            assert (root / name).is_dir()
+        assert os.readlink(root / "etc/mtab") == "/proc/mounts"
+        assert (root / "etc/passwd").read_text() == "root"
     assert await stores.snapshots.changes("key") == []
     assert await stores.snapshots.commit("key", keep=False) is None
     view = await stores.snapshots.prepare("key", parent)
     with mounted(view, tmp_path / "m") as root:
         (root / "etc/hosts").write_text("mine")
-        (root / "dev").mkdir()
         (root / "dev/my").touch()
-    assert [c.path for c in await stores.snapshots.changes("key")] == ["/dev", "/dev/my", "/etc", "/etc/hosts"]
+        (root / ".dockerenv").unlink()
+    found = {change.path: "CAD"[change.kind] for change in await stores.snapshots.changes("key")}
+    assert found == {"/.dockerenv": "D", "/dev": "C", "/dev/my": "A", "/etc": "C", "/etc/hosts": "C"}
+
+
+async def test_the_lowest_layer_is_made_whole_again(stores: Stores, tmp_path: Path) -> None:
+    place = stores.root / LayerStore.base
+    (place / "etc/mtab").unlink()
+    shutil.rmtree(place / "dev")
+    make_base(str(place))
+    assert os.readlink(place / "etc/mtab") == "/proc/mounts" and (place / "dev/console").is_file()
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -124,7 +140,7 @@ async def test_a_commit_shows_what_the_snapshot_showed(stores: Stores, tmp_path:
     view = await stores.snapshots.prepare("key", parent)
     with mounted(view, tmp_path / "m") as root:
         change_a_lot(root)
-        before = picture(root)
+        before = own(stores, root)
     usage = await stores.snapshots.usage("key")
     assert usage == len("changed") + 1 + len("other") + len("back")
     layer = await stores.snapshots.commit("key", keep=keep)
@@ -134,7 +150,7 @@ async def test_a_commit_shows_what_the_snapshot_showed(stores: Stores, tmp_path:
     ours = await collect(stores.layers.tar(layer.chain_id))
     if keep:
         with mounted(stores.snapshots.mounts("key"), tmp_path / "m") as root:
-            assert picture(root) == before
+            assert own(stores, root) == before
             (root / "more").touch()
         await stores.snapshots.remove("key")
     with pytest.raises(NotFound):
@@ -162,8 +178,8 @@ async def test_equal_commits_are_one_layer(stores: Stores) -> None:
 
 async def test_an_empty_commit(stores: Stores) -> None:
     await stores.snapshots.prepare("key", None)
-    layer = await stores.snapshots.commit("key", keep=True)
-    assert layer is not None and layer.size == 0
+    assert await stores.snapshots.commit("key", keep=True) is None
+    assert stores.snapshots.keys() == ["key"]
     assert await stores.snapshots.commit("key", keep=False) is None
     with pytest.raises(NotFound, match="no snapshot of key"):
         await stores.snapshots.changes("key")
@@ -175,7 +191,7 @@ async def test_views_can_always_be_mounted(stores: Stores, tmp_path: Path) -> No
         with mounted(stores.snapshots.view(chain), tmp_path / "v") as root:
             assert os.listdir(root) == expected
         with mounted(await stores.snapshots.prepare(f"k{len(expected)}", chain), tmp_path / "v") as root:
-            assert os.listdir(root) == expected
+            assert sorted(os.listdir(root)) == sorted([*expected, *os.listdir(stores.root / LayerStore.base)])
 
 
 async def test_the_root_directory_looks_as_in_the_image(stores: Stores, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from berth.engine.containers.attaching import parse_detach_keys
 from berth.engine.containers.binds import can_idmap
 from berth.engine.containers.defaults import merge_image, replace_env
 from berth.engine.containers.device import parse_rule
-from berth.engine.containers.files import without_start
 from berth.engine.containers.health import Check, check_of, judge
 from berth.engine.containers.lifecycle import TRANSITIONS, Status, check_transition, is_running
 from berth.engine.containers.listing import command_text
@@ -24,7 +23,6 @@ from berth.engine.containers.signals import parse_signal
 from berth.errors import Internal, InvalidArgument
 from berth.model.extension import Settings
 from berth.model.instant import parse_instant, parse_rfc3339, rfc3339, rfc3339_ns
-from berth.model.rootfs import Change
 from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
 from berth.wire.health import Health, HealthcheckResult, HealthConfig
 
@@ -299,16 +297,6 @@ def test_device_rules() -> None:
     assert (rule.type, rule.major, rule.minor, rule.access) == ("c", 1, None, "rwm")
     with pytest.raises(InvalidArgument):
         parse_rule("c 1:2")
-
-
-def test_changes_hide_what_every_start_makes() -> None:
-    found = [
-        Change(path=p, kind=k)
-        for p, k in (("/etc", 0), ("/etc/hosts", 1), ("/proc", 1), ("/tmp", 0), ("/tmp/a", 1), ("/data", 1))
-    ]
-    assert [c.path for c in without_start(found, frozenset({"/data"}))] == ["/tmp", "/tmp/a"]
-    found.append(Change(path="/etc/own", kind=1))
-    assert [c.path for c in without_start(found, frozenset({"/data"}))] == ["/etc", "/tmp", "/tmp/a", "/etc/own"]
 
 
 def test_log_options() -> None:

@@ -81,5 +81,5 @@ class Attaching:
         if is_running(container.status):
             return container.next_exit()
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        future.set_result(Ended(code=container.state.exit_code))
+        future.set_result(Ended(code=container.state.exit_code, error=container.state.error))
         return future

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import posixpath
 import time
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ from berth.engine.containers.security import check_sysctls, parse_security_optio
 from berth.engine.containers.validation import check_config, check_host_config, check_joined
 from berth.errors import BerthError, InvalidArgument, NotFound
 from berth.model import extension
+from berth.model.digest import Digest
 from berth.model.exposure import Exposure, of_address
 from berth.model.identifier import new_id, short_id
 from berth.network.host import is_address
@@ -36,6 +38,8 @@ from berth.wire.container import ContainerConfig, ContainerCreateResponse, HostC
 from berth.wire.network import EndpointSettings, NetworkingConfig
 
 log = logging.getLogger("berth.containers")
+
+_KNOWN_DIRECTORIES = 1024
 
 
 class CreateBody(ContainerConfig, kw_only=True, omit_defaults=True):
@@ -54,6 +58,8 @@ class Creation:
     def __init__(self, parts: Parts, prime: Callable[[Container], None]) -> None:
         self._parts = parts
         self._prime = prime
+        # Working directories that images are known to have.
+        self._there: set[tuple[Digest | None, str]] = set()
 
     async def create(self, name: str, body: CreateBody, platform: str = "") -> ContainerCreateResponse:
         """Docker's answer: the id, and warnings."""
@@ -161,6 +167,7 @@ class Creation:
             os.makedirs(parts.directory(record.id), mode=0o700, exist_ok=True)
             await self._copy_up(record.mounts, image)
             failpoint.hit("container.create.after-copy-up")
+            await self._make_working_directory(container, image)
             parts.catalog.add(container)
             failpoint.hit("container.create.after-row")
             # A row whose directory a power cut takes away would be a damaged container.
@@ -218,6 +225,25 @@ class Creation:
         async with self._parts.trees.of_overlay(self._parts.snapshots.view(image.chain_id)) as tree:
             for record, volume in wanted:
                 await tree.copy_out(record.destination, volume.mountpoint)
+
+    async def _make_working_directory(self, container: Container, image: Image) -> None:
+        """As Docker does when a container is created: clients copy files there before they start it, and where the root
+        filesystem is read-only it could not be made later. What is mounted there is made by the launch."""
+        path = posixpath.normpath(container.record.config.working_dir or "/")
+        known = (image.chain_id, path)
+        if path == "/" or known in self._there or any(mount.covers(path) for mount in container.record.mounts):
+            return
+        async with self._parts.trees.of_overlay(self._parts.overlay(container)) as tree:
+            try:
+                await tree.stat(f"{path}/")
+            except NotFound:
+                await tree.make_directories(path)
+                return
+            except InvalidArgument:
+                raise InvalidArgument(f"Cannot mkdir: {path} is not a directory") from None
+        if len(self._there) >= _KNOWN_DIRECTORIES:
+            self._there.clear()
+        self._there.add(known)
 
 
 def exposure_warnings(host: HostConfig, default: str) -> list[str]:

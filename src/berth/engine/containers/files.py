@@ -11,33 +11,6 @@ from berth.engine.containers.record import Container
 from berth.errors import BerthError, Forbidden, NotFound
 from berth.model.rootfs import Change, Overlay
 
-# Mount points and files that starting a container makes in its upper directory; Docker keeps them in a layer of their own.
-MADE_AT_START = frozenset(
-    [
-        "/.dockerenv",
-        "/dev",
-        "/dev/console",
-        "/dev/mqueue",
-        "/dev/pts",
-        "/dev/shm",
-        "/etc/hostname",
-        "/etc/hosts",
-        "/etc/mtab",
-        "/etc/resolv.conf",
-        "/proc",
-        "/sys",
-    ]
-)
-
-
-def without_start(changes: list[Change], destinations: frozenset[str]) -> list[Change]:
-    """The changes without those that every start makes (mount points), and without directories that only changed by them."""
-    hidden = MADE_AT_START | destinations
-    kept = [c for c in changes if c.path not in hidden or c.kind == 2]
-    touched = {c.path.rsplit("/", 1)[0] for c in changes if c.path in hidden and c.kind != 2}
-    parents = {c.path.rsplit("/", 1)[0] for c in kept}
-    return [c for c in kept if c.kind != 0 or c.path not in touched or c.path in parents]
-
 
 class Files:
     """Opens trees of containers."""
@@ -109,8 +82,7 @@ class Files:
         best, read_only = "", bool(container.record.host_config.readonly_rootfs)
         absolute = "/" + path.strip("/")
         for mount in container.record.mounts:
-            inside = absolute == mount.destination or absolute.startswith(mount.destination + "/")
-            if inside and len(mount.destination) > len(best):
+            if mount.covers(absolute) and len(mount.destination) > len(best):
                 best, read_only = mount.destination, mount.read_only
         return read_only
 
@@ -130,5 +102,4 @@ class Files:
 
     async def changes(self, container: Container) -> list[Change]:
         """What differs from the image."""
-        destinations = frozenset(m.destination for m in container.record.mounts)
-        return without_start(await self._parts.snapshots.changes(container.id), destinations)
+        return await self._parts.snapshots.changes(container.id)

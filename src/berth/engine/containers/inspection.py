@@ -117,13 +117,14 @@ def endpoint_documents(settings: NetworkSettings) -> dict[str, Document]:
     return {name: _over(_ENDPOINT, endpoint) for name, endpoint in (settings.networks or {}).items()}
 
 
-def network_document(settings: NetworkSettings) -> Document:
-    """NetworkSettings with the fields of the default network once more at the top, where older versions had them."""
+def network_document(settings: NetworkSettings, pid: int) -> Document:
+    """NetworkSettings with the fields of the default network once more at the top, where older versions had them. The key of
+    the sandbox is a path that leads to the network namespace of process `pid`, as Docker's is."""
     networks = endpoint_documents(settings)
     document: Document = {
         "Bridge": "",
         "SandboxID": settings.sandbox_id or "",
-        "SandboxKey": settings.sandbox_key or "",
+        "SandboxKey": f"/proc/{pid}/ns/net" if settings.sandbox_id and pid else "",
         "Ports": msgspec.to_builtins(settings.ports or {}),
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
@@ -176,7 +177,7 @@ class Inspection:
             "GraphDriver": self._graph_driver(container),
             "Mounts": msgspec.to_builtins([mount_point(m) for m in record.mounts if m.type != "tmpfs"]),
             "Config": _over(_CONFIG, record.config),
-            "NetworkSettings": network_document(parts.networks.settings(container.facts())),
+            "NetworkSettings": network_document(parts.networks.settings(container.facts()), container.state.pid),
         }
         if size:
             used = await parts.snapshots.usage(record.id)

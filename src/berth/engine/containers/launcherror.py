@@ -51,8 +51,8 @@ def _process_error(failure: LaunchFailed, program: str) -> str:
         return f'exec: "{name}": {_TEXT.get(number) or os.strerror(number).lower()}'
     if failure.step == "chdir":
         reason = _TEXT.get(number) or os.strerror(number).lower()
-        return f'error during container init: chdir to cwd ("{failure.path}") set in config.json failed: {reason}'
-    return f"error during container init: {failure.message}"
+        return f'chdir to cwd ("{failure.path}") set in config.json failed: {reason}'
+    return failure.message
 
 
 def exit_code(failure: LaunchFailed) -> int:
@@ -71,7 +71,9 @@ def start_error(failure: LaunchFailed, program: str) -> StartFailed | CommandFai
         return CommandFailed(failure.message, 128)
     if failure.step not in ("execve", "chdir"):
         return (CommandFailed if failure.errno in _REFUSED else StartFailed)(failure.message, code)
-    text = f"{_START}unable to start container process: {_process_error(failure, program)}: unknown"
+    # runc says where it was when it made a container, and nothing of it when it entered one.
+    during = "" if failure.step == "execve" else "error during container init: "
+    text = f"{_START}unable to start container process: {during}{_process_error(failure, program)}: unknown"
     return CommandFailed(text, code)
 
 

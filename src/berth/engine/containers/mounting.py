@@ -208,7 +208,8 @@ def wanted_mounts(config: ContainerConfig, host: HostConfig, mounts_of: MountsOf
         own[record.destination] = record
     found |= own
     for destination in config.volumes or {}:
-        clean = clean_destination(destination)
+        # `VOLUME data` of a Dockerfile is one below the root.
+        clean = clean_destination(f"/{destination.lstrip('/')}")
         if clean not in found:
             found[clean] = MountRecord(type="volume", destination=clean, anonymous=True)
     return sorted(found.values(), key=lambda m: (m.destination.count("/"), m.destination))

@@ -52,6 +52,10 @@ class MountRecord(Struct, kw_only=True, omit_defaults=True):
     subpath: str = ""
     options: list[str] = field(default_factory=list)
 
+    def covers(self, path: str) -> bool:
+        """Whether an absolute path of the container is in it."""
+        return path == self.destination or path.startswith(self.destination.rstrip("/") + "/")
+
 
 class StateRecord(Struct, kw_only=True, omit_defaults=True):
     """Times in seconds since the epoch, 0 for never; `ran_for` is how long the last run took, whatever the clock was set to
@@ -102,7 +106,7 @@ class ContainerRecord(Struct, kw_only=True, omit_defaults=True):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """What a waiter is told: the exit code, and the error when the wait itself failed."""
+    """What a waiter is told: the exit code, and the error of a start or of the wait itself that failed."""
 
     code: int
     error: str = ""
