@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from itertools import chain, dropwhile
+from itertools import chain, dropwhile, islice
 
 from berth.engine.event_log import EventLog
 from berth.wire.system import EventActor, EventMessage
@@ -17,6 +17,7 @@ from berth.wire.system import EventActor, EventMessage
 _KEPT = 1024
 _STORED = 16384
 _QUEUE = 4096
+_BATCH = 64
 
 
 class Events:
@@ -72,8 +73,9 @@ class Events:
             return iter(kept)
         return chain(self._log.before(kept[0]), kept)
 
-    async def listen(self, since_ns: int | None, until_ns: int | None) -> AsyncIterator[EventMessage]:
-        """Kept events from the first one at or after `since_ns` on, then those to come, until `until_ns` (for ever without).
+    async def listen(self, since_ns: int | None, until_ns: int | None) -> AsyncIterator[list[EventMessage]]:
+        """Kept events from the first one at or after `since_ns` on, then those to come, until `until_ns` (for ever without): as
+        many at once as there are, at most `_BATCH`.
 
         In the order in which they came: when the clock is set back, those that come later have earlier times, and whoever asks
         from the last one on that he has seen gets them all the same.
@@ -86,9 +88,11 @@ class Events:
         deadline = None if until_ns is None else loop.time() + until_ns / 1e9 - time.time()
         self._listeners.add(queue)
         try:
-            for message in past:
-                if until_ns is None or (message.time_nano or 0) <= until_ns:
-                    yield message
+            asked = (message for message in past if until_ns is None or (message.time_nano or 0) <= until_ns)
+            while batch := list(islice(asked, _BATCH)):
+                yield batch
+                # However long the past is, others are answered meanwhile.
+                await asyncio.sleep(0)
             while True:
                 left = None if deadline is None else deadline - loop.time()
                 if left is not None and left <= 0:
@@ -99,6 +103,6 @@ class Events:
                     return
                 if item is None:
                     return
-                yield item
+                yield [item]
         finally:
             self._listeners.discard(queue)

@@ -11,7 +11,7 @@ from berth.engine.events import Events
 
 def told(events: Events) -> list[str]:
     async def work() -> list[str]:
-        return [message.action or "" async for message in events.listen(0, time.time_ns())]
+        return [message.action or "" async for batch in events.listen(0, time.time_ns()) for message in batch]
 
     return asyncio.run(work())
 
@@ -67,7 +67,7 @@ def test_what_is_only_on_disk_is_told_before_what_is_in_memory(tmp_path: Path) -
     assert told(later) == [f"a{number}" for number in range(3001)]
 
     async def since(moment: int) -> list[str]:
-        return [message.action or "" async for message in later.listen(moment, time.time_ns())]
+        return [message.action or "" async for batch in later.listen(moment, time.time_ns()) for message in batch]
 
     oldest = later.kept[0].time_nano or 0
     assert asyncio.run(since(oldest)) == [f"a{number}" for number in range(3001 - 1024, 3001)]
@@ -80,3 +80,26 @@ def test_a_disk_that_takes_nothing_costs_the_history_only(tmp_path: Path) -> Non
     events = Events(str(tmp_path / "nowhere" / "events.jsonl"))
     events.publish("volume", "create", "1")
     assert told(events) == ["create"]
+
+
+def test_others_are_answered_while_a_long_past_is_told() -> None:
+    events = Events()
+    for number in range(1000):
+        events.publish("volume", f"a{number}", "1")
+
+    async def work() -> int:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(other())
+        async for _ in events.listen(0, time.time_ns()):
+            pass
+        beside.cancel()
+        return turns
+
+    assert asyncio.run(work()) >= 1000 // 64

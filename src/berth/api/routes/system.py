@@ -151,10 +151,11 @@ def _events(engine: Engine) -> Handler:
         legacy = api_version(request) < (1, 52)
 
         async def work() -> None:
-            async with aclosing(engine.events.listen(since, until)) as messages:  # type: ignore[type-var]
-                async for message in messages:
-                    if _matches(filters, message):
-                        await response.write(before + msgspec.json.encode(_legacy(message) if legacy else message) + b"\n")
+            async with aclosing(engine.events.listen(since, until)) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    asked = (_legacy(message) if legacy else message for message in batch if _matches(filters, message))
+                    if lines := b"".join(before + msgspec.json.encode(message) + b"\n" for message in asked):
+                        await response.write(lines)
 
         await while_connected(request, work())
         return response
