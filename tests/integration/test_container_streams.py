@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import socket
@@ -103,6 +104,62 @@ def test_attach_with_logs_gives_the_past_and_ends(engine: EngineProcess) -> None
         head_of(sock)
         data = rest_of(sock)
     assert sorted((k, data[i + 8 : i + 8 + n]) for i, k, n in frames(data)) == [(1, b"a\n"), (2, b"b\n")]
+
+
+def started_at_once(engine: EngineProcess, sock: socket.socket) -> bytes:
+    """Everything after the head, where the start follows it as fast as a client can ask for it, on a connection that is there."""
+    connection = http.client.HTTPConnection("engine")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    with connection.sock:
+        connection.sock.connect(engine.socket)
+        connection.request("GET", "/_ping")
+        connection.getresponse().read()
+        head_of(sock)
+        connection.request("POST", "/containers/box/start")
+        assert connection.getresponse().status == 204
+        return rest_of(sock)
+
+
+def test_attach_with_logs_before_the_first_start_misses_nothing(engine: EngineProcess) -> None:
+    """The program is over in a few milliseconds."""
+    for _ in range(5):
+        engine.ok("create", "--name", "box", "busybox", "printf", "all")
+        with request(engine, "/v1.47/containers/box/attach?logs=1&stream=1&stdout=1") as sock:
+            assert started_at_once(engine, sock) == frame(1, b"all")
+        engine.ok("rm", "box")
+
+
+def test_attach_with_logs_before_a_later_start_gives_the_past_then_the_run(engine: EngineProcess) -> None:
+    program = "echo $(cat); test -e /seen || head -c 1000000 /dev/zero | tr '\\0' y; touch /seen"
+    engine.ok("create", "-i", "--name", "box", "busybox", "sh", "-c", program)
+    with request(engine, "/containers/box/attach?stream=1&stdin=1&stdout=1", early=b"one") as sock:
+        head_of(sock)
+        sock.shutdown(socket.SHUT_WR)
+        engine.ok("start", "box")
+        first = payload(rest_of(sock))
+    assert first == b"one\n" + b"y" * 1000000
+    with request(engine, "/containers/box/attach?logs=1&stream=1&stdin=1&stdout=1", early=b"two") as sock:
+        sock.shutdown(socket.SHUT_WR)
+        assert payload(started_at_once(engine, sock)) == first + b"two\n"
+
+
+def payload(data: bytes) -> bytes:
+    """What is in the frames."""
+    return b"".join(data[at + 8 : at + 8 + length] for at, _, length in frames(data))
+
+
+def test_who_attaches_with_logs_and_leaves_before_the_start_costs_nothing(engine: EngineProcess) -> None:
+    engine.ok("run", "--name", "box", "busybox", "echo", "a")
+    before = settled_descriptors(engine, 0)
+    for _ in range(30):
+        with request(engine, "/containers/box/attach?logs=1&stream=1&stdin=1&stdout=1") as sock:
+            head_of(sock)
+    with request(engine, "/containers/box/attach?logs=1&stream=1&stdout=1") as sock:
+        head_of(sock)
+        assert sock.recv(100) == frame(1, b"a\n")
+    # The last ones may wait for who looks next: the start.
+    engine.ok("start", "-a", "box")
+    assert settled_descriptors(engine, before) <= before
 
 
 def test_attaching_and_leaving_costs_nothing(engine: EngineProcess) -> None:

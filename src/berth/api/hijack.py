@@ -14,8 +14,11 @@ import fcntl
 import logging
 import os
 import re
+import select
 import socket
 import termios
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -172,10 +175,13 @@ def headers(*, upgrade: bool, multiplexed: bool) -> bytes:
     return f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n".encode()
 
 
-async def take_over(request: web.Request, *, multiplexed: bool) -> Connection:
+async def take_over(
+    request: web.Request, *, multiplexed: bool, before: Callable[[], Awaitable[None]] | None = None
+) -> Connection:
     """Answer the request and take its connection away from the server. Return `Connection.response` from the handler.
 
-    `multiplexed` names the content type (API 1.42 and newer tell framed streams from raw ones).
+    `multiplexed` names the content type (API 1.42 and newer tell framed streams from raw ones). `before` is done before the
+    client has the answer, when the end of what it sends no longer ends the handler.
     """
     transport = request.transport
     if transport is None:
@@ -189,6 +195,8 @@ async def take_over(request: web.Request, *, multiplexed: bool) -> Connection:
     transport.pause_reading()
     fd = os.dup(transport.get_extra_info("socket").fileno())
     try:
+        if before is not None:
+            await before()
         await _send(fd, head)
     except BaseException:
         os.close(fd)
@@ -216,6 +224,32 @@ async def _send(fd: int, data: bytes) -> None:
     with socket.socket(fileno=os.dup(fd)) as sock:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_sendall(sock, data)
+
+
+async def pump(client: socket.socket, sock: socket.socket) -> None:
+    """Between a client and our end of a socketpair, until what comes from there ends or the client hangs up."""
+    inwards = asyncio.create_task(_inwards(client, sock))
+    try:
+        await _copy(sock, client)
+    finally:
+        inwards.cancel()
+        await asyncio.gather(inwards, return_exceptions=True)
+
+
+async def _copy(source: socket.socket, sink: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    with suppress(ConnectionError):
+        while data := await loop.sock_recv(source, _CHUNK):
+            await loop.sock_sendall(sink, data)
+
+
+async def _inwards(client: socket.socket, sock: socket.socket) -> None:
+    """A client that hangs up ends both directions, one that has no more to send only this one."""
+    await _copy(client, sock)
+    poll = select.poll()
+    poll.register(client, select.POLLHUP | select.POLLERR)
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR if poll.poll(0) else socket.SHUT_WR)
 
 
 async def pump_websocket(socket_: web.WebSocketResponse, sock: socket.socket) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -55,8 +56,8 @@ def _wants(request: web.Request) -> dict[str, bool]:
 
 
 def _past(engine: Engine, container: Container, wants: dict[str, bool], *, raw: bool) -> AsyncIterator[bytes] | None:
-    """The log so far, if that is asked for."""
-    if not wants["logs"] or not (wants["stdout"] or wants["stderr"]):
+    """The log so far, if that is asked for and there may be one."""
+    if not wants["logs"] or not (wants["stdout"] or wants["stderr"]) or not container.state.started_at:
         return None
     return engine.containers.logs(container.id, LogQuery(stdout=wants["stdout"], stderr=wants["stderr"]), raw=raw)
 
@@ -67,35 +68,71 @@ def _attach(engine: Engine) -> Handler:
         keys = parse_detach_keys(request.query.get("detachKeys"))
         wants = _wants(request)
         past = _past(engine, container, wants, raw=False)
+        waiting = container.live_task() is None and wants["stream"]
+
+        def stream(fd: int, pending: bytes = b"") -> AttachStream:
+            return AttachStream(
+                fd=fd,
+                stdin=wants["stdin"] and bool(container.record.config.open_stdin),
+                stdout=wants["stdout"],
+                stderr=wants["stderr"],
+                framed=not container.tty,
+                pending=pending,
+                detach_keys=keys if container.tty and wants["stdin"] else b"",
+            )
+
+        if waiting and past is not None:
+            return await _attach_with_past(engine, request, container, past, stream)
         connection = await hijack.take_over(request, multiplexed=wants_multiplexed(request, tty=container.tty))
-        if container.live_task() is not None or not wants["stream"]:
+        if not waiting:
             # Where a start is still to come, the client is attached at once: it starts as soon as it has the head.
             await hijack.head_read(connection.fd)
         if not await _replay(past, connection.fd) or not wants["stream"]:
             os.close(connection.fd)
             return connection.response
-        stream = AttachStream(
-            fd=connection.fd,
-            stdin=wants["stdin"] and bool(container.record.config.open_stdin),
-            stdout=wants["stdout"],
-            stderr=wants["stderr"],
-            framed=not container.tty,
-            pending=connection.pending,
-            detach_keys=keys if container.tty and wants["stdin"] else b"",
-        )
-        await engine.containers.attach(container, stream)
+        await engine.containers.attach(container, stream(connection.fd, connection.pending))
         return connection.response
 
     return handle
 
 
-async def _replay(past: AsyncIterator[bytes] | None, fd: int) -> bool:
-    """The log so far, written into the connection. Whether the client is still there."""
+async def _attach_with_past(
+    engine: Engine, request: web.Request, container: Container, past: AsyncIterator[bytes], stream: Callable[[int], AttachStream]
+) -> web.StreamResponse:
+    """Of a container whose start is to come, the log of its earlier runs, then what it will write.
+
+    It is attached, and the log is opened, before the head is out: its start may come, and its end, before the log has been read
+    and sent. What it writes meanwhile waits in a socketpair, and is carried by the engine.
+    """
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    first = b""
+
+    async def attach() -> None:
+        nonlocal first
+        first = await anext(past, b"")
+        await engine.containers.attach(container, stream(theirs.detach()))
+
+    with ours, theirs:
+        multiplexed = wants_multiplexed(request, tty=container.tty)
+        connection = await hijack.take_over(request, multiplexed=multiplexed, before=attach)
+        with socket.socket(fileno=connection.fd) as client:
+            client.setblocking(False)
+            if await _replay(past, connection.fd, first):
+                with suppress(ConnectionError):
+                    await asyncio.get_running_loop().sock_sendall(ours, connection.pending)
+                await hijack.pump(client, ours)
+    return connection.response
+
+
+async def _replay(past: AsyncIterator[bytes] | None, fd: int, first: bytes = b"") -> bool:
+    """The log so far, written into the connection, what was read of it already first. Whether the client is still there."""
     if past is None:
         return True
     with socket.socket(fileno=os.dup(fd)) as sock:
         sock.setblocking(False)
         try:
+            await asyncio.get_running_loop().sock_sendall(sock, first)
             async for data in past:
                 await asyncio.get_running_loop().sock_sendall(sock, data)
         except ConnectionError:
@@ -112,16 +149,10 @@ def _attach_websocket(engine: Engine) -> Handler:
         response = web.WebSocketResponse()
         if not response.can_prepare(request):
             raise InvalidArgument("this endpoint speaks websocket: ask for it with Upgrade: websocket, or use /attach")
-        await response.prepare(request)
-        if past is not None:
-            async for data in past:
-                await response.send_bytes(data)
-        if not wants["stream"]:
-            await response.close()
-            return response
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        with ours:
+
+        async def attach() -> None:
             stream = AttachStream(
                 fd=theirs.detach(),
                 stdin=wants["stdin"] and bool(container.record.config.open_stdin),
@@ -130,6 +161,24 @@ def _attach_websocket(engine: Engine) -> Handler:
                 detach_keys=keys if container.tty else b"",
             )
             await engine.containers.attach(container, stream)
+
+        waiting = container.live_task() is None and wants["stream"]
+        with ours, theirs:
+            first = await anext(past, b"") if past is not None else b""
+            if waiting:
+                # As above: before the client can have it started.
+                await attach()
+            await response.prepare(request)
+            if past is not None:
+                if first:
+                    await response.send_bytes(first)
+                async for data in past:
+                    await response.send_bytes(data)
+            if not wants["stream"]:
+                await response.close()
+                return response
+            if not waiting:
+                await attach()
             await hijack.pump_websocket(response, ours)
         return response
 
