@@ -7,7 +7,8 @@ The command's output comes back on ours, its exit status becomes ours (124 time 
 read-only copy of DIR is mounted at PATH (and is the working directory), /data is an empty writable disk, / a Debian root
 whose changes are thrown away, /sys/fs/cgroup is cgroup2 with every controller, / is a shared mount as under systemd, and eth0
 has NAT to the host. Needs root, qemu-system-x86, mmdebstrap, e2fsprogs. Root image and kernel are built on first use from
-Debian's packages and kept in ~/.cache/berth-guest. Software emulation: Python is 7 to 15 times slower than on the host.
+Debian's packages and kept in ~/.cache/berth-guest. With the processor's own virtualization (KVM) where the host has it; else
+in software emulation, where Python is 7 to 15 times slower. BERTH_TEST_SLOW in the guest says how much more time tests allow.
 
     --lsm   none (default), apparmor, selinux (without a policy): the security module that the kernel starts with
     --init  plain (default): no init system, the command's parent is process 1; systemd: the command is a unit of it
@@ -81,7 +82,7 @@ for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/
 
 STAGE2 = """
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
-export BERTH_GUEST=1
+export BERTH_GUEST=1 BERTH_TEST_SLOW={slow}
 [ -n "$GUEST_INIT" ] || {{ {mounts} }}
 mkdir -p /data {at}
 [ {kind} = xfs ] && modprobe xfs && mkfs.xfs -q -f /dev/vdb
@@ -196,12 +197,25 @@ def image(cache: str) -> str:
     return target
 
 
+def accelerated() -> bool:
+    """Whether KVM can run a guest with an ordinary kernel. The device alone does not say so: kvm_pvm has it too."""
+    modules = ("/sys/module/kvm_intel", "/sys/module/kvm_amd")
+    return any(map(os.path.isdir, modules)) and os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def processor() -> list[str]:
+    """QEMU's options for the processor. Emulated, an old one: AVX2, memory keys and five levels of page tables cost much."""
+    if accelerated():
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem"]
+
+
 def qemu(options: argparse.Namespace, img: str, tmp: str, ports: dict[str, int]) -> list[str]:
     """The command line. `ports` are descriptors that the guest's output goes to."""
     kernel = f"console=ttyS0 panic=-1 cgroup_no_v1=all mitigations=off {'loglevel=6' if options.verbose else 'quiet loglevel=4'}"
     # Only systemd reads the second.
     kernel += f" {LSM[options.lsm]} systemd.unit=guest-job.service {options.append}"
-    args = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35", "-cpu", "max", "-smp", "2"]
+    args = ["qemu-system-x86_64", *processor(), "-machine", "q35", "-smp", "2"]
     args += ["-m", str(options.mem), "-nodefaults", "-display", "none", "-no-reboot"]
     args += ["-kernel", img + "/vmlinuz", "-initrd", tmp + "/initrd", "-append", kernel, "-serial", f"file:{tmp}/console"]
     args += ["-nic", "user,model=virtio-net-pci", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]
@@ -222,7 +236,7 @@ def run(options: argparse.Namespace, img: str, tmp: str) -> int:
     with open(tmp + "/initrd", "wb") as file:
         file.write(content(img + "/early.cpio"))
         init = INIT.format(modules=" ".join(EARLY), init=INITS[options.init])
-        stage2 = STAGE2.format(at=at, mounts=MOUNTS, kind=kind, options=mount_options)
+        stage2 = STAGE2.format(at=at, slow=3 if accelerated() else 15, mounts=MOUNTS, kind=kind, options=mount_options)
         scripts = {"init": init, "stage2": stage2, "guest-job.service": UNIT}
         file.write(cpio({"job": (0o100755, job)} | {name: (0o100755, text.encode()) for name, text in scripts.items()}))
     make_disk(tmp + "/data", 8192, features)
