@@ -250,7 +250,11 @@ class TwinNetworks:
         return Attachment(plan=None, hosts="127.0.0.1 localhost\n", resolv_conf="nameserver 1.1.1.1\n")
 
     async def release(self, container_id: str) -> None:
+        self.give_back(container_id)()
+
+    def give_back(self, container_id: str) -> Callable[[], None]:
         self.attached.discard(container_id)
+        return lambda: None
 
     async def connect(self, facts: ContainerFacts, network: str, settings: EndpointSettings, pid: int | None) -> None: ...
 

@@ -7,6 +7,7 @@ connect / disconnect of a running container change its namespace at once; of a s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -70,6 +71,10 @@ class ContainerNetworks(Protocol):
 
     async def release(self, container_id: str) -> None:
         """Give back addresses, ports, firewall elements and names. Idempotent."""
+        ...
+
+    def give_back(self, container_id: str) -> Callable[[], None]:
+        """The same for a caller that has something to say before it is told: by calling what is returned."""
         ...
 
     async def connect(self, facts: ContainerFacts, network: str, settings: EndpointSettings, pid: int | None) -> None:

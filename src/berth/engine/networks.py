@@ -240,6 +240,7 @@ class NetworkService:
             except (Forbidden, NotFound):
                 continue
             gone.append(record.name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return gone
 
     # What containers use.
@@ -269,14 +270,19 @@ class NetworkService:
 
     async def release(self, container_id: str) -> None:
         """Give everything back that attach took. Idempotent."""
-        gone = self._release(container_id)
-        for network in gone:
-            self._event("disconnect", network, container_id)
+        self.give_back(container_id)()
 
-    def _release(self, container_id: str) -> Sequence[NetworkRecord]:
+    def give_back(self, container_id: str) -> Callable[[], None]:
+        """The same, told when what is returned is called."""
         rows = [row for row in self._catalog.of_container(container_id).values() if row.live]
         self._attacher.release(container_id)
-        return [self._catalog.networks[row.network_id] for row in rows if row.network_id in self._catalog.networks]
+        gone = [self._catalog.networks[row.network_id] for row in rows if row.network_id in self._catalog.networks]
+
+        def tell() -> None:
+            for network in gone:
+                self._event("disconnect", network, container_id)
+
+        return tell
 
     async def connect(self, facts: ContainerFacts, network: str, settings: EndpointSettings, pid: int | None) -> None:
         """Add a container to a network, at once when it runs."""
@@ -387,7 +393,7 @@ class NetworkService:
         alive = {facts.id for facts, _ in running}
         attached = {key for key, rows in self._catalog.endpoints.items() if any(row.live for row in rows.values())}
         for container_id in (attached | set(self._catalog.ports)) - alive:
-            self._release(container_id)
+            self.give_back(container_id)
         await self._attacher.restore(running)
         for facts, _ in running:
             if any(row.live and row.live.name != facts.name for row in self._catalog.of_container(facts.id).values()):

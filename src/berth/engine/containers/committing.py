@@ -76,10 +76,12 @@ class Committing:
                 return
             await _while_it_runs(task, task.pause())
             failpoint.hit("container.commit.after-freeze")
+            self._parts.emit(container, "pause")
             try:
                 yield
             finally:
                 await _while_it_runs(task, task.resume())
+                self._parts.emit(container, "unpause")
 
 
 async def _while_it_runs(task: Task, change: Awaitable[None]) -> None:

@@ -67,8 +67,8 @@ class Running:
 
     async def _start_locked(self, container: Container) -> None:
         task = await self._launching.launch(container)
-        self._parts.emit(container, "start")
         self._emit_volumes(container, "mount")
+        self._parts.emit(container, "start")
         self.watch(container, task)
 
     def on_unhealthy(self, listener: Unhealthy) -> None:
@@ -116,7 +116,7 @@ class Running:
         failpoint.hit("container.end.before-release")
         state, parts = container.state, self._parts
         self._prober.end(container)
-        await self._release(container)
+        tell_disconnected = self._release(container)
         trace.mark("released", container.id)
         told, state.oom_killed = state.oom_killed, ended.oom_killed
         state.finished_at, state.exit_code, state.pid = ended.at, ended.code, 0
@@ -130,6 +130,7 @@ class Running:
         if ended.oom_killed and not told:
             parts.emit(container, "oom")
         parts.emit(container, "die", {"exitCode": str(ended.code), "execDuration": str(int(state.ran_for))})
+        tell_disconnected()
         self._emit_volumes(container, "unmount")
         container.tell_exit()
         parts.trace.ended(container.id)
@@ -143,7 +144,8 @@ class Running:
         policy = container.record.host_config.restart_policy
         return restart.should_restart(policy, ended.code, state.restart_count, manual_stop=state.manual_stop)
 
-    async def _release(self, container: Container) -> None:
+    def _release(self, container: Container) -> Callable[[], None]:
+        """Give back what the run had. What is returned tells of the networks."""
         for execution in container.execs.values():
             execution.container_ended()
         if container.task is not None:
@@ -157,10 +159,12 @@ class Running:
             self._parts.ranges.give_back(container.uid_base)
         container.state.id_map = []
         try:
-            await self._parts.networks.release(container.id)
+            tell = self._parts.networks.give_back(container.id)
             failpoint.hit("container.end.after-network")
         except (BerthError, OSError) as error:
             log.error("cannot clean up after container %s: %s", short_id(container.id), error)
+            return lambda: None
+        return tell
 
     async def _clear(self, task: Task, base: int) -> None:
         """Take away what a run that has ended leaves; its host ids are free then."""
