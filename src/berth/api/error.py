@@ -12,6 +12,8 @@ from berth import errors
 from berth.api.route import Handler, json_response
 from berth.storage.space import translate
 
+# Set in a request once the head of its answer is out.
+_BEGUN = web.RequestKey("berth.begun", bool)
 log = logging.getLogger("berth.api")
 # What the host may refuse at any place, and is no bug: no room, no descriptors, a disk that failed or can only be read.
 _HOST = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS)
@@ -47,29 +49,44 @@ def error_response(error: errors.BerthError) -> web.Response:
     return json_response({"message": error.message}, status)
 
 
+async def note_beginning(request: web.Request, response: web.StreamResponse) -> None:
+    """The head of the answer goes out: from now on there is no other."""
+    request[_BEGUN] = True
+
+
 @web.middleware
 async def map_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn errors into answers. What is no berth error is a bug: the log gets the traceback, the client an id to look for."""
+    """Turn errors into answers. What is no berth error is a bug: the log gets the traceback, the client an id to look for.
+
+    An answer that has begun cannot be finished, and only a broken connection says so: the reason is in the log."""
     try:
         return await handler(request)
-    except errors.BerthError as error:
-        return error_response(error)
     except web.HTTPException as error:
         if error.status < 400:
             raise
         if error.status in (404, 405):
             return json_response({"message": "page not found"}, 404)
         return json_response({"message": error.text or error.reason}, error.status)
-    except ConnectionError as error:
-        if isinstance(error, ConnectionRefusedError):
+    except Exception as error:  # the request handler's loop: one bad request must not end the engine
+        known = _known(request, error)
+        if not request.get(_BEGUN) or request.transport is None:
+            return _internal(request) if known is None else error_response(known)
+        request.transport.abort()
+        if known is None:
             return _internal(request)
+        if not isinstance(error, ConnectionError):
+            log.warning("the answer to %s %s was broken off: %s", request.method, request.path, known.message)
+        return error_response(known)
+
+
+def _known(request: web.Request, error: Exception) -> errors.BerthError | None:
+    """What the client is told; None for what is a bug."""
+    if isinstance(error, errors.BerthError):
+        return error
+    if isinstance(error, ConnectionError):
         # Nobody is left to answer; the server notices when it tries.
-        return web.Response(status=499)
-    except OSError as error:
-        refused = of_host(error, f"serving {request.method} {request.path}")
-        return _internal(request) if refused is None else error_response(refused)
-    except Exception:  # the request handler's loop: one bad request must not end the engine
-        return _internal(request)
+        return None if isinstance(error, ConnectionRefusedError) else errors.Unavailable("the client has gone")
+    return of_host(error, f"serving {request.method} {request.path}") if isinstance(error, OSError) else None
 
 
 def _internal(request: web.Request) -> web.Response:

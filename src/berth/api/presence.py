@@ -51,12 +51,18 @@ def give_up(server: web.Server) -> None:
 
 
 async def copy(request: web.Request, pieces: AsyncIterator[bytes], response: web.StreamResponse) -> None:
-    """All pieces into the answer, and its end. The iterator is closed when the client goes, which is no error."""
+    """All pieces into the answer, and its end. The iterator is closed when the client goes, which is no error.
+
+    An answer that has not begun begins with the first piece: what fails before that is told as any error."""
 
     async def work() -> None:
         async with aclosing(pieces) as source:  # type: ignore[type-var]
             async for piece in source:
+                if not response.prepared:
+                    await response.prepare(request)
                 await response.write(piece)
+        if not response.prepared:
+            await response.prepare(request)
         await response.write_eof()
 
     await while_connected(request, work())

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from berth.api import host, versions
-from berth.api.error import map_errors
+from berth.api.error import map_errors, note_beginning
 from berth.api.foreign import refuse_pages
 from berth.api.hijack import Site
 from berth.api.presence import give_up
@@ -65,7 +65,7 @@ async def _headers(request: web.Request, response: web.StreamResponse) -> None:
 def application(routes: Iterable[Route]) -> web.Application:
     """An application that serves each route bare and under /v1.NN."""
     app = web.Application(middlewares=[refuse_when_full, map_errors, refuse_pages], client_max_size=MAX_JSON_BODY)
-    app.on_response_prepare.append(_headers)
+    app.on_response_prepare.extend((_headers, note_beginning))
     for route in routes:
         handler = _versioned(route)
         app.router.add_route(route.method, route.path, handler)

@@ -84,6 +84,11 @@ class Layers(Protocol):
         """The layer with this chain id."""
         ...
 
+    def whole(self, chain_id: Digest) -> bool:
+        """Whether nothing has to be fetched for it: it is here, as are the blob that it came in and all its files, as far as
+        anybody has looked."""
+        ...
+
     async def apply_blob(
         self, parent: Digest | None, diff_id: Digest, blob: Descriptor, progress: Callable[[int], None] | None = None
     ) -> Layer:

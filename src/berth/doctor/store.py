@@ -220,7 +220,7 @@ def content(scene: Scene) -> Iterator[Finding]:
     reader = Reader(scene)
     if not reader.exists:
         return
-    damaged: list[str] = []
+    damaged: dict[str, str] = {}
     size = 0
     names = reader.names("blobs/sha256")
     for name in names:
@@ -228,12 +228,15 @@ def content(scene: Scene) -> Iterator[Finding]:
             found, length = _hash(f"{reader.root}/blobs/sha256/{name}")
         except FileNotFoundError:
             continue
+        except OSError as error:
+            damaged[f"sha256:{name}"] = f"cannot be read any more ({error.strerror})"
+            continue
         size += length
         if found != name:
-            damaged.append(f"sha256:{name}")
-    for digest in damaged:
+            damaged[f"sha256:{name}"] = "does not match its digest any more"
+    for digest, what in damaged.items():
         yield problem(
-            f"content {digest} does not match its digest any more",
+            f"content {digest} {what}",
             why="The disk, or somebody, has changed it. Images with it are refused when they are unpacked or pushed.",
             change=f"rm {scene.root}/blobs/sha256/{digest[7:]}, then {_AGAIN}; and look at the disk's health (smartctl)",
             facts={"digest": digest},

@@ -20,6 +20,7 @@ from berth.engine.log_files import Source
 from berth.kernel.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, inotify_add_watch, inotify_init1
 from berth.kernel.thread import to_its_end
 from berth.model.instant import parse_rfc3339
+from berth.storage.space import translated
 
 _STREAMS = {"stdout": 1, "stderr": 2}
 
@@ -134,20 +135,21 @@ async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[o
     """The log in pieces of encoded records. With `ended` (resolved at the container's end) it is followed until then."""
     source = Source(path, as_it_is=ended is None or not query.follow)
     try:
-        await to_its_end(source.open)
-        if query.tail >= 0:
-            await to_its_end(source.skip_to_tail, query.tail)
-        if ended is None or not query.follow:
-            while piece := await source.next():
-                records = decode(piece)
-                # To the end also with `until`: when the clock was set back, what came later has earlier times.
-                if data := encode(records, query, framed=framed):
+        with translated(f"reading the log {path}"):
+            await to_its_end(source.open)
+            if query.tail >= 0:
+                await to_its_end(source.skip_to_tail, query.tail)
+            if ended is None or not query.follow:
+                while piece := await source.next():
+                    records = decode(piece)
+                    # To the end also with `until`: when the clock was set back, what came later has earlier times.
+                    if data := encode(records, query, framed=framed):
+                        yield data
+                    await asyncio.sleep(0)
+                return
+            async with aclosing(_follow(source, path, query, framed, ended)) as followed:  # type: ignore[type-var]
+                async for data in followed:
                     yield data
-                await asyncio.sleep(0)
-            return
-        async with aclosing(_follow(source, path, query, framed, ended)) as followed:  # type: ignore[type-var]
-            async for data in followed:
-                yield data
     finally:
         if isinstance(ended, asyncio.Future):
             ended.cancel()

@@ -10,6 +10,7 @@ from berth.engine.config import EngineConfig
 from berth.engine.network_catalog import NetworkCatalog
 from berth.engine.network_wish import Wish, hostname_of, is_user_defined, mode_of, shares_namespace
 from berth.errors import Conflict
+from berth.kernel.fs import naming
 from berth.model.identifier import short_id
 from berth.network import host, names
 from berth.network.record import BRIDGE, HOST, NONE, Endpoint
@@ -131,6 +132,6 @@ class Files:
                 fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
-            with open(fd, "w", encoding="utf-8") as file:
+            with naming(path), open(fd, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.truncate()

@@ -51,6 +51,26 @@ def syncfs(path: str | int) -> None:
         os.close(fd)
 
 
+class naming:
+    """OSError inside tells the file, as those of `open` do: a descriptor that cannot be read does not know its name."""
+
+    # A class: contextlib is too much to import for those who only start a container.
+    def __init__(self, path: str | bytes) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing is done."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """The name is added where there is none, or only one of /proc."""
+        if (
+            isinstance(error, OSError)
+            and error.errno
+            and (not error.filename or str(error.filename).startswith("/proc/self/fd/"))
+        ):
+            error.filename = self._path
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """All of the data, however short the writes are."""
     view = memoryview(data)

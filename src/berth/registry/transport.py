@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from berth.errors import DataLoss, Forbidden, Unauthenticated, Unavailable
+from berth.errors import BerthError, DataLoss, Forbidden, Unauthenticated, Unavailable
 from berth.model.malformed import MALFORMED
 from berth.model.version import VERSION
 from berth.registry.auth import MAX_TOKEN_RESPONSE, Challenge, TokenRequest, TokenResponse, parse_challenges, token_request
@@ -203,6 +203,9 @@ class Transport:
                 proxy=proxy_for(url),
             )
         except _NETWORK_ERRORS as error:
+            if isinstance(error.__cause__, BerthError):
+                # What was to be sent could not be read: no fault of the network.
+                raise error.__cause__ from None
             raise unreachable(method, url, error) from error
         except ValueError as error:
             raise Unavailable(f"the registry {self.endpoint.host} gave an address that cannot be used: {error}") from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
+from berth.kernel.fs import naming
+
 LIMIT = 4 << 20
 MAXIMUM_ID = (1 << 31) - 1
 
@@ -41,9 +43,10 @@ def read_bounded(path: str) -> list[list[str]]:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
         parts = []
         room = LIMIT
-        while room and (part := os.read(fd, min(room, 65536))):
-            parts.append(part)
-            room -= len(part)
+        with naming(path):
+            while room and (part := os.read(fd, min(room, 65536))):
+                parts.append(part)
+                room -= len(part)
     finally:
         os.close(fd)
     text = b"".join(parts).decode(errors="replace")

@@ -111,7 +111,11 @@ class LogFile:
     def _open(self) -> None:
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._size = os.fstat(self._fd).st_size
-        self._drop_torn_record()
+        # A log that cannot be read any more can perhaps be written; it is no reason not to run.
+        try:
+            self._drop_torn_record()
+        except OSError:
+            pass
 
     def _drop_torn_record(self) -> None:
         """A writer that was killed may have left half a record at the end: readers would not understand the line."""

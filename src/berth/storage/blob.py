@@ -10,6 +10,7 @@ A blob appears by rename, after its data was flushed and its digest compared.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +19,7 @@ from contextlib import asynccontextmanager
 from berth import failpoint
 from berth.contract.store import ByteStream
 from berth.errors import DataLoss, NotFound, ResourceExhausted
-from berth.kernel.fs import fsync_directory, write_all
+from berth.kernel.fs import fsync_directory, naming, write_all
 from berth.kernel.thread import to_its_end
 from berth.model.digest import Digest, digest_of, hex_of, parse_digest
 from berth.storage.space import translated
@@ -58,7 +59,8 @@ class BlobStore:
 
     def read(self, digest: Digest) -> bytes:
         """A small blob, verified: DataLoss when it does not match its digest."""
-        with open(self.path(digest), "rb") as file:
+        place = self.path(digest)
+        with translated("reading content of an image"), naming(place), open(place, "rb") as file:
             data = file.read()
         if digest_of(data) != digest:
             raise DataLoss(f"blob {digest} is damaged on disk: remove the image and pull it again")
@@ -72,7 +74,8 @@ class BlobStore:
             with open(place, "rb") as file:
                 if file.read() == data:
                     return digest
-        except FileNotFoundError:
+        except OSError:
+            # Not there, or its sectors cannot be read: it is written again, to others.
             pass
         temporary = f"{self._ingest}/{hex_of(digest)}-{os.urandom(4).hex()}.tmp"
         with translated(f"writing blob {digest}"):
@@ -111,7 +114,7 @@ class BlobStore:
         place = self.location(expected)
         async with self._lock(expected):
             if os.path.isfile(place):
-                if await asyncio.to_thread(_digest_of_file, place) == expected:
+                if await asyncio.to_thread(_is_whole, place, expected):
                     if progress is not None:
                         progress(os.stat(place).st_size)
                     return
@@ -192,7 +195,7 @@ class BlobStore:
 
     def verify(self, digest: Digest) -> bool:
         """Whether the bytes on disk still match. Reads the whole blob."""
-        return _digest_of_file(self.path(digest)) == digest
+        return _is_whole(self.path(digest), digest)
 
     def sweep(self, keep: frozenset[Digest] = frozenset(), parts_before: float = float("inf")) -> int:
         """At engine start: remove what interrupted writes left. Parts of the digests to keep, and those that were written to
@@ -231,8 +234,14 @@ class _PartWriter:
         have = os.fstat(self._fd).st_size
         if 0 <= size < have:
             return self.restart()
-        while piece := os.read(self._fd, _PIECE):
-            self._hash.update(piece)
+        try:
+            while piece := os.read(self._fd, _PIECE):
+                self._hash.update(piece)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            # What an earlier try has left cannot be read: from the beginning, then.
+            return self.restart()
         return have
 
     def restart(self) -> int:
@@ -273,9 +282,15 @@ class _PartWriter:
             os.close(self._fd)
 
 
-def _digest_of_file(path: str) -> Digest:
-    with open(path, "rb", buffering=0) as file:
-        return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
+def _is_whole(path: str, digest: Digest) -> bool:
+    """Whether the file has that digest; what cannot be read is as bad as what is wrong."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return digest == "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return False
 
 
 def _unlink(path: str) -> None:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 
 from berth.errors import InvalidArgument
-from berth.kernel.fs import remove_tree_at, set_xattr_at
+from berth.kernel.fs import naming, remove_tree_at, set_xattr_at
 from berth.kernel.paths import open_here
 from berth.storage import overlay
 from berth.storage.walk import Entry, walk
@@ -75,7 +75,8 @@ def copy_tree(source: int, start: bytes, destination: int, treatment: Treatment)
                 copy_directory(entry, held[1], name, treatment)
                 times.append((path, entry.status.st_mtime_ns))
             elif not _link_again(entry, destination, path, held[1], name, treatment):
-                copy_entry(entry, held[1], name, treatment)
+                with naming(entry.path or name):
+                    copy_entry(entry, held[1], name, treatment)
     finally:
         if held[1] >= 0:
             os.close(held[1])

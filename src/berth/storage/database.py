@@ -81,6 +81,9 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 
+_READ_ERRORS = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
+
+
 @contextmanager
 def _opening(path: str) -> Iterator[None]:
     """What SQLite says when it cannot use a file, in the words of somebody who wants to know what to do now."""
@@ -89,9 +92,32 @@ def _opening(path: str) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
             raise ResourceExhausted(f"no space left on device while opening {path}: make room and start again") from error
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR and (lost := _lost(path)):
+            raise _unreadable(path, lost) from error
         raise DataLoss(f"cannot open {path} ({error}): see that it is a file which can be written to") from error
     except sqlite3.DatabaseError as error:
         raise _damaged(path, str(error)) from error
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """What SQLite says when it cannot read a page that it needs, and has read once."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        number = getattr(error, "sqlite_errorcode", 0)
+        if number & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise _damaged(path, str(error)) from error
+        if number in _READ_ERRORS:
+            raise _unreadable(path, str(error)) from error
+        raise
+
+
+def _unreadable(path: str, why: str) -> DataLoss:
+    return DataLoss(
+        f"the database {path} cannot be read ({why}): see what the kernel says of the disk (dmesg); when the disk is well again, "
+        "restart the engine, and put back a copy of the database if it is lost (containers go on meanwhile)"
+    )
 
 
 def _refused(path: str, error: sqlite3.OperationalError) -> BerthError:
@@ -106,7 +132,25 @@ def _refused(path: str, error: sqlite3.OperationalError) -> BerthError:
     )
 
 
+def _lost(path: str) -> str:
+    """Which of the database's files cannot be read, and why; empty when both can."""
+    for name in path, f"{path}-wal":
+        try:
+            with open(name, "rb") as file:
+                while file.read(_RESERVE):
+                    pass
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            return f"{name}: {(error.strerror or str(error)).lower()}"
+    return ""
+
+
 def _damaged(path: str, why: str) -> DataLoss:
+    # SQLite has one word for a page that is wrong and for one that the disk does not give.
+    lost = _lost(path)
+    if lost:
+        return _unreadable(path, lost)
     return DataLoss(
         f"the database {path} is damaged ({why}); it was left as it is: put back a copy of it, or move the whole directory "
         "away to begin with an empty engine"
@@ -217,20 +261,23 @@ class Database:
 
     def rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""
-        return self._connection.execute(sql, parameters).fetchall()
+        with _reading(self._path):
+            return self._connection.execute(sql, parameters).fetchall()
 
     def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
         """The first row, or None."""
-        found: tuple[Any, ...] | None = self._connection.execute(sql, parameters).fetchone()
+        with _reading(self._path):
+            found: tuple[Any, ...] | None = self._connection.execute(sql, parameters).fetchone()
         return found
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> int:
         """One statement, in the open transaction or in one of its own; the number of rows changed."""
-        if self._depth:
-            count = self._connection.execute(sql, parameters).rowcount
-            self._said.append((sql, parameters))
-            return count
-        return self._with_reserve(lambda: self._connection.execute(sql, parameters).rowcount)
+        with _reading(self._path):
+            if self._depth:
+                count = self._connection.execute(sql, parameters).rowcount
+                self._said.append((sql, parameters))
+                return count
+            return self._with_reserve(lambda: self._connection.execute(sql, parameters).rowcount)
 
     def _take_reserve(self) -> None:
         """Set space aside. Whether there is any does not matter here."""
@@ -289,7 +336,8 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             self._depth = 1
             yield
-            self._with_reserve(self._commit)
+            with _reading(self._path):
+                self._with_reserve(self._commit)
         except sqlite3.OperationalError as error:
             self._roll_back()
             raise _refused(self._path, error) from error

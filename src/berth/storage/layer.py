@@ -19,13 +19,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 
 import msgspec
 
 from berth import failpoint
 from berth.contract.store import ByteStream, Expand, Layer
 from berth.errors import Conflict, DataLoss, InvalidArgument, NotFound, ResourceExhausted
-from berth.kernel.fs import fsync_directory, remove_tree, syncfs
+from berth.kernel.fs import fsync_directory, naming, remove_tree, syncfs
 from berth.model.descriptor import Descriptor
 from berth.model.digest import Digest, digest_of, hex_of, parse_digest
 from berth.storage.base import make as make_base
@@ -102,6 +103,11 @@ class LayerStore:
         diff_id, parent, size, blob = row
         descriptor = msgspec.json.decode(blob, type=Descriptor) if blob else None
         return Layer(chain_id=chain_id, diff_id=diff_id, parent=parent, size=size, blob=descriptor)
+
+    def whole(self, chain_id: Digest) -> bool:
+        """Whether nothing has to be fetched for it: it is here, and so is the blob that it came in."""
+        layer = self.get(chain_id)
+        return layer is not None and (layer.blob is None or self._blobs.has(layer.blob.digest))
 
     def all(self) -> list[Layer]:
         """Every layer."""
@@ -183,8 +189,8 @@ class LayerStore:
                 loop.call_soon_threadsafe(tell, count)
 
             def work(stop: Callable[[], bool]) -> Unpacked:
-                with open(path, "rb", buffering=0) as file, translated(f"unpacking layer {diff_id}"):
-                    pieces = _of_layer(diff_id, self._expand(lambda: file.read(PIECE), consumed))
+                with translated(f"unpacking layer {diff_id}"), open(path, "rb", buffering=0) as file:
+                    pieces = _of_layer(diff_id, self._expand(lambda: _piece(file), consumed))
                     return _unpack(pieces, f"{staging}/fs", lower, stop, diff_id)
 
             unpacked = await run_stoppable(self.executor, work)
@@ -314,7 +320,7 @@ class LayerStore:
                     pack_layer_at(directory, both, below)
                 else:
                     with open(path, "rb", buffering=0) as file:
-                        for piece in self._expand(lambda: file.read(PIECE)):
+                        for piece in self._expand(lambda: _piece(file)):
                             both(piece)
             if f"sha256:{digest.hexdigest()}" != layer.diff_id:
                 raise DataLoss(f"layer {layer.diff_id} does not match its digest any more: remove the image and get it again")
@@ -377,6 +383,11 @@ def make_like(source: str | None, destination: str) -> None:
             os.close(below)
     finally:
         os.close(fd)
+
+
+def _piece(file: FileIO) -> bytes:
+    with naming(str(file.name)):
+        return file.read(PIECE)
 
 
 def pack_layer_at(directory: str, write: Callable[[bytes], object], below: RootLook) -> tuple[int, set[int]]:

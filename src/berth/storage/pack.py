@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 
+from berth.kernel.fs import naming
 from berth.storage import overlay
 from berth.storage.tar_reader import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARD_LINK, SYMLINK
 from berth.storage.tar_writer import TarWriter, encode
@@ -121,13 +122,17 @@ class _Packer:
         xattrs = entry.xattrs() if kind != HARD_LINK else None
         mode = 0o777 if kind == SYMLINK else stat.S_IMODE(status.st_mode)
         mtime = status.st_mtime_ns // 1_000_000_000
-        source = entry.open() if size else -1
+        source = -1
+        if size:
+            with naming(name):
+                source = entry.open()
         self._tar.add(
             encode(name, kind, mode=mode, uid=uid, gid=gid, size=size, mtime=mtime, link=link, device=device, xattrs=xattrs)
         )
         if size:
             try:
-                self._data(source, size)
+                with naming(name):
+                    self._data(source, size)
             finally:
                 os.close(source)
             self.packed.size += size

@@ -27,6 +27,10 @@ _KINDS: dict[int, type[BerthError]] = {
     errno.EBUSY: Conflict,
     errno.EIO: DataLoss,
 }
+_ADVICE = {
+    errno.EIO: ": see what the kernel says of the disk (dmesg)",
+    errno.ENFILE: ": raise fs.file-max (sysctl), or see who has so many files open (lsof)",
+}
 
 
 def translate(error: OSError, action: str) -> BerthError:
@@ -35,7 +39,8 @@ def translate(error: OSError, action: str) -> BerthError:
     what = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
     if number in (errno.ENOSPC, errno.EDQUOT):
         return ResourceExhausted(f"no space left on device while {action}{what}: make room (docker system prune) and try again")
-    return _KINDS.get(number, Internal)(f"{action}{what}: {(error.strerror or str(error)).lower()}")
+    advice = _ADVICE.get(number, "")
+    return _KINDS.get(number, Internal)(f"{action}{what}: {(error.strerror or str(error)).lower()}{advice}")
 
 
 @contextmanager

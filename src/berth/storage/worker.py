@@ -126,6 +126,7 @@ def _serve(control: socket.socket, tree: Entered) -> bool:
 
 _ACTIONS = {
     "get": "reading from the container",
+    "export": "reading from the container",
     "put": "unpacking the archive",
     "stat": "looking at the path",
     "read_file": "reading the file",

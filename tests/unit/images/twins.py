@@ -93,6 +93,10 @@ class MemoryLayers:
     def get(self, chain_id: Digest) -> Layer | None:
         return self.layers.get(chain_id)
 
+    def whole(self, chain_id: Digest) -> bool:
+        layer = self.layers.get(chain_id)
+        return layer is not None and (layer.blob is None or self.blobs.has(layer.blob.digest))
+
     def _add(self, parent: Digest | None, data: bytes, blob: Descriptor | None) -> Layer:
         diff_id = digest_of(data)
         chain = diff_id if parent is None else digest_of(f"{parent} {diff_id}".encode())

@@ -59,7 +59,6 @@ def _export(engine: Engine) -> Handler:
         container = engine.containers.get(request.match_info["id"])
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         response.enable_chunked_encoding()
-        await response.prepare(request)
         await copy(request, engine.containers.files.export(container), response)
         return response
 
@@ -87,9 +86,11 @@ def _get(engine: Engine) -> Handler:
                     if isinstance(piece, PathStat):
                         response.headers.update(_stat_header(piece))
                         response.enable_chunked_encoding()
+                        continue
+                    if not response.prepared:
+                        # Not before there is something: a file that cannot be read is told as any error.
                         await response.prepare(request)
-                    else:
-                        await response.write(piece)
+                    await response.write(piece)
             await response.write_eof()
 
         await while_connected(request, work())

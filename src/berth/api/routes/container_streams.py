@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,13 +20,15 @@ from berth.contract.runtime import AttachStream
 from berth.engine.containers.attaching import parse_detach_keys
 from berth.engine.containers.record import Container
 from berth.engine.logs import LogQuery
-from berth.errors import InvalidArgument
+from berth.errors import BerthError, InvalidArgument
 from berth.model.instant import parse_instant
+from berth.runtime.stream import frame
 
 if TYPE_CHECKING:
     from berth.engine.app import Engine
 
 MULTIPLEXED_SINCE = (1, 42)
+_SYSTEM_ERROR = 3
 
 
 def routes(engine: Engine) -> list[Route]:
@@ -195,6 +197,17 @@ def _tail(request: web.Request) -> int:
     return int(text) if text.isdigit() else -1
 
 
+async def _told(pieces: AsyncIterator[bytes], *, framed: bool) -> AsyncIterator[bytes]:
+    """The pieces; an error among them as Docker tells it, in a frame that is neither stdout nor stderr."""
+    try:
+        async with aclosing(pieces) as source:  # type: ignore[type-var]  # it is a generator
+            async for piece in source:
+                yield piece
+    except BerthError as error:
+        text = f"Error grabbing logs: {error.message}\n".encode()
+        yield frame(_SYSTEM_ERROR, text) + text if framed else text
+
+
 def _logs(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         container = engine.containers.get(request.match_info["id"])
@@ -208,7 +221,7 @@ def _logs(engine: Engine) -> Handler:
             details=query_bool(request, "details"),
             follow=query_bool(request, "follow"),
         )
-        pieces = engine.containers.logs(container.id, query)
+        pieces = _told(engine.containers.logs(container.id, query), framed=not container.tty)
         kind = hijack.MULTIPLEXED if wants_multiplexed(request, tty=container.tty) else hijack.RAW
         response = web.StreamResponse(headers={"Content-Type": kind})
         response.enable_chunked_encoding()

@@ -187,14 +187,7 @@ class ImageRoutes:
             raise InvalidArgument("names is needed: tell which images to save")
         stream = self._images.save(names, _platforms(request))
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
-        await response.prepare(request)
-        try:
-            await copy(request, stream, response)
-        except BerthError:
-            # The archive cannot be finished, and only a broken connection tells so once it has begun.
-            if request.transport is not None:
-                request.transport.abort()
-            raise
+        await copy(request, stream, response)
         return response
 
     async def search(self, request: web.Request) -> web.Response:

@@ -38,6 +38,7 @@ from berth.model.endpoint import EndpointPlan, NetworkPlan
 from berth.model.identifier import short_id
 from berth.model.rootfs import Overlay
 from berth.runtime import apparmor
+from berth.storage.space import translate
 from berth.wire.container import ContainerConfig, HostConfig
 
 log = logging.getLogger("berth.containers")
@@ -344,13 +345,20 @@ def write_in_place(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         data = text.encode()
-        os.write(fd, data)
+        try:
+            os.pwrite(fd, data, 0)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            # To change a part of a block takes reading it. All is written anyway, so the block may be another one.
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, data, 0)
         os.ftruncate(fd, len(data))
         os.fchmod(fd, 0o644)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StartFailed(f"no space left on device while writing {path}: free some space on the data root", 128) from error
-        raise
+        raise StartFailed(translate(error, f"writing {path}").message, 128) from error
     finally:
         os.close(fd)
 

@@ -15,7 +15,9 @@ from typing import Any, cast
 from isal import isal_zlib
 
 from berth.contract.store import ByteStream
+from berth.kernel.fs import naming
 from berth.model.digest import Digest
+from berth.storage.space import translated
 
 _PIECE = 1 << 20
 _GZIP = 31
@@ -66,7 +68,8 @@ async def read_file(path: str, offset: int = 0, size: int | None = None) -> Asyn
     with open(path, "rb") as file:
         file.seek(offset)
         while left is None or left > 0:
-            piece = await asyncio.to_thread(file.read, FILE_PIECE if left is None else min(FILE_PIECE, left))
+            with translated("reading content of an image"), naming(path):
+                piece = await asyncio.to_thread(file.read, FILE_PIECE if left is None else min(FILE_PIECE, left))
             if not piece:
                 return
             if left is not None:

@@ -205,7 +205,7 @@ class Loader:
         chains = [chain_id(tuple(diff_ids[: count + 1])) for count in range(len(diff_ids))]
         lease.add(*chains)
         have = 0
-        while have < len(chains) and self._layers.get(chains[have]) is not None:
+        while have < len(chains) and self._layers.whole(chains[have]):
             have += 1
         one_at_a_time = asyncio.Lock()
         async with one_error(), asyncio.TaskGroup() as group:

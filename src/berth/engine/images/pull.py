@@ -234,7 +234,7 @@ class Puller:
         chains = [chain_id(tuple(diff_ids[: count + 1])) for count in range(len(diff_ids))]
         lease.add(*chains, *(blob.digest for blob in blobs))
         have = 0
-        while have < len(chains) and self._layers.get(chains[have]) is not None:
+        while have < len(chains) and self._layers.whole(chains[have]):
             reporter.state(_short(blobs[have].digest), "Already exists")
             have += 1
         for blob in blobs[have:]:
