@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from berth.engine.events import Events
-from berth.engine.volumes import VolumeService
 from berth.errors import BerthError, InvalidArgument
 from berth.model.descriptor import OCI_LAYER, Descriptor
 from berth.model.digest import Digest
 from support.canary import canary
-from support.stores import Stores, archive, open_stores, stream
+from support.stores import Stores, archive, open_stores, stream, volume_service
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers keep owners: root is needed")
 
@@ -61,7 +60,7 @@ def test_only_names_become_directories(stores: Stores, tmp_path: Path, name: str
             with pytest.raises(InvalidArgument):
                 asyncio.run(call)
         if name:
-            service = VolumeService(str(stores.root), stores.database, Events())
+            service = volume_service(stores.root, stores.database, Events())
             with pytest.raises(InvalidArgument):
                 service.create(name)
             assert os.listdir(stores.root / "volumes") == []
@@ -82,7 +81,7 @@ def _look_as_nobody(stores: Stores) -> None:
     os.chmod(stores.root, 0o755)
     layer = asyncio.run(stores.layers.apply_tar(None, stream(archive(("su", "file", b"#!/bin/sh"), mode=0o4755))))
     asyncio.run(stores.snapshots.prepare("key", layer.chain_id))
-    volume = VolumeService(str(stores.root), stores.database, Events()).create("data")
+    volume = volume_service(stores.root, stores.database, Events()).create("data")
     setuid = stores.fs(layer.chain_id) / "su"
     assert setuid.stat().st_mode & stat.S_ISUID
     nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]

@@ -16,7 +16,7 @@ from msgspec import structs
 from berth.contract.image import Image
 from berth.contract.network import Attachment, Bindings, ContainerFacts, PortChange, PortRows
 from berth.contract.runtime import Abilities, AttachStream, ExecRequest, Exit, LaunchFailed, LaunchRequest, Stats
-from berth.contract.volume import Volume
+from berth.contract.volume import Held, Volume
 from berth.engine.config import EngineConfig
 from berth.engine.containers.service import ContainerService
 from berth.engine.events import Events
@@ -319,7 +319,10 @@ class TwinVolumes:
         for name in names:
             self.volumes[name] = structs.replace(self.volumes[name], kept=True)
 
-    def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "") -> Mount:
+    async def hold(self, volume: Volume) -> Held | None:
+        return None
+
+    def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "", held: Held | None = None) -> Mount:
         options = ["rbind", "rprivate", *(["ro"] if read_only else [])]
         return Mount(destination=destination, type="bind", source=volume.mountpoint, options=options)
 

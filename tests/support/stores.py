@@ -7,11 +7,14 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from berth.engine.events import Events
+from berth.engine.memory_volumes import MemoryVolumes
+from berth.engine.volumes import VolumeService
 from berth.model.descriptor import OCI_LAYER, Descriptor
 from berth.model.digest import Digest
 from berth.storage.blob import BlobStore
@@ -121,3 +124,12 @@ def picture(root: Path) -> dict[str, tuple[object, ...]]:
                 changed, content, tuple(sorted(xattrs.items())), first,
             )  # fmt: skip
     return found
+
+
+def volume_service(root: Path, database: Database, events: Events) -> VolumeService:
+    """Volumes without an engine: none can be mounted."""
+
+    async def spawn(module: str, arguments: Sequence[str], fds: Sequence[int]) -> int:
+        raise AssertionError(f"{module} was started")
+
+    return VolumeService(str(root), database, events, MemoryVolumes(str(root), spawn))

@@ -28,6 +28,14 @@ class Volume(Struct, frozen=True, kw_only=True):
     kept: bool = False
 
 
+class Held(Struct, frozen=True):
+    """A volume's filesystem while it is used: the path that leads to it, and a descriptor that says so until its last copy is
+    closed: whoever runs the container keeps it."""
+
+    source: str
+    connection: int
+
+
 class Volumes(Protocol):
     """Implemented by engine.volumes."""
 
@@ -52,9 +60,15 @@ class Volumes(Protocol):
         """These anonymous volumes outlive their container. Idempotent; what is missing is passed over."""
         ...
 
-    def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "") -> Mount:
-        """The OCI mount that shows the volume at `destination`: a bind of the data directory, or what `type=tmpfs`,
-        `o=bind` ... in the options of the local driver ask for."""
+    async def hold(self, volume: Volume) -> Held | None:
+        """For a start: the filesystem of a volume in memory, which those who run at the same time share. None for volumes that
+        are on disk, and where the kernel cannot show one tmpfs to containers with ids of their own (before Linux 6.3). The
+        caller owns the descriptor."""
+        ...
+
+    def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "", held: Held | None = None) -> Mount:
+        """The OCI mount that shows the volume at `destination`: a bind of the data directory or of what is `held`, or what
+        `type=tmpfs`, `o=bind` ... in the options of the local driver ask for."""
         ...
 
     def is_empty(self, volume: Volume) -> bool:

@@ -20,6 +20,7 @@ from berth.engine.containers.service import ContainerService
 from berth.engine.events import Events
 from berth.engine.exec import ExecService
 from berth.engine.images.service import ImageService
+from berth.engine.memory_volumes import MemoryVolumes
 from berth.engine.networks import NetworkService
 from berth.engine.step import StepService
 from berth.engine.system import SystemService
@@ -155,7 +156,7 @@ def _assemble(config: EngineConfig, lock: int, database: Database, events: Event
     snapshots = SnapshotStore(config.root, database, layers)
     trees = TreeStore(workers, expand)
     images = ImageService(config, database, events, blobs, layers, expand)
-    volumes = VolumeService(config.root, database, events)
+    volumes = VolumeService(config.root, database, events, MemoryVolumes(config.run, runtime.spawn))
     networks = NetworkService(config, database, events, runtime.spawn)
     containers = ContainerService(
         config=config,

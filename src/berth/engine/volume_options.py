@@ -1,7 +1,8 @@
 """Options of the local volume driver (`docker volume create -o ...`): type, device, o, as mount(8) has them. Pure.
 
-tmpfs is mounted afresh in each container; a bind shows a directory of the host. Network and disk filesystems are mounted by the
-runtime for each container that starts, with the host's network and rights, and go with it: nothing is ever mounted on the host.
+Containers that run at the same time share a tmpfs (see memory_volumes); a bind shows a directory of the host. Network and disk
+filesystems are mounted by the runtime for each container that starts, with the host's network and rights, and go with it: nothing
+is ever mounted on the host.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from collections.abc import Mapping
 
 from berth.errors import InvalidArgument, NotImplementedKind
 from berth.network.host import is_address
+from berth.runtime.mount_options import parse
 
 _KNOWN = ("type", "o", "device", "size")
 _FLAGS = ("bind", "rbind")
+# ro, nosuid, nodev and noexec: the same bits in mount(2) and in mount_setattr(2).
+_PLAIN_FLAGS = 0xF
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph"})
 DISK = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "erofs", "squashfs", "iso9660", "udf", "vfat", "exfat", "ntfs3"}
@@ -68,6 +72,18 @@ def is_bind(options: Mapping[str, str]) -> bool:
 def mount_options(options: Mapping[str, str]) -> list[str]:
     """The options for the OCI mount, without those that say that it is a bind."""
     return [part for part in _parts(options) if part not in _FLAGS]
+
+
+def data(options: Mapping[str, str]) -> list[list[str | None]]:
+    """Those of the options that are for the filesystem itself, as pairs; the others are each mount's own."""
+    return parse(mount_options(options), "the volume").data
+
+
+def mount_text(options: Mapping[str, str]) -> str:
+    """How it is mounted, as Docker puts it into an error: flags with the bits of mount(2), then the filesystem's options."""
+    flags = parse(mount_options(options), "the volume").attributes & _PLAIN_FLAGS
+    told = ",".join("=".join(filter(None, pair)) for pair in data(options))
+    return ", ".join([*([f"flags: {flags:#x}"] if flags else []), *([f"data: {told}"] if told else [])])
 
 
 def _parts(options: Mapping[str, str]) -> list[str]:

@@ -19,9 +19,11 @@ import msgspec
 
 from berth import failpoint
 from berth.contract.usage import Usage
-from berth.contract.volume import Volume
+from berth.contract.volume import Held, Volume
 from berth.engine import volume_options
 from berth.engine.events import Events
+from berth.engine.idmap import can_idmap, kernel_version
+from berth.engine.memory_volumes import MemoryVolumes
 from berth.errors import Conflict, InvalidArgument, NotFound
 from berth.kernel.fs import fsync_directory, remove_tree
 from berth.kernel.paths import open_in_root
@@ -47,10 +49,11 @@ class VolumeService:
 
     usage: Usage
 
-    def __init__(self, root: str, database: Database, events: Events) -> None:
+    def __init__(self, root: str, database: Database, events: Events, memory: MemoryVolumes) -> None:
         self._volumes = f"{root}/volumes"
         self._database = database
         self._events = events
+        self._memory = memory
         self._pinned: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._removing: set[asyncio.Future[None]] = set()
         os.makedirs(self._volumes, mode=0o700, exist_ok=True)
@@ -192,7 +195,7 @@ class VolumeService:
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Conflict while used, whatever `force` says. With `force`, a missing one is fine."""
         try:
-            self.get(name)
+            volume = self.get(name)
         except NotFound:
             if force:
                 return
@@ -200,13 +203,15 @@ class VolumeService:
         users = self.usage.of_volume(name)
         if users:
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(user.id for user in users)}]")
-        await self._remove(name)
+        await self._remove(volume)
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, volume: Volume) -> None:
+        name = volume.name
         failpoint.hit("volume.remove.before-row")
         with self._database.transaction(durable=True):
             self._database.execute("DELETE FROM volumes WHERE name = ?", (name,))
         failpoint.hit("volume.remove.after-row")
+        self._memory.forget(volume)
         for key in [key for key in self._pinned if key[0] == name]:
             os.close(self._pinned.pop(key))
         trash = self._trash()
@@ -235,7 +240,7 @@ class VolumeService:
             if self.usage.of_volume(volume.name):
                 # A container took it while its size was counted.
                 continue
-            await self._remove(volume.name)
+            await self._remove(volume)
             names.append(volume.name)
             freed += size
         self._events.publish("volume", "prune", "", {"reclaimed": str(freed)})
@@ -248,7 +253,7 @@ class VolumeService:
             if volume.owner and not volume.kept:
                 users = {user.id for user in self.usage.of_volume(volume.name)}
                 if not users:
-                    await self._remove(volume.name)
+                    await self._remove(volume)
                 elif volume.owner not in users:
                     self.keep([volume.name])
         known = {name for (name,) in self._database.rows("SELECT name FROM volumes")}
@@ -259,7 +264,13 @@ class VolumeService:
 
     # Mounting
 
-    def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "") -> Mount:
+    async def hold(self, volume: Volume) -> Held | None:
+        """The filesystem of a volume in memory while it is used, shared by those who use it at the same time."""
+        if volume.options.get("type") != "tmpfs" or not can_idmap("tmpfs", kernel_version()):
+            return None
+        return await self._memory.hold(volume)
+
+    def mount(self, volume: Volume, destination: str, *, read_only: bool, subpath: str = "", held: Held | None = None) -> Mount:
         """The OCI mount that shows the volume at `destination`."""
         options = volume_options.mount_options(volume.options)
         # A volume that is read-only by its own options stays so, whatever the container asks for.
@@ -268,6 +279,9 @@ class VolumeService:
         if volume.options.get("type") == "tmpfs":
             if subpath:
                 raise InvalidArgument(f"volume {volume.name} is a tmpfs: it has no subpath {subpath!r}")
+            if held is not None:
+                options = ["rbind", "rprivate", *options, access]
+                return Mount(destination=destination, type="bind", source=held.source, options=options)
             return Mount(destination=destination, type="tmpfs", source="tmpfs", options=[*options, access])
         if volume.options.get("type") in volume_options.NETWORK | volume_options.DISK:
             if subpath:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from berth.engine.containers import capability, isolation, logdriver, names, processes, restart
 from berth.engine.containers.attaching import parse_detach_keys
-from berth.engine.containers.binds import can_idmap
 from berth.engine.containers.defaults import merge_image, replace_env
 from berth.engine.containers.device import parse_rule
 from berth.engine.containers.health import Check, check_of, judge
@@ -20,6 +19,7 @@ from berth.engine.containers.listing import command_text
 from berth.engine.containers.mounting import parse_bind, tmpfs_record
 from berth.engine.containers.security import check_sysctls, parse_security_options
 from berth.engine.containers.signals import parse_signal
+from berth.engine.idmap import can_idmap
 from berth.errors import Internal, InvalidArgument
 from berth.model.extension import Settings
 from berth.model.instant import parse_instant, parse_rfc3339, rfc3339, rfc3339_ns

@@ -17,12 +17,14 @@ from aiohttp.test_utils import TestClient, TestServer
 from berth.api.routes import volumes as routes
 from berth.api.server import application
 from berth.contract.usage import User
+from berth.contract.volume import Held
 from berth.engine.events import Events
 from berth.engine.volumes import VolumeService
 from berth.errors import Conflict, InvalidArgument, NotFound, NotImplementedKind
 from berth.model.filters import Filters
 from berth.model.mount_type import FILESYSTEM_MOUNT
 from berth.storage.database import Database
+from support.stores import volume_service
 
 
 @dataclass
@@ -58,10 +60,27 @@ class World:
 def world(tmp_path: Path) -> Iterator[World]:
     database = Database(str(tmp_path / "berth.db"))
     events, users = Events(), Users()
-    service = VolumeService(str(tmp_path), database, events)
+    service = volume_service(tmp_path, database, events)
     service.usage = users  # type: ignore[assignment]
     yield World(tmp_path, service, users, events)
     database.close()
+
+
+def test_only_a_tmpfs_is_held_and_only_where_the_kernel_can_show_it_with_ids(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}
+    volumes = world.service.create("memory", options=memory), world.service.create("disk")
+    monkeypatch.setattr("berth.engine.idmap.platform.release", lambda: "6.1.0-13-amd64")
+    assert [asyncio.run(world.service.hold(volume)) for volume in volumes] == [None, None]
+    fresh = world.service.mount(volumes[0], "/m", read_only=False)
+    assert (fresh.type, fresh.options) == ("tmpfs", ["size=1m", "rw"])
+    monkeypatch.setattr("berth.engine.idmap.platform.release", lambda: "6.3.1")
+    with pytest.raises(AssertionError, match="memory_holder was started"):
+        asyncio.run(world.service.hold(volumes[0]))
+    assert asyncio.run(world.service.hold(volumes[1])) is None
+    shared = world.service.mount(volumes[0], "/m", read_only=True, held=Held("/proc/1/root/x", 3))
+    assert (shared.type, shared.source, shared.options[-1]) == ("bind", "/proc/1/root/x", "ro")
 
 
 def test_a_volume_is_made_once(world: World) -> None:

@@ -3,44 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
-import re
 import stat
 
 from berth.contract.volume import Volumes
 from berth.engine.containers.record import MountRecord
+from berth.engine.idmap import NEVER, can_idmap, kernel_version
 from berth.errors import InvalidArgument, NotFound
-
-# Tried: the kernel refuses MOUNT_ATTR_IDMAP on these.
-_NEVER = frozenset(
-    [
-        "overlay",
-        "proc",
-        "sysfs",
-        "devtmpfs",
-        "devpts",
-        "cgroup",
-        "cgroup2",
-        "mqueue",
-        "securityfs",
-        "debugfs",
-        "tracefs",
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "ceph",
-        "fuse",
-        "fuseblk",
-        "9p",
-    ]
-)
-_TMPFS_SINCE = (6, 3)
-
-
-def _kernel() -> tuple[int, int]:
-    match = re.match(r"(\d+)\.(\d+)", platform.release())
-    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _filesystems() -> dict[int, str]:
@@ -54,13 +22,6 @@ def _filesystems() -> dict[int, str]:
     return found
 
 
-def can_idmap(kind: str, kernel: tuple[int, int]) -> bool:
-    """Whether mounts of this filesystem type can be id-mapped."""
-    if kind in _NEVER or kind.startswith("fuse."):
-        return False
-    return kind != "tmpfs" or kernel >= _TMPFS_SINCE
-
-
 def unmappable_binds(mounts: list[MountRecord], volumes: Volumes) -> tuple[str, ...]:
     """Sources of writable binds, and of volumes, whose own filesystem cannot be id-mapped: they would show as nobody's inside.
 
@@ -71,7 +32,7 @@ def unmappable_binds(mounts: list[MountRecord], volumes: Volumes) -> tuple[str, 
     found = [source for m in mounts if m.type == "volume" and not m.read_only and (source := _unmappable_volume(m, volumes))]
     if not binds:
         return tuple(found)
-    kinds, kernel = _filesystems(), _kernel()
+    kinds, kernel = _filesystems(), kernel_version()
     for record in binds:
         try:
             status = os.stat(record.source)
@@ -89,7 +50,7 @@ def _unmappable_volume(record: MountRecord, volumes: Volumes) -> str:
     except NotFound:
         # Made with the container, and looked at again when that starts.
         return ""
-    return options.get("device", "") if options.get("type") in _NEVER else ""
+    return options.get("device", "") if options.get("type") in NEVER else ""
 
 
 def check_sources(mounts: list[MountRecord]) -> list[int]:

@@ -20,6 +20,7 @@ from berth import failpoint, trace
 from berth.contract.image import Image
 from berth.contract.network import Attachment
 from berth.contract.runtime import AttachStream, IOPlan, LaunchFailed, LaunchRequest, Task
+from berth.contract.volume import Held
 from berth.engine import idrange, runtimes
 from berth.engine.containers import capability, cgroup_parent, isolation, logdriver, seccomp, spec
 from berth.engine.containers.binds import check_sources, unmappable_binds
@@ -106,7 +107,7 @@ class Launching:
         try:
             files = self._write_files(record, Attachment(plan=None), separation, None)
             request = self._request(
-                record, id_map, separation, None, self._mounts(record), Attachment(plan=None), files, self._rootfs(record)
+                record, id_map, separation, None, self._mounts(record, {}), Attachment(plan=None), files, self._rootfs(record)
             )
             if self._parts.runtime.prime_slot(request):
                 container.primed = (record.host_config, request)
@@ -132,7 +133,8 @@ class Launching:
             isolation.refuse_fallback(separation)
         partner = self._partner(container, separation)
         owners = check_sources(record.mounts)
-        mounts = self._mounts(record)
+        held = await self._hold_volumes(record, undo, handed)
+        mounts = self._mounts(record, held)
         failpoint.hit("container.start.before-network")
         undo.push_async_callback(parts.networks.release, container.id)
         facts = structs.replace(container.facts(), link=parts.runtime.slot_link(container.id))
@@ -149,6 +151,8 @@ class Launching:
         if request is None:
             id_map, rootfs = container.state.id_map, self._rootfs(record)
             request = self._request(record, id_map, separation, partner, mounts, attachment, files, rootfs)
+            connections = [volume.connection for volume in held.values()]
+            request = structs.replace(request, reserved=(*attachment.reserved, *connections))
         trace.mark("request-made", container.id)
         # The id map is on record before anything uses it: an engine killed right after the launch finds it there.
         parts.catalog.save(container)
@@ -185,7 +189,17 @@ class Launching:
                 )
         return other
 
-    def _mounts(self, record: ContainerRecord) -> list[oci.Mount]:
+    async def _hold_volumes(self, record: ContainerRecord, undo: AsyncExitStack, handed: list[bool]) -> dict[str, Held]:
+        """The volumes in memory, by name. The container's shim says from the launch on that they are used."""
+        held: dict[str, Held] = {}
+        undo.callback(lambda: None if handed[0] else _close_all([volume.connection for volume in held.values()]))
+        for name in dict.fromkeys(mount.name for mount in record.mounts if mount.type == "volume"):
+            volume = await self._parts.volumes.hold(self._parts.volumes.get(name))
+            if volume is not None:
+                held[name] = volume
+        return held
+
+    def _mounts(self, record: ContainerRecord, held: dict[str, Held]) -> list[oci.Mount]:
         mounts = []
         for wanted in record.mounts:
             if wanted.type == "bind":
@@ -197,7 +211,13 @@ class Launching:
             else:
                 volume = self._parts.volumes.get(wanted.name)
                 mounts.append(
-                    self._parts.volumes.mount(volume, wanted.destination, read_only=wanted.read_only, subpath=wanted.subpath)
+                    self._parts.volumes.mount(
+                        volume,
+                        wanted.destination,
+                        read_only=wanted.read_only,
+                        subpath=wanted.subpath,
+                        held=held.get(wanted.name),
+                    )
                 )
         return mounts
 
