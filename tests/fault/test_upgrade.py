@@ -32,7 +32,9 @@ from support.store_fixture import DATA, restore
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="runs containers: needs root")
 # What databases out there have been through: a change of one of these would part them from new ones.
-RELEASED = ("3331cecba87a6d58", "3503cb057384ee02", "31bbe5d15a8d699b", "26ff0b8fb942e3d0", "9981ac2857e828b7")
+RELEASED = (
+    "3331cecba87a6d58", "3503cb057384ee02", "31bbe5d15a8d699b", "26ff0b8fb942e3d0", "9981ac2857e828b7", "14c9eaae5247b9da",
+)  # fmt: skip
 PROGRAM = "trap 'echo bye; exit 5' TERM; echo begun; sleep 1000 & wait"
 
 
@@ -76,7 +78,7 @@ def engine_on(root: str) -> Iterator[EngineProcess]:
 
 
 @needs_root
-@pytest.mark.parametrize(("kept", "schema"), [(3, 1), (3, 2), (3, 3), (4, 4), (5, 5)])
+@pytest.mark.parametrize(("kept", "schema"), [(3, 1), (3, 2), (3, 3), (4, 4), (5, 5), (6, 6)])
 def test_an_older_store_is_taken_over(tmp_path: Path, kept: int, schema: int) -> None:
     root = str(tmp_path / "root")
     restore(DATA / f"store-{kept}", root, schema)
@@ -93,6 +95,8 @@ def test_an_older_store_is_taken_over(tmp_path: Path, kept: int, schema: int) ->
             shown = engine.ok("image", "inspect", "--platform", f"linux/{OTHER}", "-f", "{{.Architecture}}", "multi")
             assert shown == OTHER
         assert engine.ok("image", "inspect", "-f", "{{.Config.Labels.made}}", "built:1") == "before"
+        tagged = engine.ok("image", "inspect", "-f", "{{.Metadata.LastTagTime}}", "built:1")
+        assert tagged.startswith("2026-12-01 " if kept > 5 else "0001-01-01 "), "kept since schema 6"
         assert "vessel" in engine.ok("volume", "ls", "-q").splitlines()
         assert engine.ok("network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", "net") == "10.213.7.0/24"
         died = ("--filter", "event=die", "--format", "{{.Actor.Attributes.name}}")

@@ -19,7 +19,8 @@ Progress = Callable[[dict[str, Any]], Awaitable[None]]
 class Image(Struct, frozen=True, kw_only=True):
     """An image in the store. `id` is the digest of the configuration; `chain_id` that of the top layer, None without layers.
     `size` in bytes, unpacked; `tags` and `digests` are familiar references (debian:trixie, debian@sha256:...). `index` is the
-    digest of the index that it was found by, when it is one of several platforms."""
+    digest of the index that it was found by, when it is one of several platforms. `tagged` is when it last got a tag here, by
+    whatever operation, 0 if it never did."""
 
     id: Digest
     document: ImageDocument
@@ -30,6 +31,7 @@ class Image(Struct, frozen=True, kw_only=True):
     digests: tuple[str, ...] = ()
     parent: Digest | None = None
     index: Digest | None = None
+    tagged: float = 0.0
 
 
 class Images(Protocol):

@@ -78,6 +78,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX repo_digests_index ON repo_digests(index_digest);
     INSERT INTO settings (key, value) VALUES ('images.adopt-indexes', '1');
     """,
+    # When an image was last given a name here; 0 for those that have not been since.
+    """
+    ALTER TABLE images ADD COLUMN tagged REAL NOT NULL DEFAULT 0;
+    """,
 )
 
 

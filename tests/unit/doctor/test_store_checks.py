@@ -36,7 +36,7 @@ def _store(top: Path) -> Path:
         database.execute("INSERT INTO layers VALUES (?, ?, ?, 0, NULL, '')", (f"sha256:{chain}", f"sha256:{chain}", parent))
     (root / "layers/empty").mkdir()
     _write(root / f"blobs/sha256/{IMAGE}", CONFIG)
-    database.execute("INSERT INTO images VALUES (?, ?, 0, NULL, 0)", (f"sha256:{IMAGE}", f"sha256:{LAYER}"))
+    database.execute("INSERT INTO images VALUES (?, ?, 0, NULL, 0, 0)", (f"sha256:{IMAGE}", f"sha256:{LAYER}"))
     database.execute("INSERT INTO tags VALUES ('app:1', ?, NULL)", (f"sha256:{IMAGE}",))
     database.execute("INSERT INTO containers VALUES (?, 'box', 0, x'')", (CONTAINER,))
     database.execute("INSERT INTO snapshots VALUES (?, ?)", (CONTAINER, f"sha256:{LAYER}"))

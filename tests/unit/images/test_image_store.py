@@ -84,6 +84,20 @@ def test_tagging_moves_the_name(world: World) -> None:
         world.service.tag(second, parse(f"x@{first.id}"))
 
 
+def test_when_an_image_was_last_named_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("berth.engine.images.store.time.time", lambda: 1000.5)
+    plain, named = asyncio.run(world.make(A)), asyncio.run(world.make(B, tags=("x:1",)))
+    assert (plain.tagged, named.tagged) == (0.0, 1000.5)
+    told = [world.service.inspect(image.id).metadata for image in (plain, named)]
+    assert [entry and entry.last_tag_time for entry in told] == ["0001-01-01T00:00:00Z", "1970-01-01T00:16:40.500000000Z"]
+    monkeypatch.setattr("berth.engine.images.store.time.time", lambda: 2000.0)
+    world.service.tag(plain, parse("x:1"))
+    now = [world.service.get(image.id).tagged for image in (plain, named)]
+    assert now == [2000.0, 1000.5], "the other has lost its name, not when it had got it"
+    asyncio.run(world.make(A))
+    assert world.service.get(plain.id).tagged == 2000.0
+
+
 def test_removing_the_last_name_removes_layers_nobody_needs(world: World) -> None:
     base = asyncio.run(world.make(A, tags=("base",)))
     asyncio.run(world.make(B, tags=("top", "top:2"), parent=None))

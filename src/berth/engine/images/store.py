@@ -1,6 +1,6 @@
 """The images that are here: rows in the database, documents in the blobs, names that point at them.
 
-    images        id (digest of the configuration), chain_id of the top layer, created, parent, size
+    images        id (digest of the configuration), chain_id of the top layer, created, parent, size, tagged (when it last was)
     tags          domain/path:tag      -> image, and the index that the name means if it means several platforms
     repo_digests  domain/path@digest   -> likewise; the digest is that of the manifest or index it was pulled or pushed by
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,7 +36,7 @@ _ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
 log = logging.getLogger(__name__)
 # More images than this are read from disk at every list. A configuration has some kilobytes.
 _DOCUMENTS = 4096
-_COLUMNS = "id, chain_id, created, parent, size"
+_COLUMNS = "id, chain_id, created, parent, size, tagged"
 # Images that are not only a platform of an index that another image stands for.
 _LISTED = (
     "(id IN (SELECT image_id FROM tags UNION SELECT image_id FROM repo_digests UNION SELECT image_id FROM indexes)"
@@ -253,7 +254,7 @@ class ImageStore:
         return found[::-1]
 
     def _image(self, row: tuple[object, ...], names: Names, index: Digest | None) -> Image:
-        image_id, top, created, parent, size = row
+        image_id, top, created, parent, size, tagged = row
         return Image(
             id=Digest(str(image_id)),
             document=parse_config(self._document_bytes(Digest(str(image_id)))),
@@ -264,6 +265,7 @@ class ImageStore:
             digests=tuple(name.familiar for name in names.digests),
             parent=Digest(str(parent)) if parent else None,
             index=index,
+            tagged=float(str(tagged)),
         )
 
     # Recording
@@ -445,6 +447,12 @@ class ImageStore:
             " DO UPDATE SET image_id = excluded.image_id, index_digest = excluded.index_digest",
             (key, image_id, index),
         )
+        if table == "tags":
+            self._database.execute(
+                "UPDATE images SET tagged = ?1 WHERE id = ?2"
+                " OR id IN (SELECT image_id FROM index_content WHERE index_digest = ?3 AND image_id IS NOT NULL)",
+                (time.time(), image_id, index),
+            )
 
     def _size(self, top: Digest | None) -> int:
         size, current = 0, top

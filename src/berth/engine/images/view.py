@@ -17,7 +17,7 @@ from berth.engine.images.store import ImageStore
 from berth.errors import DataLoss, InvalidArgument, NotFound
 from berth.model.digest import Digest
 from berth.model.filters import Filters
-from berth.model.instant import ZERO, document_time, parse_moment
+from berth.model.instant import ZERO, document_time, parse_moment, rfc3339
 from berth.model.reference import Reference, parse
 from berth.wire.container import ContainerConfig
 from berth.wire.document import ImageDocument
@@ -88,7 +88,7 @@ def inspect(
         size=image.size,
         graph_driver=_driver(root, stack),
         root_fs=ImageInspectRootFS(type="layers", layers=[str(diff_id) for diff_id in document.rootfs.diff_ids]),
-        metadata=ImageInspectMetadata(last_tag_time=ZERO),
+        metadata=ImageInspectMetadata(last_tag_time=rfc3339(image.tagged)),
         virtual_size=image.size,
         container=document.container or "",
         container_config=config_object(document.container_config or document.config),
