@@ -22,6 +22,9 @@ the wording is compatibility: Docker's clients read it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BerthError(Exception):
     """An error with a message for the user: what happened, to what, and what to do next."""
@@ -29,6 +32,17 @@ class BerthError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+@contextmanager
+def prefixed(words: str) -> Iterator[None]:
+    """Errors of the block say first what was tried; their kind stays."""
+    try:
+        yield
+    except BerthError as error:
+        error.message = words + error.message
+        error.args = (error.message,)
+        raise
 
 
 class InvalidArgument(BerthError):

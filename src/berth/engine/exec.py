@@ -67,6 +67,9 @@ class ExecService:
         args = words(body.cmd)
         if not args:
             raise InvalidArgument("No exec command specified")
+        if container.status is Status.PAUSED:
+            # Docker repeats the name as it was given.
+            raise Conflict(f"Container {reference} is paused, unpause the container before exec")
         require_task(container.id, container.status)
         if container.task is not None:
             container.task.check("exec")

@@ -26,8 +26,8 @@ def is_id_prefix(text: str) -> bool:
     return bool(_HEX.match(text))
 
 
-def check_name(kind: str, name: str) -> str:
-    """The name, or InvalidArgument in Docker's words."""
+def check_name(kind: str, name: str, given: str = "") -> str:
+    """The name, or InvalidArgument in Docker's words, which repeat it as it was `given`."""
     if not NAME.match(name):
-        raise InvalidArgument(f"Invalid {kind} name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        raise InvalidArgument(f"Invalid {kind} name ({given or name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
     return name

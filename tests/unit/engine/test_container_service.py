@@ -150,7 +150,7 @@ def test_image_volumes_are_made_and_filled_once(tmp_path: Path) -> None:
             'invalid mount config for type "bind": bind source path does not exist: /nosuch',
         ),
         (CreateBody(image="busybox", working_dir="a"), "the working directory 'a' is invalid, it needs to be an absolute path"),
-        (CreateBody(image="busybox", stop_signal="FOO"), "Invalid signal: FOO"),
+        (CreateBody(image="busybox", stop_signal="FOO"), "invalid signal: FOO"),
     ],
 )  # fmt: skip
 def test_refusals_of_create(tmp_path: Path, request_: CreateBody, message: str) -> None:

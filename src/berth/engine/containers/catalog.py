@@ -65,7 +65,7 @@ class Catalog:
         """Reserve the name (or a generated one) for the container. Conflict when it is taken."""
         if not name:
             name = names.generate(lambda n: n in self._names)
-        name = check_name("container", name.removeprefix("/") or name)
+        name = check_name("container", name.removeprefix("/") or name, name)
         owner = self._names.get(name)
         if owner is not None:
             raise Conflict(

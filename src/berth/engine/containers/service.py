@@ -41,7 +41,7 @@ from berth.engine.containers.validation import check_terminal_size
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
 from berth.engine.launch_trace import LaunchTrace
-from berth.errors import BerthError, Conflict, InvalidArgument, NotFound, NotImplementedKind, ResourceExhausted
+from berth.errors import BerthError, Conflict, InvalidArgument, NotImplementedKind, ResourceExhausted, prefixed
 from berth.model.filters import Filters
 from berth.storage.database import Database
 from berth.wire.container import (
@@ -213,15 +213,14 @@ class ContainerService:
 
     async def restart(self, reference: str, timeout: int | None, signal: str = "", *, by: str = "") -> None:
         """Stop and start."""
-        await self._stopping.restart(self.get(reference), timeout, signal, by=by)
+        container = self.get(reference)
+        with prefixed(f"Cannot restart container {reference}: "):
+            await self._stopping.restart(container, timeout, signal, by=by)
 
     async def kill(self, reference: str, signal: str, *, by: str = "") -> None:
         """A signal by name or number."""
-        try:
-            container = self.get(reference)
-        except NotFound as error:
-            raise NotFound(f"cannot kill container: {reference}: {error.message}") from error
-        await self._stopping.kill(container, signal, by=by)
+        with prefixed(f"cannot kill container: {reference}: "):
+            await self._stopping.kill(self.get(reference), signal, by=by)
 
     async def pause(self, reference: str) -> None:
         """Freeze."""

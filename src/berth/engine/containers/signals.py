@@ -10,8 +10,10 @@ from berth.errors import InvalidArgument
 def parse_signal(text: str) -> int:
     """9, KILL, SIGKILL, sigkill, RTMIN+3 ... as a number."""
     number = int(text) if text.isdigit() else _by_name(text.upper().removeprefix("SIG"))
-    if not 1 <= number <= 64:
-        raise InvalidArgument(f"Invalid signal: {text}")
+    if number > 64:
+        raise InvalidArgument(f"the linux daemon does not support signal {number}")
+    if number < 1:
+        raise InvalidArgument(f"invalid signal: {text}")
     return number
 
 

@@ -181,7 +181,7 @@ class Launching:
         for kind, name in separation.joins.items():
             other = self._parts.catalog.get(name)
             if other.status not in HAS_TASK:
-                raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
+                raise Conflict(_cannot_join(kind, other))
             if kind == "ipc" and (other.record.host_config.ipc_mode or "private") not in ("shareable", "host"):
                 raise Conflict(
                     f"can't join IPC of container {other.id}: non-shareable IPC "
@@ -347,6 +347,14 @@ class Launching:
         for alias, identifier, address in attachment.links:
             found += link_variables(record.name, alias, address, self._parts.catalog.get(identifier).record.config)
         return found
+
+
+def _cannot_join(kind: str, other: Container) -> str:
+    """In Docker's words."""
+    if kind == "network":
+        return f"cannot join network namespace of a non running container: container {other.name} is {other.status}"
+    told = f"container {other.id} is not running"
+    return f"can't join IPC of container {other.id}: {told}" if kind == "ipc" else told
 
 
 async def profile_loaded(request: LaunchRequest) -> None:

@@ -113,7 +113,7 @@ class Stopping:
                 self._running.cancel_restart(container)
                 return
             if container.status not in HAS_TASK:
-                raise Conflict(f"cannot kill container: {container.name}: container {container.id} is not running")
+                raise Conflict(f"container {container.id} is not running")
             fatal = number in (SIGKILL, parse_signal(container.record.config.stop_signal or "TERM"))
             container.state.cause = asked(Kind.KILL, by, number)
             if fatal:

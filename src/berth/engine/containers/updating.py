@@ -77,7 +77,8 @@ class Updating:
         async with container.changing():
             old = container.name
             try:
-                self._parts.catalog.rename(container, name)
+                # Docker tells a name that cannot be one with the slash that all names have inside.
+                self._parts.catalog.rename(container, name if name.startswith("/") else f"/{name}")
             except (Conflict, InvalidArgument) as error:
                 if name.removeprefix("/") == old:
                     raise
