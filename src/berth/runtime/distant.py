@@ -16,6 +16,7 @@ from berth.contract.runtime import Exit
 from berth.errors import Unavailable
 from berth.kernel.process import start_time
 from berth.runtime import channel, record, remains
+from berth.runtime.link import readable
 from berth.runtime.task import NativeTask
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class DistantTask(NativeTask):
 
     async def _await_end(self, pidfd: int) -> None:
         if pidfd >= 0:
-            await _readable(pidfd)
+            await readable(pidfd)
         deadline = asyncio.get_running_loop().time() + _RECORD_SECONDS
         while (found := record.read_exit(self._run, self.id, self._directory)) is None:
             if asyncio.get_running_loop().time() > deadline:
@@ -105,13 +106,3 @@ class DistantTask(NativeTask):
 
     def _bury_now(self) -> Exit:
         return remains.bury(self._run, self.id, self._directory, self._group, self._state)
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    event = asyncio.Event()
-    loop.add_reader(fd, event.set)
-    try:
-        await event.wait()
-    finally:
-        loop.remove_reader(fd)

@@ -164,3 +164,20 @@ class Link:
         if not self.closed:
             self.close()
             self._on_close()
+
+
+def discard(answer: asyncio.Future[Answer]) -> None:
+    """An answer that nobody waits for any more: its descriptors are closed, and an error is nobody's business."""
+    if not answer.cancelled() and answer.exception() is None:
+        channel.close_all(answer.result()[1])
+
+
+async def readable(fd: int) -> None:
+    """Until there is something to read: of a pidfd, the end of its process."""
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_reader(fd, event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_reader(fd)

@@ -2,8 +2,8 @@
 
     start()    the launcher process, through which everything is forked
     launch()   request -> plan -> launcher -> shim, or a slot of the pool; the shim's answer makes a NativeTask
-    load()     a shim that lives is connected to; of one that has gone the exit record tells, and if it was killed
-               its container is ended and counts as killed
+    load()     a shim that lives is connected to, also one that does not answer yet; of one that has gone the exit record
+               tells, and if it was killed its container is ended and counts as killed
 
 Descriptors that a request hands over are closed here once the shim has its copies, also when the launch fails.
 """
@@ -27,20 +27,24 @@ from berth.runtime import cgroup_host, channel, record, remains, under_way
 from berth.runtime.distant import DistantTask, is_distant
 from berth.runtime.foreign_plan import BUNDLE
 from berth.runtime.fork_server import ForkServer
-from berth.runtime.link import DescriptorsLost, Disconnected, Link, error_of
+from berth.runtime.link import DescriptorsLost, Disconnected, Link, discard, error_of
 from berth.runtime.oom_watch import OomWatch
 from berth.runtime.planner import NativePlanner
 from berth.runtime.pool import Pool, Ranges, Slot, network_of, without_network
+from berth.runtime.silent import SilentTask
 from berth.runtime.task import NativeTask, Planner, stream_message
 
 if TYPE_CHECKING:
     from berth.runtime.channel import Message
+    from berth.runtime.link import Answer
 
 # Says nothing of who should be there.
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 log = logging.getLogger("berth.runtime")
-# A shim that does not answer for so long hangs: it is ended, and its container with it.
-_STATE_SECONDS = 60.0
+# Of a launch that nobody waits for any more: a shim that does not answer for so long hangs, and is ended.
+_ABANDONED_SECONDS = 60.0
+# An engine that starts asks all shims at once, and goes on without those that do not answer (see silent).
+_STATE_SECONDS = 5.0
 _QUIT_SECONDS = 10.0
 # An engine that starts waits for launches of the one before; they have an alarm of their own, which is later.
 _UNDER_WAY_SECONDS = 15.0
@@ -312,7 +316,7 @@ class NativeRuntime:
         except asyncio.CancelledError:
             if link is not None:
                 # Nobody waits for it any more, but it may be about to run.
-                answer.add_done_callback(_discard)
+                answer.add_done_callback(discard)
                 self._abandon(task.id, link)
             raise
         except DescriptorsLost:
@@ -352,7 +356,7 @@ class NativeRuntime:
     def _abandon(self, id: str, link: Link) -> None:
         async def end() -> None:
             try:
-                async with asyncio.timeout(_STATE_SECONDS):
+                async with asyncio.timeout(_ABANDONED_SECONDS):
                     await link.request("quit", {"kill": True})
             except (TimeoutError, BerthError):
                 # It failed by itself, or hangs.
@@ -365,23 +369,37 @@ class NativeRuntime:
         work.add_done_callback(self._abandoned.discard)
 
     async def _connect(self, id: str) -> NativeTask | None:
-        """The task of a shim that answers."""
+        """The task of a shim that can be connected to."""
         sock = self._dial(id)
         if sock is None:
             return None
         task = self._task(id, f"{self._root}/containers/{id}")
         link = Link(sock, task.heard, task.lost)
+        answer = link.ask("state")
         try:
             async with asyncio.timeout(_STATE_SECONDS):
-                summary, fds = await link.request("state")
+                summary, fds = await asyncio.shield(answer)
         except DescriptorsLost:
             link.close()
             raise
-        except (TimeoutError, BerthError):
-            # It has just left, or it hangs: what it wrote decides.
+        except TimeoutError:
+            return self._silent(id, link, answer)
+        except BerthError:
+            # It has just left: what it wrote decides.
             link.close()
             return None
         _take_over(task, link, summary, fds)
+        return task
+
+    def _silent(self, id: str, link: Link, answer: asyncio.Future[Answer]) -> NativeTask | None:
+        """The task of a shim that does not answer; None when it has not written down what it is about."""
+        state = record.read(record.state_path(self._run, id))
+        if state is None:
+            answer.add_done_callback(discard)
+            link.close()
+            return None
+        task = SilentTask(id, self._run, self._name, state["directory"], self._planner, self._oom, self._deleted)
+        task.watch(state, link, answer)
         return task
 
     def _distant(self, id: str) -> NativeTask | None:
@@ -438,12 +456,6 @@ def _take_over(task: NativeTask, link: Link, summary: Message, fds: list[int]) -
     if link.closed:
         # Its shim was killed right after the answer: that was heard of when there was no task yet.
         task.lost()
-
-
-def _discard(answer: asyncio.Future[tuple[Message, list[int]]]) -> None:
-    """An answer that came too late: its descriptors are closed, and an error is nobody's business."""
-    if not answer.cancelled() and answer.exception() is None:
-        channel.close_all(answer.result()[1])
 
 
 def _settle(future: asyncio.Future[None]) -> None:
