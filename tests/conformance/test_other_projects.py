@@ -106,6 +106,17 @@ def test_docker_compose_1_29(compose: EngineProcess, tmp_path: Path) -> None:
     assert compose.ok("ps", "-aq") == "" and "project" not in compose.ok("network", "ls", "--format", "{{.Name}}")
 
 
+def test_docker_compose_1_29_attached(compose: EngineProcess, tmp_path: Path) -> None:
+    """It watches the events of its containers, in whatever version of the API the server offers, as the first one had them."""
+    job = {"image": "busybox", "command": "sh -c 'echo begun; sleep 0.5; exit 3'"}
+    (tmp_path / "docker-compose.yml").write_text(json.dumps({"version": "3", "services": {"job": job}}))
+    up = ("docker-compose", "-p", "project", "up", "--no-color", "--exit-code-from", "job", "job")
+    done = compose.run(*up, cwd=str(tmp_path), timeout=60)
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "job_1  | begun" in done.stdout and "project_job_1 exited with code 3" in done.stdout
+
+
 def test_devcontainers(engine: EngineProcess, tmp_path: Path) -> None:
     program = shutil.which("devcontainer")
     if program is None:

@@ -119,8 +119,9 @@ def _without_tag(image: str) -> str:
     return name if colon and "/" not in tag else image
 
 
-def _legacy(message: EventMessage) -> dict[str, object]:
-    """What clients before API 1.22 read too: status, id, from."""
+def _event(message: EventMessage) -> dict[str, object]:
+    """An event with what clients before API 1.22 read: status, id, from. Docker has left them out since 1.52, but docker-compose
+    1.29 takes the newest version that the server offers, and reads them all the same."""
     document: dict[str, object] = msgspec.to_builtins(message)
     if message.type in ("container", "image") and message.actor is not None:
         document |= {"status": message.action, "id": message.actor.id}
@@ -148,13 +149,12 @@ def _events(engine: Engine) -> Handler:
         kind, before = _event_form(request)
         response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
-        legacy = api_version(request) < (1, 52)
 
         async def work() -> None:
             async with aclosing(engine.events.listen(since, until)) as batches:  # type: ignore[type-var]
                 async for batch in batches:
-                    asked = (_legacy(message) if legacy else message for message in batch if _matches(filters, message))
-                    if lines := b"".join(before + msgspec.json.encode(message) + b"\n" for message in asked):
+                    asked = (_event(message) for message in batch if _matches(filters, message))
+                    if lines := b"".join(before + msgspec.json.encode(event) + b"\n" for event in asked):
                         await response.write(lines)
 
         await while_connected(request, work())
