@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import time
 from collections.abc import Iterator
@@ -102,3 +103,19 @@ def test_a_wrong_option_is_refused_at_the_start(capped: EngineProcess) -> None:
     command = [str(BIN / "berthd"), "--log-opt", "max-sice=1m"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1 and done.stderr == "berthd: --log-opt: unknown log opt 'max-sice' for json-file log driver\n"
+
+
+def test_the_local_driver_keeps_five_compressed_files_of_twenty_megabytes(engine: EngineProcess) -> None:
+    """By effect: what is written is more than that, and the engine's own limits do not count."""
+    line = "0123456789" * 8
+    script = f"yes {line} | head -n 2000000; echo last"
+    engine.ok("run", "--name", "loud", "--log-driver", "local", "busybox", "sh", "-c", script)
+    assert engine.ok("inspect", "-f", "{{.LogPath}}", "loud") == "", "nobody but the engine is to read them"
+    folder = Path(engine.root, "containers", engine.ok("inspect", "-f", "{{.Id}}", "loud"))
+    found = sorted(folder.glob("*-json.log*"))
+    assert [path.name.rpartition("-json.log")[2] for path in found] == ["", ".1.gz", ".2.gz", ".3.gz", ".4.gz"]
+    sizes = [len(gzip.decompress(path.read_bytes())) for path in found[1:]]
+    assert all((20 << 20) - 200 < size < (20 << 20) + 200 for size in sizes), sizes
+    assert engine.ok("logs", "-n", "1", "loud") == "last"
+    assert engine.ok("logs", "loud").count(line) > 4 * (20 << 20) // 160
+    engine.ok("rm", "loud")

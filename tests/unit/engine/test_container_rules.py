@@ -312,6 +312,42 @@ def test_log_options() -> None:
             logdriver.check_log_config(bad)
 
 
+def test_what_the_local_driver_keeps() -> None:
+    from berth.engine.config import EngineConfig
+    from berth.wire.container import HostConfigLogConfig
+
+    def plan(**options: str) -> tuple[int, int, bool]:
+        log = HostConfigLogConfig(type="local", config={name.replace("_", "-"): value for name, value in options.items()})
+        logdriver.check_log_config(log)
+        found = logdriver.log_plan(ContainerConfig(), log, "/l", EngineConfig(log_max_size=1, log_max_files=1))
+        return found.max_size, found.max_files, found.compress
+
+    assert plan() == (20 << 20, 5, True), "Docker's, not the engine's"
+    assert plan(max_size="1m") == (1 << 20, 5, True)
+    assert plan(max_file="1") == (20 << 20, 1, False)
+    assert plan(max_file="2", compress="false") == (20 << 20, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("driver", "options", "words"),
+    [
+        ("local", {"labels": "a"}, "unknown log opt 'labels' for log driver local"),
+        ("json-file", {"nope": "1"}, "unknown log opt 'nope' for json-file log driver"),
+        ("local", {"mode": "x"}, "logger: logging mode not supported: x"),
+        ("json-file", {"max-buffer-size": "1k"}, "logger: max-buffer-size option is only supported with 'mode=non-blocking'"),
+        ("local", {"mode": "non-blocking", "max-buffer-size": "x"}, "error parsing option max-buffer-size: invalid size: 'x'"),
+        ("json-file", {"env-regex": "("}, "invalid log opt env-regex=(: error parsing regexp"),
+        ("json-file", {"labels-regex": "["}, "invalid log opt labels-regex=[: error parsing regexp"),
+    ],
+)
+def test_log_options_that_are_refused(driver: str, options: dict[str, str], words: str) -> None:
+    from berth.wire.container import HostConfigLogConfig
+
+    with pytest.raises(InvalidArgument) as caught:
+        logdriver.check_log_config(HostConfigLogConfig(type=driver, config=options))
+    assert caught.value.message.startswith(words)
+
+
 def test_top_shows_a_process() -> None:
     titles, rows = processes.table([os.getpid(), 2**22 + 1], "", 0)
     assert titles == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]

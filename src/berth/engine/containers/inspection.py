@@ -148,7 +148,7 @@ class Inspection:
         record, parts = container.record, self._parts
         directory = parts.directory(record.id)
         paths = {name: f"{directory}/{name}" if record.state.started_at else "" for name, _ in ETC_FILES}
-        has_log = (record.host_config.log_config.type if record.host_config.log_config else "") != "none"
+        driver = (record.host_config.log_config.type if record.host_config.log_config else "") or "json-file"
         try:
             image = parts.images.find(record.image_id)
         except (DataLoss, NotFound):
@@ -164,7 +164,7 @@ class Inspection:
             "ResolvConfPath": paths["resolv.conf"],
             "HostnamePath": paths["hostname"],
             "HostsPath": paths["hosts"],
-            "LogPath": parts.log_path(record.id) if has_log else "",
+            "LogPath": parts.log_path(record.id) if driver == "json-file" else "",
             "Name": "/" + record.name,
             "RestartCount": record.state.restart_count,
             "Driver": "overlay2",

@@ -11,9 +11,11 @@ from berth.errors import InvalidArgument
 from berth.wire.container import ContainerConfig, HostConfigLogConfig
 
 DRIVERS = frozenset({"json-file", "local", "none"})
-_OPTIONS = frozenset(
-    {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"}
-)
+# Of all drivers, of those that write files, and of json-file, which can tell of the container in every record.
+_COMMON = frozenset({"mode", "max-buffer-size"})
+_FILES = _COMMON | {"max-size", "max-file", "compress"}
+_OPTIONS = {"local": _FILES, "json-file": _FILES | {"labels", "labels-regex", "env", "env-regex", "tag"}}
+_MODES = ("", "blocking", "non-blocking")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKmMgGtT]?)(?:i?[bB])?\Z")
 # What Docker's local driver keeps: five compressed files of 20 MB.
 _LOCAL_SIZE, _LOCAL_FILES = 20 << 20, 5
@@ -36,15 +38,36 @@ def check_log_config(log: HostConfigLogConfig) -> None:
     if driver == "none":
         return
     options = log.config or {}
+    _check_mode(options)
     for name in options:
-        if name not in _OPTIONS:
-            raise InvalidArgument(f"unknown log opt '{name}' for {driver} log driver")
+        if name not in _OPTIONS[driver]:
+            which = "log driver local" if driver == "local" else f"{driver} log driver"
+            raise InvalidArgument(f"unknown log opt '{name}' for {which}")
+    for name in ("labels-regex", "env-regex"):
+        try:
+            re.compile(options.get(name, ""))
+        except re.error as error:
+            raise InvalidArgument(f"invalid log opt {name}={options[name]}: error parsing regexp: {error}") from error
     files = options.get("max-file", "1")
     if not files.isdigit() or int(files) < 1:
         raise InvalidArgument("max-file cannot be less than 1")
     size, count = _limits(driver, options, EngineConfig())
     if _boolean(options, "compress", False) and (size == 0 or count < 2):
         raise InvalidArgument("compress cannot be true when max-file is less than 2 or max-size is not set")
+
+
+def _check_mode(options: dict[str, str]) -> None:
+    """A file is never waited for, so there is nothing to buffer; the options have to be Docker's all the same."""
+    mode = options.get("mode", "")
+    if mode not in _MODES:
+        raise InvalidArgument(f"logger: logging mode not supported: {mode}")
+    if "max-buffer-size" in options:
+        if mode != "non-blocking":
+            raise InvalidArgument("logger: max-buffer-size option is only supported with 'mode=non-blocking'")
+        try:
+            parse_size(options["max-buffer-size"])
+        except InvalidArgument as error:
+            raise InvalidArgument(f"error parsing option max-buffer-size: {error.message}") from error
 
 
 def _boolean(options: dict[str, str], name: str, otherwise: bool) -> bool:
