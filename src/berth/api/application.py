@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from berth.api.routes import absent, build, containers, exec, images, networks, system, usage, volumes
+from berth.api.routes import absent, build, containers, exec, images, networks, system, usage, verify, volumes
 from berth.api.server import application
 from berth.build.service import BuildService
 from berth.engine.app import Engine
@@ -29,6 +29,7 @@ def build_application(engine: Engine, request_stop: Callable[[bool], None]) -> w
         [
             *system.routes(engine, request_stop),
             *usage.routes(engine, builds),
+            *verify.routes(engine),
             *containers.routes(engine),
             *exec.routes(engine),
             *images.routes(engine),

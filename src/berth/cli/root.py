@@ -41,7 +41,7 @@ _IMAGE = {
 }
 _NETWORK = dict.fromkeys(("connect", "create", "disconnect", "inspect", "ls", "prune", "rm"), "network")
 _VOLUME = dict.fromkeys(("create", "inspect", "ls", "prune", "rm"), "volume")
-_SYSTEM = {"df": "system", "dial-stdio": "dial", "events": "system", "info": "system", "prune": "prune"}
+_SYSTEM = {"df": "system", "dial-stdio": "dial", "events": "system", "info": "system", "prune": "prune", "verify": "verify"}
 _TOP = {
     **{name: module for name, module in _CONTAINER.items() if name not in ("ls", "prune", "inspect")},
     **{name: module for name, module in _IMAGE.items() if name not in ("ls", "prune", "rm", "inspect", "bootstrap")},

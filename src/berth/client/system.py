@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from berth.client.engine import Engine
+from berth.client.stream import json_lines
 from berth.errors import NotFound
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ class System:
             return self._engine.json("GET", "/berth/df")
         except NotFound:
             return None
+
+    def verify(self, *, repair: bool = False) -> Iterator[dict[str, Any]]:
+        """Check the files of all layers: one message for each that differs, and `Layers`, how many there are."""
+        return json_lines(self._engine.request("POST", "/berth/verify", query={"repair": repair or None}))
 
     def login(self, username: str, password: str, server: str) -> Any:
         """Check credentials; Unauthenticated when they are wrong."""

@@ -1,6 +1,7 @@
 """Committed layers.
 
     layers/<chain id hex>/fs      the content in overlay form, ids as containers see them
+    layers/<chain id hex>/sums    of layers of our own: a checksum of each file (see `verify`)
     layers/.staging-<random>/fs   being unpacked or committed
     layers/.trash-<random>        on its way out
     layers/base                   what lies below every container's image (see `base`)
@@ -27,14 +28,16 @@ from berth import failpoint
 from berth.contract.store import ByteStream, Expand, Layer
 from berth.errors import Conflict, DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from berth.kernel.fs import fsync_directory, naming, remove_tree, syncfs
+from berth.kernel.thread import to_its_end
 from berth.model.descriptor import Descriptor
 from berth.model.digest import Digest, digest_of, hex_of, parse_digest
+from berth.storage import verify
 from berth.storage.base import make as make_base
 from berth.storage.blob import BlobStore
 from berth.storage.channel import Abandoned
 from berth.storage.compression import PIECE, Pipeline
 from berth.storage.database import Database
-from berth.storage.pack import DEFAULT_ROOT, RootLook, look, pack_layer
+from berth.storage.pack import DEFAULT_ROOT, RootLook, Summed, look, pack_layer
 from berth.storage.space import translated
 from berth.storage.stream import StreamReader, run_stoppable, stream_from
 from berth.storage.tar_reader import Source, TarReader
@@ -47,6 +50,18 @@ _ANCESTORS = """
         SELECT layers.chain_id, layers.parent, layers.large_ids, depth + 1 FROM layers JOIN up ON layers.chain_id = up.parent)
     SELECT chain_id, large_ids FROM up ORDER BY depth"""
 _THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A layer that is not what it should be, or of which it cannot be told (`error`). `names` are the members of its tar that
+    differ, as far as they are known; `source`: what they should be is here."""
+
+    layer: Layer
+    names: tuple[bytes, ...]
+    mended: bool = False
+    source: bool = False
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -74,6 +89,8 @@ class LayerStore:
         self._expand = expand
         self._applying: dict[Digest, _Applying] = {}
         self._publishing = asyncio.Lock()
+        # Those that `verify` has found to have other files than they should have: who fetches their content again mends them.
+        self.damaged: set[Digest] = set()
         self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
         os.makedirs(self._layers, mode=0o700, exist_ok=True)
         for directory in self.empty:
@@ -107,7 +124,8 @@ class LayerStore:
     def whole(self, chain_id: Digest) -> bool:
         """Whether nothing has to be fetched for it: it is here, and so is the blob that it came in."""
         layer = self.get(chain_id)
-        return layer is not None and (layer.blob is None or self._blobs.has(layer.blob.digest))
+        known = layer is not None and (layer.blob is None or self._blobs.has(layer.blob.digest))
+        return known and chain_id not in self.damaged
 
     def all(self) -> list[Layer]:
         """Every layer."""
@@ -145,7 +163,7 @@ class LayerStore:
         """Unpack a blob on top of the parent. DataLoss when it does not match. Two callers share one unpacking."""
         chain = chain_of(parent, parse_digest(diff_id))
         found = self.get(chain)
-        if found is not None:
+        if found is not None and chain not in self.damaged:
             return self._remember_blob(found, blob)
         applying = self._applying.get(chain)
         if applying is None:
@@ -194,6 +212,10 @@ class LayerStore:
                     return _unpack(pieces, f"{staging}/fs", lower, stop, diff_id)
 
             unpacked = await run_stoppable(self.executor, work)
+            found = self.get(chain)
+            if found is not None and chain in self.damaged:
+                await self._mend(found, staging)
+                return self._remember_blob(found, blob)
             layer = Layer(chain_id=chain, diff_id=diff_id, parent=parent, size=unpacked.size, blob=blob)
             return await self._publish(staging, layer, unpacked.large_ids)
 
@@ -241,7 +263,7 @@ class LayerStore:
         below = self.root_look(parent)
 
         def work(stop: Callable[[], bool]) -> tuple[Digest, int, set[int]]:
-            digest = hashlib.sha256()
+            digest, names = hashlib.sha256(), verify.Names()
 
             def write(data: bytes) -> None:
                 if stop():
@@ -249,7 +271,8 @@ class LayerStore:
                 digest.update(data)
 
             with translated("reading the new layer"):
-                packed = pack_layer_at(f"{staging}/fs", write, below)
+                packed = pack_layer_at(f"{staging}/fs", write, below, names.__setitem__)
+                verify.write_sums(f"{staging}/sums", names)
             return Digest("sha256:" + digest.hexdigest()), packed[0], packed[1]
 
         diff_id, size, large_ids = await run_stoppable(self.executor, work)
@@ -297,6 +320,76 @@ class LayerStore:
         failpoint.hit("layer.publish.after-row")
         return layer
 
+    # Verifying
+
+    async def verified(self, chain_id: Digest, *, repair: bool = False) -> Verified | None:
+        """Whether the layer's files are what they should be; None when they are, or the layer has been removed meanwhile. To
+        `repair` takes the blob that it came in. Reads the layer, and unpacks the blob again beside it."""
+        layer = self.get(chain_id)
+        if layer is None:
+            return None
+        if layer.blob is None or not self._blobs.has(layer.blob.digest):
+            return await self._verify_own(layer)
+        path, lower = self._blobs.path(layer.blob.digest), self._lower(layer.parent)
+        async with self._staging(lower) as staging:
+
+            def work(stop: Callable[[], bool]) -> tuple[verify.Summed, verify.Summed]:
+                with translated(f"unpacking layer {layer.diff_id}"), open(path, "rb", buffering=0) as file:
+                    pieces = _of_layer(layer.diff_id, self._expand(lambda: _piece(file)))
+                    _unpack(pieces, f"{staging}/fs", lower, stop, layer.diff_id)
+                return self._sum(f"{staging}/fs", layer, stop), self._sum(f"{self.root}/{self.directory(chain_id)}", layer, stop)
+
+            try:
+                expected, found = await run_stoppable(self.executor, work)
+            except DataLoss as error:
+                # The blob is no better: `doctor` tells of it by its digest. Not known is not damaged.
+                return Verified(layer, (), error=error.message)
+            if self._same(layer, expected.digest, found):
+                return None
+            names = verify.differing(expected.names, found)
+            if repair:
+                await self._mend(layer, staging)
+            return Verified(layer, tuple(names), mended=repair, source=True)
+
+    async def _verify_own(self, layer: Layer) -> Verified | None:
+        if layer.blob is not None:
+            return Verified(
+                layer, (), error=f"the blob {layer.blob.digest} that it came in is missing: pull or load the image again"
+            )
+        directory = f"{self.root}/{self.directory(layer.chain_id)}"
+        found = await run_stoppable(self.executor, lambda stop: self._sum(directory, layer, stop))
+        expected = await to_its_end(verify.read_sums, f"{os.path.dirname(directory)}/sums")
+        if self._same(layer, layer.diff_id, found):
+            return None
+        return Verified(layer, tuple(verify.differing(expected, found)) if expected else ())
+
+    def _same(self, layer: Layer, expected: Digest, found: verify.Summed) -> bool:
+        if found.digest == expected and not found.unreadable:
+            self.damaged.discard(layer.chain_id)
+            return True
+        if self.get(layer.chain_id) is not None:
+            self.damaged.add(layer.chain_id)
+        return False
+
+    def _sum(self, directory: str, layer: Layer, stop: Callable[[], bool]) -> verify.Summed:
+        with translated(f"reading layer {layer.diff_id}"):
+            return verify.sum_tree(directory, self.root_look(layer.parent), stop)
+
+    async def _mend(self, layer: Layer, staging: str) -> None:
+        """Put what differs from the layer in `<staging>/fs` into its place. DataLoss when it differs all the same."""
+        directory = f"{self.root}/{self.directory(layer.chain_id)}"
+
+        def work(stop: Callable[[], bool]) -> bool:
+            expected, found = self._sum(f"{staging}/fs", layer, stop), self._sum(directory, layer, stop)
+            with translated(f"mending layer {layer.diff_id}"):
+                verify.mend(f"{staging}/fs", directory, verify.differing(expected.names, found))
+                syncfs(self._layers)
+            return self._same(layer, expected.digest, self._sum(directory, layer, stop))
+
+        async with self._publishing:
+            if not await run_stoppable(self.executor, work):
+                raise DataLoss(f"layer {layer.diff_id} could not be mended: remove its images and containers, and get them again")
+
     # Reading back and removing
 
     def tar(self, chain_id: Digest) -> ByteStream:
@@ -335,6 +428,7 @@ class LayerStore:
                 if self._database.row(f"SELECT 1 FROM {table} WHERE parent = ?", (chain_id,)) is not None:
                     raise Conflict(f"layer {chain_id} is in use by {what}")
             self._database.execute("DELETE FROM layers WHERE chain_id = ?", (chain_id,))
+        self.damaged.discard(chain_id)
         failpoint.hit("layer.remove.after-row")
         place = f"{self._layers}/{hex_of(parse_digest(chain_id))}"
         if os.path.lexists(place):
@@ -390,11 +484,13 @@ def _piece(file: FileIO) -> bytes:
         return file.read(PIECE)
 
 
-def pack_layer_at(directory: str, write: Callable[[bytes], object], below: RootLook) -> tuple[int, set[int]]:
+def pack_layer_at(
+    directory: str, write: Callable[[bytes], object], below: RootLook, summed: Summed | None = None
+) -> tuple[int, set[int]]:
     """pack_layer of a path: bytes of content, and ids above 65535."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        packed = pack_layer(fd, write, below)
+        packed = pack_layer(fd, write, below, summed)
     finally:
         os.close(fd)
     return packed.size, packed.large_ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from zlib import crc32
 
 from berth.kernel.fs import naming
 from berth.storage import overlay
@@ -15,6 +16,7 @@ from berth.storage.walk import Entry, walk
 
 _PIECE = 1 << 20
 RootLook = tuple[int, int, int]
+Summed = Callable[[bytes, int], object]
 Owner = Callable[[int, int], tuple[int, int]]
 DEFAULT_ROOT: RootLook = (0o755, 0, 0)
 
@@ -35,12 +37,20 @@ def look(status: os.stat_result) -> RootLook:
     return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
 
-def pack_layer(root: int, write: Callable[[bytes], object], below: RootLook = DEFAULT_ROOT) -> Packed:
+def pack_layer(
+    root: int,
+    write: Callable[[bytes], object],
+    below: RootLook = DEFAULT_ROOT,
+    summed: Summed | None = None,
+    unreadable: Callable[[bytes], object] | None = None,
+) -> Packed:
     """A layer or an upper directory as a tar. The same directory gives the same bytes.
 
-    `below` is how the root directory looks in the layer below: the root is a member only if it looks different.
+    `below` is how the root directory looks in the layer below: the root is a member only if it looks different. `summed` is told
+    the checksum (CRC-32) of each member. With `unreadable`, it is told of members that cannot be read, and what is written is
+    no tar then.
     """
-    packer = _Packer(write, lambda uid, gid: (uid, gid))
+    packer = _Packer(write, lambda uid, gid: (uid, gid), summed, unreadable)
     for entry in walk(root):
         if not entry.path:
             if look(entry.status) != below:
@@ -83,9 +93,18 @@ def pack_single(entry: Entry, name: bytes, write: Callable[[bytes], object], own
 
 
 class _Packer:
-    def __init__(self, write: Callable[[bytes], object], owner: Owner) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        owner: Owner,
+        summed: Summed | None = None,
+        unreadable: Callable[[bytes], object] | None = None,
+    ) -> None:
         self._tar = TarWriter(write)
         self._owner = owner
+        self._summed = summed
+        self._unreadable = unreadable
+        self._crc = 0
         self._links: dict[tuple[int, int], bytes] = {}
         self.packed = Packed()
 
@@ -94,10 +113,26 @@ class _Packer:
 
     def marker(self, name: bytes) -> None:
         """A whiteout or an opaque marker: nothing of the node on disk shows, so that it is the same after unpacking."""
-        self._tar.add(encode(name, FILE, mode=0o600))
+        self._tar.add(self._sum(encode(name, FILE, mode=0o600)))
         self.packed.entries += 1
+        if self._summed is not None:
+            self._summed(name, self._crc)
+
+    def _sum(self, data: bytes, before: int = 0) -> bytes:
+        if self._summed is not None:
+            self._crc = crc32(data, before)
+        return data
 
     def add(self, entry: Entry, name: bytes) -> None:
+        """One entry under this name."""
+        try:
+            self._add(entry, name)
+        except OSError:
+            if self._unreadable is None:
+                raise
+            self._unreadable(name)
+
+    def _add(self, entry: Entry, name: bytes) -> None:
         status = entry.status
         kind = _kind(status.st_mode)
         if kind is None:
@@ -126,9 +161,8 @@ class _Packer:
         if size:
             with naming(name):
                 source = entry.open()
-        self._tar.add(
-            encode(name, kind, mode=mode, uid=uid, gid=gid, size=size, mtime=mtime, link=link, device=device, xattrs=xattrs)
-        )
+        header = encode(name, kind, mode=mode, uid=uid, gid=gid, size=size, mtime=mtime, link=link, device=device, xattrs=xattrs)
+        self._tar.add(self._sum(header))
         if size:
             try:
                 with naming(name):
@@ -136,6 +170,8 @@ class _Packer:
             finally:
                 os.close(source)
             self.packed.size += size
+        if self._summed is not None:
+            self._summed(name, self._crc)
 
     def _data(self, fd: int, size: int) -> None:
         left = size
@@ -144,7 +180,7 @@ class _Packer:
             if not piece:
                 # The file has become shorter meanwhile; the header is out already.
                 piece = bytes(min(left, _PIECE))
-            self._tar.add(piece)
+            self._tar.add(self._sum(piece, self._crc))
             left -= len(piece)
         self._tar.pad(size)
 
