@@ -9,6 +9,11 @@ from struct import pack
 from berth.kernel import number
 from berth.kernel.libc import syscall
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Argument, operator, value, second value.
+    Comparison = tuple[int, str, int, int]
+
 _SET_MODE_FILTER = 1
 FILTER_FLAGS = {
     # Threads to synchronise with there are none: filters are loaded before execve.
@@ -94,9 +99,9 @@ def newest(lib: ctypes.CDLL, architecture: int) -> int:
 
 
 def compile_filter(
-    default: int, architectures: list[str], rules: list[tuple[list[str], int, list[tuple[int, str, int, int]]]], lib: ctypes.CDLL
+    default: int, architectures: list[str], rules: list[tuple[list[str], int, list[Comparison]]], lib: ctypes.CDLL
 ) -> bytes:
-    """BPF for (names, action, [(argument, operator, value, second value)]) rules; unknown names are left out.
+    """BPF for (names, action, comparisons) rules; unknown names are left out.
 
     System calls above the newest one that the library knows give ENOSYS when the default refuses: programs then fall back
     to older calls, which EPERM would not make them do.
@@ -109,8 +114,8 @@ def compile_filter(
         lib.seccomp_attr_set(context, _ATTR_NO_NEW_PRIVS, ctypes.c_uint32(0))
         lib.seccomp_attr_set(context, _ATTR_OPTIMIZE, ctypes.c_uint32(2))
         for names, act, comparisons in rules:
-            if act != default:
-                _add_rule(lib, context, names, act, comparisons)
+            for together in _conjunctions(comparisons) if act != default else ():
+                _add_rule(lib, context, names, act, together)
         program = _export(lib, context)
     finally:
         lib.seccomp_release(context)
@@ -118,8 +123,17 @@ def compile_filter(
     return (unknown_calls(lib, architectures) if refuses else b"") + program
 
 
+def _conjunctions(comparisons: list[Comparison]) -> list[list[Comparison]]:
+    """All of them hold together, unless an argument is compared twice: a filter cannot say that, and as with other runtimes any
+    one of them is enough then (the value is this, or that)."""
+    arguments = [argument for argument, *_ in comparisons]
+    if len(set(arguments)) == len(arguments):
+        return [comparisons]
+    return [[comparison] for comparison in comparisons]
+
+
 def _add_rule(
-    lib: ctypes.CDLL, context: ctypes.c_void_p, names: list[str], act: int, comparisons: list[tuple[int, str, int, int]]
+    lib: ctypes.CDLL, context: ctypes.c_void_p, names: list[str], act: int, comparisons: list[Comparison]
 ) -> None:
     array = (_Comparison * max(1, len(comparisons)))()
     for index, (argument, operator, value, second) in enumerate(comparisons):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -128,3 +129,17 @@ def test_cache_compiles_once(tmp_path: Path) -> None:
     assert os.stat(path).st_ino == first.st_ino
     os.unlink(path)
     assert cache.path(profile) == path and os.path.exists(path), "made again when the run directory was emptied"
+
+
+def test_an_argument_that_is_compared_twice_may_be_either() -> None:
+    """As runc and crun read `personality is 8 or 0x20008`, which is how people write it in bundles."""
+    args = [SeccompArg(index=0, value=value, op="SCMP_CMP_EQ") for value in (8, 0x20008)]
+    rule = SeccompRule(names=["personality"], action="SCMP_ACT_ERRNO", args=args)
+    program = seccomp_filter.compile_profile(Seccomp(default_action="SCMP_ACT_ALLOW", syscalls=[rule]))
+    child = os.fork()
+    if child == 0:
+        libc = ctypes.CDLL(None)
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        seccomp.load(program)
+        os._exit([libc.personality(value) == -1 for value in (8, 0x20008, 0xFFFFFFFF)] != [True, True, False])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
