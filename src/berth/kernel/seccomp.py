@@ -132,9 +132,7 @@ def _conjunctions(comparisons: list[Comparison]) -> list[list[Comparison]]:
     return [[comparison] for comparison in comparisons]
 
 
-def _add_rule(
-    lib: ctypes.CDLL, context: ctypes.c_void_p, names: list[str], act: int, comparisons: list[Comparison]
-) -> None:
+def _add_rule(lib: ctypes.CDLL, context: ctypes.c_void_p, names: list[str], act: int, comparisons: list[Comparison]) -> None:
     array = (_Comparison * max(1, len(comparisons)))()
     for index, (argument, operator, value, second) in enumerate(comparisons):
         array[index] = _Comparison(argument, OPERATORS[operator], value, second)

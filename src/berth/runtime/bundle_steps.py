@@ -116,8 +116,10 @@ def _check_program(name: str, environment: dict[str, str]) -> None:
         raise Failure("execve", errno.EACCES, name)
 
 
-def filter_calls(state: Init, *, program: bytes, flags: int, listener: dict[str, Any] | None = None) -> None:
-    """seccomp. With a listener its descriptor and the process's state go to the socket `fd`, which is connected."""
+def filter_calls(state: Init, *, program: bytes, flags: int, first: int, listener: dict[str, Any] | None = None) -> None:
+    """seccomp. Descriptors from `first` on do not go along. With a listener its descriptor and the process's state go to the
+    socket `fd`, which is connected."""
+    state.seal(first)
     if listener is None:
         seccomp.load(program, flags)
         return
@@ -130,7 +132,7 @@ def filter_calls(state: Init, *, program: bytes, flags: int, listener: dict[str,
 def leave(state: Init, *, args: list[str], program: int, report: int, preserve: int) -> None:
     """execve of the container's program; `preserve` descriptors above standard error go along. With `program` -1 directly."""
     path = init.find(args[0], state.environment)
-    process.close_on_exec_from(3 + preserve)
+    state.seal(3 + preserve)
     process.reset_signals()
     send(state.sock, {"exec": args[0]})
     try:

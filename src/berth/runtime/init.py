@@ -61,6 +61,14 @@ class Init:
         self.labels: list[tuple[int, str, str]] = []
         # What this process, started ahead of its launch, teaches those after it (see kernel.memory).
         self.habit: Habit | None = None
+        self._sealed = False
+
+    def seal(self, first: int) -> None:
+        """No descriptor from `first` on goes through execve. Said before a filter is loaded, which may not know of close_range:
+        all that is opened later is close-on-exec by itself."""
+        if not self._sealed:
+            process.close_on_exec_from(first)
+        self._sealed = True
 
 
 def run(steps: list[Step], state: Init) -> NoReturn:
@@ -296,6 +304,7 @@ def filter_calls(state: Init, *, program: bytes, flags: int) -> None:
     if state.habit is not None:
         # The filter is the user's: from here on it may forbid to read.
         state.habit.learn()
+    state.seal(3)
     seccomp.load(program, flags)
 
 
@@ -320,7 +329,7 @@ def reaper_image(state: Init) -> None:
 def execute(state: Init, *, args: list[str], death_signal: int, init: bool) -> None:
     """execve, searched in the container's PATH; the connection closes by itself when it works."""
     path = find(args[0], state.environment)
-    process.close_on_exec_from(3)
+    state.seal(3)
     process.prctl(process.PR_SET_PDEATHSIG, death_signal)
     if init:
         _leave_reaper(state, args)
@@ -348,7 +357,8 @@ def _leave_reaper(state: Init, args: list[str]) -> None:
 
 
 def find(name: str, environment: dict[str, str]) -> str:
-    """The path of a program, searched in the environment's PATH. Failure as execve would fail."""
+    """The path of a program, searched in the environment's PATH. Failure as execve would fail. A filter may be in force that is
+    older than faccessat2, by which alone the effective ids are asked for."""
     if "/" in name:
         return name
     denied = False
@@ -360,7 +370,7 @@ def find(name: str, environment: dict[str, str]) -> str:
             continue
         if mode & 0o170000 == _DIRECTORY:
             continue
-        if os.access(candidate, os.X_OK, effective_ids=True):
+        if os.access(candidate, os.X_OK, effective_ids=True) or os.access(candidate, os.X_OK):
             return candidate
         denied = True
     raise Failure("execve", errno.EACCES if denied else errno.ENOENT, name)

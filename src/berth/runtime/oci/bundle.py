@@ -239,6 +239,7 @@ def _adapt_steps(compiled: plan.Plan, bundle: Bundle, wish: Wish) -> None:
         steps.insert(_place(steps, "user") + 1, ["hold", {"fd": wish.hold, "program": bundle.spec.process.args[0]}])
     if wish.listener >= 0:
         steps[_place(steps, "seccomp")][1]["listener"] = {"fd": wish.listener, "text": _listener_text(bundle, wish.id)}
+    _keep_descriptors(steps, wish)
     _clip_ambient(steps)
     steps[-1:] = [*_hook_steps(bundle, wish.id, "startContainer", "created"), *labels, _leave(steps[-1], wish)]
 
@@ -250,6 +251,13 @@ def _place(steps: list[Any], name: str) -> int:
 def _hook_steps(bundle: Bundle, id: str, stage: str, status: str) -> list[Any]:
     found = bundle.hooks[stage]
     return [["hooks", {"stage": stage, "hooks": found, "text": state_text(bundle, id, status)}]] if found else []
+
+
+def _keep_descriptors(steps: list[Any], wish: Wish) -> None:
+    """Those that are passed on are known before a filter closes the rest."""
+    for name, arguments in steps:
+        if name == "seccomp":
+            arguments["first"] = 3 + wish.preserve
 
 
 def _clip_ambient(steps: list[Any]) -> None:
@@ -287,6 +295,7 @@ def compile_exec(process: Process, wish: Wish) -> plan.Plan:
     request: Any = _ExecRequest(wish.id, process)
     compiled = compiler.exec(request)
     steps = compiled["steps"]
+    _keep_descriptors(steps, wish)
     _clip_ambient(steps)
     steps[-1] = _leave(steps[-1], wish)
     return compiled
