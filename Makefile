@@ -34,7 +34,7 @@ test: setup ## all tests; the integration tests need root
 test-unit: setup ## the fast tests that need neither root nor packages
 	$(BIN)/pytest tests/unit
 
-test-guest: setup ## tests in QEMU guests with Debian 12's own kernel: cgroup v2, AppArmor, systemd (root; more than an hour)
+test-guest: setup ## tests in QEMU guests with Debian 12's own kernel: cgroup v2, AppArmor, systemd, quotas (root; more than an hour)
 	scripts/packages guest
 	scripts/guest-test
 

@@ -26,6 +26,7 @@ from berth.storage.blob import BlobStore
 from berth.storage.compression import expand
 from berth.storage.database import Database
 from berth.storage.layer import LayerStore
+from berth.storage.quota import Quotas
 from berth.wire.container import ContainerConfig
 from berth.wire.image import AuthConfig
 from support.registry import registry
@@ -61,7 +62,7 @@ class Host:
             (root / name).mkdir(parents=True)
         self.database = Database(str(root / "berth.db"))
         self.blobs = BlobStore(str(root))
-        self.layers = LayerStore(str(root), self.database, self.blobs, expand)
+        self.layers = LayerStore(str(root), self.database, self.blobs, expand, Quotas(str(root)))
         self.service = ImageService(EngineConfig(root=str(root)), self.database, Events(), self.blobs, self.layers, expand)
 
     async def make(self, *tags: str) -> Image:

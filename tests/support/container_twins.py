@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from berth.engine.containers.service import ContainerService
 from berth.engine.events import Events
 from berth.engine.idrange import IdRanges
 from berth.engine.images.index import platform_of
-from berth.errors import NotFound
+from berth.errors import InvalidArgument, NotFound
 from berth.model.digest import Digest
 from berth.model.oci import Mount, Resources
 from berth.model.rootfs import Change, Overlay
@@ -361,18 +361,28 @@ class TwinImages:
 
 
 class TwinSnapshots:
-    """Keys only."""
+    """Keys and sizes only; `lack` is why there are no sizes."""
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.lack = ""
+        self.sizes: dict[str, int] = {}
         self.keys: set[str] = set()
         self.found: list[Change] = []
 
-    async def prepare(self, key: str, parent: Digest | None) -> Overlay:
+    def check_sizes(self, what: str) -> None:
+        if self.lack:
+            raise InvalidArgument(f"{what}: {self.lack}")
+
+    async def prepare(self, key: str, parent: Digest | None, size: int = 0) -> Overlay:
         self.keys.add(key)
+        self.sizes[key] = size
         return self.mounts(key)
 
-    def check(self, key: str) -> None: ...
+    def check(self, key: str, size: int = 0) -> None: ...
+
+    def mounting(self, key: str, size: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def mounts(self, key: str) -> Overlay:
         return Overlay(store=self.root, layers=("layers/b/fs",), upper=f"containers/{key}/upper", work=f"containers/{key}/work")

@@ -9,6 +9,7 @@ from pathlib import Path
 from berth.doctor.check import Running, Scene
 from berth.doctor.host import Host
 from berth.errors import BerthError
+from berth.storage.quota import Lack
 
 HEALTHY = {
     "/proc/sys/kernel/osrelease": "6.1.0-32-amd64",
@@ -82,6 +83,7 @@ class FakeProbes:
     magic: int = 0xEF53
     held: int = (1 << 41) - 1
     synchronised: bool = True
+    lack: Lack | None = None
 
     def missing_calls(self) -> list[str]:
         return self.missing
@@ -105,6 +107,9 @@ class FakeProbes:
 
     def filesystem(self, directory: str) -> int:
         return self.magic
+
+    def sizes(self, directory: str) -> Lack | None:
+        return self.lack
 
     def capabilities(self) -> int:
         return self.held

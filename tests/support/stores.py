@@ -21,6 +21,7 @@ from berth.storage.blob import BlobStore
 from berth.storage.compression import expand
 from berth.storage.database import Database
 from berth.storage.layer import LayerStore
+from berth.storage.quota import Quotas
 from berth.storage.snapshot import SnapshotStore
 
 EMPTY = sorted(os.path.basename(path) for path in LayerStore.fixed)
@@ -35,6 +36,7 @@ class Stores:
     blobs: BlobStore
     layers: LayerStore
     snapshots: SnapshotStore
+    quotas: Quotas
 
     def blob(self, data: bytes) -> Descriptor:
         """The data as a blob of the store."""
@@ -51,8 +53,9 @@ def open_stores(root: Path) -> Iterator[Stores]:
     root.mkdir(mode=0o700, exist_ok=True)
     database = Database(str(root / "berth.db"))
     blobs = BlobStore(str(root))
-    layers = LayerStore(str(root), database, blobs, expand)
-    yield Stores(root, database, blobs, layers, SnapshotStore(str(root), database, layers))
+    quotas = Quotas(str(root))
+    layers = LayerStore(str(root), database, blobs, expand, quotas)
+    yield Stores(root, database, blobs, layers, SnapshotStore(str(root), database, layers, quotas), quotas)
     layers.close()
     database.close()
     left = [name for name in os.listdir(root / "layers") if name.startswith(".")]
@@ -132,4 +135,4 @@ def volume_service(root: Path, database: Database, events: Events) -> VolumeServ
     async def spawn(module: str, arguments: Sequence[str], fds: Sequence[int]) -> int:
         raise AssertionError(f"{module} was started")
 
-    return VolumeService(str(root), database, events, MemoryVolumes(str(root), spawn))
+    return VolumeService(str(root), database, events, MemoryVolumes(str(root), spawn), Quotas(str(root)))

@@ -26,6 +26,7 @@ _NAMES = {
     "log-opts": "log-opt",
     "registry-mirrors": "registry-mirror",
     "runtimes": "add-runtime",
+    "storage-opts": "storage-opt",
 }
 
 

@@ -13,6 +13,7 @@ from berth.api.host import check_exposure, parse_host
 from berth.engine.config import DEFAULT_ROOT, DEFAULT_SLOTS, DEFAULT_SOCKET, MOST_SLOTS, EngineConfig, TlsSettings, Ulimit
 from berth.engine.containers.logdriver import check_log_config
 from berth.engine.runtimes import parse_additions
+from berth.engine.storage_options import default_size
 from berth.errors import InvalidArgument
 from berth.model.extension import EXTENSIONS, PREFIX
 from berth.model.extension import read as read_extensions
@@ -180,6 +181,13 @@ def _add_containers(parser: argparse.ArgumentParser) -> None:
         help="control group that the containers' groups are made in (default: the top)",
     )
     parser.add_argument(
+        "--storage-opt",
+        action="append",
+        default=[],
+        metavar="size=SIZE",
+        help="what the writable layer of a container may take up that names no size (needs project quotas; default: any size)",
+    )
+    parser.add_argument(
         "--default-ulimit",
         action="append",
         default=[],
@@ -307,6 +315,7 @@ def parse_options(arguments: list[str]) -> tuple[EngineConfig, str]:
         build_host_network_settings=options.build_host_network_settings,
         userns_fallback=options.userns_fallback,
         cgroup_parent=options.cgroup_parent,
+        storage_size=default_size(options.storage_opt),
         default_ulimits=tuple(options.default_ulimit),
         ipv6=options.ipv6,
         address_pools=tuple(options.default_address_pool),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
 from msgspec import Struct
@@ -121,16 +121,25 @@ class Layers(Protocol):
 class Snapshots(Protocol):
     """Writable snapshots, named by key (a container's id, or `build-<random>`)."""
 
-    async def prepare(self, key: str, parent: Digest | None) -> Overlay:
-        """Make upper and work on top of the parent. AlreadyExists."""
+    def check_sizes(self, what: str) -> None:
+        """InvalidArgument, beginning with `what` and with what to do, where the file system cannot limit a snapshot."""
+        ...
+
+    async def prepare(self, key: str, parent: Digest | None, size: int = 0) -> Overlay:
+        """Make upper and work on top of the parent; what is written there can be `size` bytes (0: any). AlreadyExists."""
         ...
 
     def mounts(self, key: str) -> Overlay:
         """NotFound without the snapshot."""
         ...
 
-    def check(self, key: str) -> None:
-        """Before it is mounted: DataLoss, with what to do, when its files or those of a layer below are gone."""
+    def check(self, key: str, size: int = 0) -> None:
+        """Before it is mounted: DataLoss, with what to do, when its files or those of a layer below are gone. A size that it was
+        prepared with is set again if it has got lost."""
+        ...
+
+    def mounting(self, key: str, size: int) -> AbstractContextManager[None]:
+        """Whoever mounts one that was prepared with a size does it within this."""
         ...
 
     def view(self, parent: Digest | None) -> Overlay:

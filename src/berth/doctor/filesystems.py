@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from berth.doctor.check import Scene, note, ok, problem, warning
 from berth.engine.system import FILESYSTEMS
 from berth.model.units import human_binary_size
+from berth.storage.mounted import Mounted, find_mounted
 from berth.wire.doctor import Finding
 
 _GIB = 1 << 30
@@ -32,26 +32,8 @@ def _place(scene: Scene) -> str:
     return path
 
 
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """What holds a path, from mountinfo: `options` are those of the file system, not of the mount."""
-
-    where: str = ""
-    kind: str = ""
-    source: str = ""
-    options: tuple[str, ...] = ()
-
-
 def _mounted(scene: Scene, path: str) -> Mounted:
-    found = Mounted()
-    for line in (scene.host.text("/proc/self/mountinfo") or "").splitlines():
-        left, _, right = line.partition(" - ")
-        where = left.split(" ")[4].replace("\\040", " ")
-        inside = path == where or path.startswith(where.rstrip("/") + "/")
-        if inside and len(where) >= len(found.where):
-            kind, source, options = right.split(" ", 2)
-            found = Mounted(where, kind, source, tuple(options.split(",")))
-    return found
+    return find_mounted(scene.host.text("/proc/self/mountinfo") or "", path)
 
 
 def kind(scene: Scene) -> Iterator[Finding]:
@@ -182,9 +164,26 @@ def own_filesystem(scene: Scene) -> Iterator[Finding]:
     if mounted.where in ("/", "/var"):
         yield note(
             f"containers and the host share the file system at {mounted.where}",
-            why="What one container writes is not limited, so it can fill the disk that the host itself needs.",
+            why="What a container without a size writes is not limited, so it can fill the disk that the host itself needs.",
             change=f"mount a file system of its own at {scene.root}",
             facts=facts,
         )
     else:
         yield ok(f"the data root is on a file system of its own ({mounted.where})", facts=facts)
+
+
+def quotas(scene: Scene) -> Iterator[Finding]:
+    """Whether containers and volumes can be given a size."""
+    place = _place(scene)
+    scene.need_root("whether the data root's file system has project quotas")
+    missing = scene.probes.sizes(scene.host.path(place))
+    facts = {"possible": missing is None}
+    if missing is None:
+        yield ok("containers and volumes can have a size of their own (docker run --storage-opt size=10g)", facts=facts)
+    else:
+        yield note(
+            f"containers and volumes cannot have a size: {missing.what}",
+            why="`docker run --storage-opt size=` and `docker volume create -o size=` are refused.",
+            change=missing.change,
+            facts=facts,
+        )

@@ -24,6 +24,8 @@ from berth.kernel.process import PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, prct
 from berth.network.foreign import find_blocking, find_dropping
 from berth.network.nftables import Nftables
 from berth.runtime.source import Setting, overlay
+from berth.storage import quota
+from berth.storage.quota import Lack
 
 CALLS = {
     "clone3": (number.CLONE3, "5.3"),
@@ -62,6 +64,9 @@ class Probes(Protocol):
 
     def filesystem(self, directory: str) -> int:
         """The magic number of the directory's file system."""
+
+    def sizes(self, directory: str) -> Lack | None:
+        """Why directories there cannot have a size; None when they can."""
 
     def capabilities(self) -> int:
         """Our effective capabilities, a bit mask."""
@@ -127,6 +132,10 @@ class KernelProbes:
             return filesystem_type(fd)
         finally:
             os.close(fd)
+
+    def sizes(self, directory: str) -> Lack | None:
+        """As the engine looks for quotas."""
+        return quota.lack(directory)
 
     def capabilities(self) -> int:
         """capget(2)."""

@@ -43,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="storage.inodes", title="free inodes", run=filesystems.inodes),
     Check(name="storage.permissions", title="the data root is closed to others", run=filesystems.permissions),
     Check(name="storage.own-filesystem", title="containers cannot fill the host's disk", run=filesystems.own_filesystem),
+    Check(name="storage.quotas", title="sizes of containers and volumes", run=filesystems.quotas),
     Check(name="limits.descriptors", title="open files", run=limits.descriptors),
     Check(name="limits.inotify", title="watches of files", run=limits.inotify),
     Check(name="limits.processes", title="process ids and threads", run=limits.processes),

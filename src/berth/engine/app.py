@@ -33,6 +33,7 @@ from berth.storage.database import Database
 from berth.storage.expander import Expander
 from berth.storage.gc import Collector
 from berth.storage.layer import LayerStore
+from berth.storage.quota import Quotas
 from berth.storage.snapshot import SnapshotStore
 from berth.storage.space import translated
 from berth.storage.tree import TreeStore
@@ -48,6 +49,7 @@ class Engine:
 
     config: EngineConfig
     database: Database
+    quotas: Quotas
     events: Events
     runtime: NativeRuntime
     blobs: BlobStore
@@ -114,13 +116,16 @@ async def start(config: EngineConfig) -> Engine:
     prepare_directories(config)
     lock = lock_root(config)
     failpoint.hit("engine.start.after-lock")
+    quotas = Quotas(config.root)
+    if config.storage_size:
+        quotas.check("--storage-opt size: the size of containers cannot be limited")
     database = _open_database(config, same_boot)
     events = Events(f"{config.root}/events.jsonl")
     await await_launches(config.run)
     runtime = await NativeRuntime.start(root=config.root, run=config.run, name=config.cgroup)
     await _tell_abilities(runtime)
     failpoint.hit("engine.start.after-launcher")
-    engine = _assemble(config, lock, database, events, runtime)
+    engine = _assemble(config, lock, database, quotas, events, runtime)
     await _recover(engine)
     return engine
 
@@ -147,16 +152,18 @@ async def _tell_abilities(runtime: NativeRuntime) -> None:
         log.warning("%s", note)
 
 
-def _assemble(config: EngineConfig, lock: int, database: Database, events: Events, runtime: NativeRuntime) -> Engine:
+def _assemble(
+    config: EngineConfig, lock: int, database: Database, quotas: Quotas, events: Events, runtime: NativeRuntime
+) -> Engine:
     """Every service with those that it works with."""
     blobs = BlobStore(config.root)
     workers = Workers(runtime.spawn)
     expand = Expander(workers, ratio=config.expansion_ratio, limit=config.expansion_limit)
-    layers = LayerStore(config.root, database, blobs, expand)
-    snapshots = SnapshotStore(config.root, database, layers)
+    layers = LayerStore(config.root, database, blobs, expand, quotas)
+    snapshots = SnapshotStore(config.root, database, layers, quotas)
     trees = TreeStore(workers, expand)
     images = ImageService(config, database, events, blobs, layers, expand)
-    volumes = VolumeService(config.root, database, events, MemoryVolumes(config.run, runtime.spawn))
+    volumes = VolumeService(config.root, database, events, MemoryVolumes(config.run, runtime.spawn), quotas)
     networks = NetworkService(config, database, events, runtime.spawn)
     containers = ContainerService(
         config=config,
@@ -175,6 +182,7 @@ def _assemble(config: EngineConfig, lock: int, database: Database, events: Event
     return Engine(
         config=config,
         database=database,
+        quotas=quotas,
         events=events,
         runtime=runtime,
         blobs=blobs,
@@ -210,3 +218,4 @@ async def _recover(engine: Engine) -> None:
         engine.runtime.keep_slots(size, containers.parts.ranges, containers.typical_request())
     if certain:
         await Collector(engine.database, engine.blobs, engine.layers, engine.snapshots).start(containers.with_task())
+        await asyncio.to_thread(engine.quotas.sweep)

@@ -54,6 +54,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     log_driver: str = "json-file"
     log_options: dict[str, str] = field(default_factory=dict)
     log_cap: int = 0
+    storage_size: int = 0
     userns_fallback: str = "warn"
     pool_size: int = DEFAULT_SLOTS
     trace: str = ""

@@ -3,12 +3,14 @@
 Containers that run at the same time share a tmpfs (see memory_volumes); a bind shows a directory of the host. Network and disk
 filesystems are mounted by the runtime for each container that starts, with the host's network and rights, and go with it: nothing
 is ever mounted on the host.
+Without a type a volume is a directory of the engine, and `size` limits it by a project quota.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from berth.engine.storage_options import quota_size
 from berth.errors import InvalidArgument, NotImplementedKind
 from berth.network.host import is_address
 from berth.runtime.mount_options import parse
@@ -30,11 +32,17 @@ def check(options: Mapping[str, str]) -> None:
             raise InvalidArgument(f'invalid option: "{key}"')
     if not options:
         return
-    if "size" in options:
-        raise InvalidArgument("quota size requested but no quota support")
+    size(options)
+    if "size" in options and "type" in options:
+        raise InvalidArgument(
+            "the option size is for volumes without a type, which are directories: one of type tmpfs takes its size with "
+            "o=size=64m, other file systems have their own"
+        )
     for key, needed in (("device", "type"), ("type", "device"), ("o", "device"), ("o", "type")):
         if key in options and not options.get(needed):
             raise InvalidArgument(f'missing required option: "{needed}"')
+    if "type" not in options:
+        return
     kind = options["type"]
     if is_bind(options):
         if not options["device"].startswith("/"):
@@ -62,6 +70,11 @@ def _check_filesystem(kind: str, options: Mapping[str, str]) -> None:
         raise InvalidArgument(f"addr={address}: give the IP address of the server: names are not looked up")
     if kind in DISK and not options["device"].startswith("/"):
         raise InvalidArgument(f"the device of a volume of type {kind} must be an absolute path: {options['device']!r}")
+
+
+def size(options: Mapping[str, str]) -> int:
+    """What a volume on the engine's own disk may hold, 0 for any size. InvalidArgument."""
+    return quota_size(options["size"]) if "size" in options else 0
 
 
 def is_bind(options: Mapping[str, str]) -> bool:

@@ -25,13 +25,14 @@ from berth.engine.events import Events
 from berth.engine.idmap import can_idmap, kernel_version
 from berth.engine.memory_volumes import MemoryVolumes
 from berth.errors import Conflict, InvalidArgument, NotFound
-from berth.kernel.fs import fsync_directory, remove_tree
+from berth.kernel.fs import fsync_directory
 from berth.kernel.paths import open_in_root
 from berth.model.filters import Filters
 from berth.model.identifier import new_id
 from berth.model.mount_type import FILESYSTEM_MOUNT
 from berth.model.oci import Mount
 from berth.storage.database import Database
+from berth.storage.quota import Quotas
 from berth.storage.snapshot import size_of
 from berth.storage.space import translated
 from berth.wire import volume as wire
@@ -49,11 +50,12 @@ class VolumeService:
 
     usage: Usage
 
-    def __init__(self, root: str, database: Database, events: Events, memory: MemoryVolumes) -> None:
+    def __init__(self, root: str, database: Database, events: Events, memory: MemoryVolumes, quotas: Quotas) -> None:
         self._volumes = f"{root}/volumes"
         self._database = database
         self._events = events
         self._memory = memory
+        self._quotas = quotas
         self._pinned: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._removing: set[asyncio.Future[None]] = set()
         os.makedirs(self._volumes, mode=0o700, exist_ok=True)
@@ -101,7 +103,7 @@ class VolumeService:
 
     def is_empty(self, volume: Volume) -> bool:
         """Whether image content should be copied up into it."""
-        if volume.options:
+        if volume.options.keys() - {"size"}:
             return False
         with os.scandir(volume.mountpoint) as entries:
             return next(iter(entries), None) is None
@@ -134,8 +136,11 @@ class VolumeService:
         _check_name(name)
         try:
             volume_options.check(wanted)
+            size = volume_options.size(wanted)
         except InvalidArgument as error:
             raise InvalidArgument(f"create {name}: {error.message}") from error
+        if size:
+            self._quotas.check(f"create {name}: quota size requested but no quota support")
         volume = Volume(
             name=name,
             mountpoint=wanted["device"] if volume_options.is_bind(wanted) else self._data(name),
@@ -146,7 +151,7 @@ class VolumeService:
             owner=owner if anonymous else "",
         )
         failpoint.hit("volume.create.before-directory")
-        self._make_directory(name)
+        self._make_directory(name, size)
         failpoint.hit("volume.create.after-directory")
         with self._database.transaction(durable=True):
             self._database.execute(
@@ -177,7 +182,7 @@ class VolumeService:
             raise Conflict(f"a volume named {name} exists already with other options: remove it first, or choose another name")
         return volume
 
-    def _make_directory(self, name: str) -> None:
+    def _make_directory(self, name: str, size: int) -> None:
         place = f"{self._volumes}/{name}"
         with translated(f"creating volume {name}"):
             if os.path.lexists(place):
@@ -186,8 +191,18 @@ class VolumeService:
             os.mkdir(place, 0o701)
             os.mkdir(f"{place}/_data", 0o755)
             os.chmod(f"{place}/_data", 0o755)
+            if size:
+                self._limit(place, size)
             fsync_directory(place)
             fsync_directory(self._volumes)
+
+    def _limit(self, place: str, size: int) -> None:
+        try:
+            self._quotas.limit(size, f"{place}/_data")
+            fsync_directory(f"{place}/_data")
+        except BaseException:
+            self._quotas.remove_tree(place)
+            raise
 
     def _trash(self) -> str:
         return f"{self._volumes}/.trash-{os.urandom(8).hex()}"
@@ -223,7 +238,7 @@ class VolumeService:
         self._events.publish("volume", "destroy", name, {"driver": "local"})
         if trash:
             with translated(f"removing volume {name}"):
-                await asyncio.shield(asyncio.to_thread(remove_tree, trash))
+                await asyncio.shield(asyncio.to_thread(self._quotas.remove_tree, trash))
 
     async def prune(self, filters: Filters, *, anonymous_only: bool = True) -> tuple[tuple[str, ...], int]:
         """Remove what no container uses: names, and bytes set free. The filter `all` includes volumes that have a name."""
@@ -259,7 +274,7 @@ class VolumeService:
         known = {name for (name,) in self._database.rows("SELECT name FROM volumes")}
         found = [name for name in os.listdir(self._volumes) if name not in known]
         for name in found:
-            await asyncio.to_thread(remove_tree, f"{self._volumes}/{name}")
+            await asyncio.to_thread(self._quotas.remove_tree, f"{self._volumes}/{name}")
         return len(found)
 
     # Mounting
@@ -292,6 +307,9 @@ class VolumeService:
             raise NotFound(
                 f"failed to mount local volume: mount {volume.mountpoint}:{self._data(volume.name)}: no such file or directory"
             )
+        size = volume_options.size(volume.options)
+        if size:
+            self._quotas.keep(size, f"volume {volume.name}", volume.mountpoint)
         source = self._pin(volume, subpath) if subpath else volume.mountpoint
         return Mount(destination=destination, type="bind", source=source, options=["rbind", "rprivate", *options, access])
 

@@ -38,6 +38,7 @@ from berth.storage.channel import Abandoned
 from berth.storage.compression import PIECE, Pipeline
 from berth.storage.database import Database
 from berth.storage.pack import DEFAULT_ROOT, RootLook, Summed, look, pack_layer
+from berth.storage.quota import Quotas
 from berth.storage.space import translated
 from berth.storage.stream import StreamReader, run_stoppable, stream_from
 from berth.storage.tar_reader import Source, TarReader
@@ -81,12 +82,13 @@ def chain_of(parent: Digest | None, diff_id: Digest) -> Digest:
 class LayerStore:
     """Implements contract.store.Layers below the data root."""
 
-    def __init__(self, root: str, database: Database, blobs: BlobStore, expand: Expand) -> None:
+    def __init__(self, root: str, database: Database, blobs: BlobStore, expand: Expand, quotas: Quotas) -> None:
         self.root = root
         self._layers = f"{root}/layers"
         self._database = database
         self._blobs = blobs
         self._expand = expand
+        self._quotas = quotas
         self._applying: dict[Digest, _Applying] = {}
         self._publishing = asyncio.Lock()
         # Those that `verify` has found to have other files than they should have: who fetches their content again mends them.
@@ -456,7 +458,7 @@ class LayerStore:
         for path in found:
             if os.path.basename(path).startswith(".trash-"):
                 # On its way out already, or left by an engine that ended before it was gone.
-                self.executor.submit(remove_tree, path)
+                self.executor.submit(self._quotas.remove_tree, path)
             else:
                 self._discard(path)
         return len(found)

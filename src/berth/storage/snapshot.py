@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 from berth import failpoint
 from berth.contract.store import Layer
@@ -27,6 +27,7 @@ from berth.storage.database import Database
 from berth.storage.diff import changes
 from berth.storage.layer import LayerStore, make_like
 from berth.storage.pack import look
+from berth.storage.quota import Quotas
 from berth.storage.space import translated
 from berth.storage.stream import run_stoppable
 from berth.storage.walk import walk
@@ -38,10 +39,11 @@ _BUILD = "build-"
 class SnapshotStore:
     """Implements contract.store.Snapshots below the data root."""
 
-    def __init__(self, root: str, database: Database, layers: LayerStore) -> None:
+    def __init__(self, root: str, database: Database, layers: LayerStore, quotas: Quotas) -> None:
         self._root = root
         self._database = database
         self._layers = layers
+        self._quotas = quotas
         os.makedirs(f"{root}/containers", mode=0o700, exist_ok=True)
 
     def _directory(self, key: str) -> str:
@@ -55,8 +57,13 @@ class SnapshotStore:
             raise NotFound(f"no snapshot of {key}")
         return Digest(row[0]) if row[0] is not None else None
 
-    async def prepare(self, key: str, parent: Digest | None) -> Overlay:
-        """Make upper and work on top of the parent. AlreadyExists; NotFound without the parent."""
+    def check_sizes(self, what: str) -> None:
+        """InvalidArgument, beginning with `what`, where snapshots cannot have a size."""
+        self._quotas.check(what)
+
+    async def prepare(self, key: str, parent: Digest | None, size: int = 0) -> Overlay:
+        """Make upper and work on top of the parent. With a size, what is written there can be so many bytes. AlreadyExists;
+        NotFound without the parent."""
         directory = self._directory(key)
         if self._database.row("SELECT 1 FROM snapshots WHERE key = ?", (key,)) is not None:
             raise AlreadyExists(f"there is a snapshot of {key} already")
@@ -73,6 +80,8 @@ class SnapshotStore:
                     self._discard(path)
                 os.mkdir(path, 0o700)
             make_like(f"{self._root}/{top}" if top is not None else None, f"{self._root}/{directory}/upper")
+            if size:
+                self._quotas.limit(size, f"{self._root}/{directory}/upper", f"{self._root}/{directory}/work")
         failpoint.hit("snapshot.prepare.before-row")
         with self._database.transaction():
             self._database.execute("INSERT INTO snapshots (key, parent) VALUES (?, ?)", (key, parent))
@@ -88,9 +97,9 @@ class SnapshotStore:
                     "and everything that shares the layer, then pull, load or build it again"
                 )
 
-    def check(self, key: str) -> None:
+    def check(self, key: str, size: int = 0) -> None:
         """DataLoss when somebody took away what is to be mounted. The work directory holds nothing between mounts, and is made
-        again."""
+        again. A size that has got lost is set again."""
         self._check_present(self._layers.stack(self._parent(key)))
         directory = self._directory(key)
         upper, work = (f"{self._root}/{directory}/{name}" for name in ("upper", "work"))
@@ -103,6 +112,12 @@ class SnapshotStore:
             with translated(f"making {work}"):
                 remove_tree(work)
                 os.mkdir(work, 0o700)
+        if size:
+            self._quotas.keep(size, f"container {key[:12]}", upper, work)
+
+    def mounting(self, key: str, size: int) -> AbstractContextManager[None]:
+        """What it is mounted within: a full snapshot could only be mounted read-only otherwise."""
+        return self._quotas.with_room(size, f"{self._root}/{self._directory(key)}/upper") if size else nullcontext()
 
     def mounts(self, key: str) -> Overlay:
         """What to mount. NotFound without the snapshot."""
@@ -201,7 +216,7 @@ class SnapshotStore:
         trash = self._put_aside(f"{self._root}/{self._directory(key)}")
         failpoint.hit("snapshot.remove.after-rename")
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._layers.executor, remove_tree, trash) if trash is not None else _done(loop)
+        return loop.run_in_executor(self._layers.executor, self._quotas.remove_tree, trash) if trash is not None else _done(loop)
 
     def forget(self, key: str) -> None:
         """The second half: the row. Idempotent."""
@@ -219,7 +234,7 @@ class SnapshotStore:
     def _discard(self, path: str) -> None:
         trash = self._put_aside(path)
         if trash is not None:
-            self._layers.executor.submit(remove_tree, trash)
+            self._layers.executor.submit(self._quotas.remove_tree, trash)
 
     def sweep(self, running: frozenset[str] = frozenset()) -> int:
         """At engine start: builds that nobody waits for any more, and directories without a row. Returns how many go.

@@ -84,3 +84,14 @@ def test_mirrors_that_make_no_sense_are_refused(mirror: str, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         parse_options([f"--registry-mirror={mirror}"])
     assert "invalid registry mirror" in capsys.readouterr().err
+
+
+def test_the_size_of_containers_has_dockerds_name_too(tmp_path: Path) -> None:
+    assert parse_options(["--root", "/data"])[0].storage_size == 0
+    assert parse_options(["--root", "/data", "--storage-opt", "size=10g"])[0].storage_size == 10 << 30
+    file = tmp_path / "daemon.json"
+    file.write_text('{"data-root": "/data", "storage-opts": ["overlay2.size=1.5g"]}')
+    assert parse_options(["--config-file", str(file)])[0].storage_size == 3 << 29
+    for option, words in (("overlay2.inodes=5", "unknown option overlay2.inodes"), ("size=much", "invalid size: 'much'")):
+        with pytest.raises(InvalidArgument, match=f"--storage-opt {option}: {words}"):
+            parse_options(["--storage-opt", option])

@@ -107,7 +107,7 @@ class Snapshots:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def prepare(self, key: str, parent: Digest | None) -> Overlay:
+    async def prepare(self, key: str, parent: Digest | None, size: int = 0) -> Overlay:
         if key in self.world.snapshots:
             raise AlreadyExists(key)
         self.world.snapshots[key] = (parent, self.world.files(parent))

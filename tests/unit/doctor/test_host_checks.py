@@ -11,6 +11,7 @@ from berth.doctor import registry
 from berth.doctor.registry import CHECKS, choose, examine, listing, report
 from berth.errors import NotFound, Unavailable
 from berth.network.nftables import RuleError
+from berth.storage.quota import Lack
 from berth.wire.doctor import Finding
 from support.fake_host import HEALTHY, FakeHost, FakeProbes, scene
 
@@ -90,6 +91,12 @@ def test_a_fault_of_the_machine_is_named(name: str, files: dict[str, str], sever
         ("limits.rights", FakeProbes(held=((1 << 41) - 1) & ~(1 << 24)), "note", "CAP_SYS_RESOURCE"),
         ("limits.rights", FakeProbes(held=0), "warning", "CAP_SYS_ADMIN"),
         ("limits.clock", FakeProbes(synchronised=False), "note", "NTP"),
+        (
+            "storage.quotas",
+            FakeProbes(lack=Lack("the ext4 at / has none", "x")),
+            "note",
+            "cannot have a size: the ext4 at / has none",
+        ),
     ],
 )
 def test_what_the_kernel_refuses_is_named(name: str, probes: FakeProbes, severity: str, words: str, tmp_path: Path) -> None:

@@ -100,6 +100,44 @@ def test_a_create_that_fails_late_is_undone(tmp_path: Path) -> None:
     run(case())
 
 
+def test_sizes_of_writable_layers(tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path, storage_size=5 << 20)
+        for name, options in (("own", {"SIZE": "10m"}), ("default", None), ("any", {"size": "0"})):
+            await world.service.create(name, body(storage_opt=options))
+        records = [world.service.get(name).record for name in ("own", "default", "any")]
+        assert [world.snapshots.sizes[record.id] for record in records] == [10 << 20, 5 << 20, 0]
+        reopened = world.reopen()
+        await reopened.restore()
+        assert [reopened.get(record.id).record.storage_size for record in records] == [10 << 20, 5 << 20, 0]
+        assert reopened.get("own").record.host_config.storage_opt == {"SIZE": "10m"}
+
+    run(case())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"nonsense": "1"}, "Unknown option nonsense"),
+        ({"size": "10m", "inodes": "5"}, "Unknown option inodes"),
+        ({"size": "much"}, "invalid size: 'much'"),
+        ({"size": "1023k"}, "invalid size: '1023k': a container needs 1m at least"),
+        ({"size": "5000p"}, "the most that can be limited is 1024p"),
+        ({"size": "10m"}, "--storage-opt size: the size of the container cannot be limited: this disk has no quota"),
+    ],
+)
+def test_sizes_that_are_refused_leave_nothing(options: dict[str, str], words: str, tmp_path: Path) -> None:
+    async def case() -> None:
+        world = World(tmp_path, ContainerConfig(cmd=["sh"], volumes={"/data": {}}))
+        world.snapshots.lack = "this disk has no quota"
+        with pytest.raises(InvalidArgument, match=words):
+            await world.service.create("web", body(storage_opt=options))
+        assert not world.snapshots.keys and not world.volumes.volumes
+        await world.service.create("web", body(storage_opt={"size": "0"}))
+
+    run(case())
+
+
 def test_a_missing_network_is_not_a_missing_image(tmp_path: Path) -> None:
     """The docker CLI pulls the image when create answers 404."""
 

@@ -20,10 +20,12 @@ from berth.contract.usage import User
 from berth.contract.volume import Held
 from berth.engine.events import Events
 from berth.engine.volumes import VolumeService
-from berth.errors import Conflict, InvalidArgument, NotFound, NotImplementedKind
+from berth.errors import BerthError, Conflict, InvalidArgument, NotFound, NotImplementedKind
 from berth.model.filters import Filters
 from berth.model.mount_type import FILESYSTEM_MOUNT
+from berth.storage import quota
 from berth.storage.database import Database
+from support.quota_twin import Kernel
 from support.stores import volume_service
 
 
@@ -119,13 +121,45 @@ def test_names_and_drivers_are_checked(world: World) -> None:
         ({"type": "ext4", "device": "sda1"}, InvalidArgument, "absolute path"),
         ({"type": "proc", "device": "proc"}, NotImplementedKind, "volumes of type proc are not mounted"),
         ({"type": "none", "device": "x", "o": "bind"}, InvalidArgument, "absolute path"),
-        ({"size": "1g"}, InvalidArgument, "no quota support"),
+        ({"size": "much"}, InvalidArgument, "create vol: invalid size: 'much'"),
+        ({"size": "1g", "type": "tmpfs", "device": "tmpfs"}, InvalidArgument, "takes its size with o=size=64m"),
     ],
 )
 def test_options_that_cannot_be_had(world: World, options: dict[str, str], kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         world.service.create("vol", options=options)
     assert world.service.list(Filters()) == []
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    twin = Kernel()
+    monkeypatch.setattr(quota, "quota", twin)
+    return twin
+
+
+def test_a_volume_with_a_size(world: World, kernel: Kernel) -> None:
+    service = world.service
+    volume = service.create("data", options={"size": "10m"})
+    assert list(kernel.limits.values()) == [10 << 20]
+    assert service.describe(volume).options == {"size": "10m"}
+    assert service.is_empty(volume), "what the image has there is copied into it"
+    kernel.limits.clear()
+    mount = service.mount(volume, "/data", read_only=False)
+    assert (mount.type, mount.source, list(kernel.limits.values())) == ("bind", volume.mountpoint, [10 << 20])
+    assert service.create("any", options={"size": "0"}).options == {"size": "0"} and len(kernel.limits) == 1
+    asyncio.run(service.remove("data"))
+    assert kernel.limits == {}
+
+
+def test_a_size_that_cannot_be_held_makes_no_volume(world: World, kernel: Kernel) -> None:
+    kernel.flags = (False, False)
+    with pytest.raises(InvalidArgument, match=r"create data: quota size requested but no quota support: .* project quota"):
+        world.service.create("data", options={"size": "10m"})
+    kernel.flags, kernel.refuses = (True, True), True
+    with pytest.raises(BerthError, match="creating volume data"):
+        world.service.create("data", options={"size": "10m"})
+    assert kernel.limits == {} and os.listdir(world.root / "volumes") == []
 
 
 def test_mounts(world: World) -> None:

@@ -18,7 +18,7 @@ from msgspec import field
 from berth import failpoint
 from berth.contract.image import Image
 from berth.contract.volume import Volume
-from berth.engine import runtimes
+from berth.engine import runtimes, storage_options
 from berth.engine.containers import cgroup_parent, confinement, isolation, logdriver, mounting, resource_check, spec
 from berth.engine.containers.binds import unmappable_binds
 from berth.engine.containers.defaults import complete_host_config, merge_image
@@ -69,6 +69,7 @@ class Creation:
         base = image.document.config
         extensions = extension.asked(body.labels or {}, (base.labels if base else None) or {})
         config, host, warnings = self._complete(body, image)
+        size = self._storage_size(host)
         mounts = mounting.wanted_mounts(config, host, self._mounts_of)
         mounting.resolve_images(mounts, self._parts.images)
         separation = self._isolation(host, mounts)
@@ -96,6 +97,7 @@ class Creation:
                 mounts=mounts,
                 no_new_privileges=self._parts.config.no_new_privileges,
                 extensions=extensions,
+                storage_size=size,
             )
             record.path, *record.args = spec.command(config)
             await self._record(record, image)
@@ -120,6 +122,12 @@ class Creation:
         options = parse_security_options(host.security_opt or [], privileged=bool(host.privileged))
         warnings += confinement.check_labels(options)
         return config, host, warnings
+
+    def _storage_size(self, host: HostConfig) -> int:
+        size = storage_options.container_size(host.storage_opt, self._parts.config.storage_size)
+        if size:
+            self._parts.snapshots.check_sizes("--storage-opt size: the size of the container cannot be limited")
+        return size
 
     def _isolation(self, host: HostConfig, mounts: list[MountRecord]) -> Isolation:
         separation = isolation.decide(host, unmappable_binds(mounts, self._parts.volumes))
@@ -162,7 +170,7 @@ class Creation:
             failpoint.hit("container.create.before-volumes")
             anonymous = mounting.make_volumes(record.id, record.mounts, record.host_config, parts.volumes)
             failpoint.hit("container.create.after-volumes")
-            await parts.snapshots.prepare(record.id, image.chain_id)
+            await parts.snapshots.prepare(record.id, image.chain_id, record.storage_size)
             failpoint.hit("container.create.after-snapshot")
             os.makedirs(parts.directory(record.id), mode=0o700, exist_ok=True)
             await self._copy_up(record.mounts, image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from berth.contract.store import PathStat, Tree
 from berth.engine.containers.parts import Parts
@@ -21,16 +21,18 @@ class Files:
     @asynccontextmanager
     async def tree(self, container: Container) -> AsyncIterator[Tree]:
         """The whole filesystem: through init while it runs, mounted by the worker otherwise."""
-        trees, task = self._parts.trees, container.live_task()
+        trees, task, size = self._parts.trees, container.live_task(), container.record.storage_size
         if task is not None:
             opening = trees.of_pid(task.pid, container.uid_base)
         else:
             # A slot may have mounted it.
             await self._parts.runtime.drop_slot(container.id)
             overlay = self._parts.overlay(container)
-            self._parts.snapshots.check(container.id)
+            self._parts.snapshots.check(container.id, size)
             opening = trees.of_overlay(overlay, self._binds(container))
-        async with opening as tree:
+        async with AsyncExitStack() as stack:
+            with self._parts.snapshots.mounting(container.id, size):
+                tree = await stack.enter_async_context(opening)
             yield tree
 
     def _binds(self, container: Container) -> tuple[tuple[str, str, str], ...]:

@@ -85,8 +85,9 @@ class StateRecord(Struct, kw_only=True, omit_defaults=True):
 
 class ContainerRecord(Struct, kw_only=True, omit_defaults=True):
     """The document. `name` is without the slash; `image_name` as the user wrote it. `no_new_privileges` is what the engine had as
-    its default when the container was created. `extensions` are model.extension's that the request asked for. `ports_before` is
-    there while ports of the running container change: what networks had published for it."""
+    its default when the container was created. `extensions` are model.extension's that the request asked for. `storage_size` is
+    what its writable layer may take up, 0 for any size. `ports_before` is there while ports of the running container change: what
+    networks had published for it."""
 
     id: str
     name: str
@@ -101,6 +102,7 @@ class ContainerRecord(Struct, kw_only=True, omit_defaults=True):
     mounts: list[MountRecord] = field(default_factory=list)
     no_new_privileges: bool = False
     extensions: dict[str, str] = field(default_factory=dict)
+    storage_size: int = 0
     ports_before: PortRows | None = None
     state: StateRecord = field(default_factory=StateRecord)
 

@@ -161,7 +161,8 @@ class Launching:
         await profile_loaded(request)
         handed[0] = True
         try:
-            return await parts.runtime.launch(request, streams)
+            with parts.snapshots.mounting(record.id, record.storage_size):
+                return await parts.runtime.launch(request, streams)
         except LaunchFailed as failure:
             raise start_error(failure, record.path) from failure
 
@@ -263,7 +264,7 @@ class Launching:
         return idrange.mapping(base, [*user_ids, *owners, *layer_ids])
 
     def _rootfs(self, record: ContainerRecord) -> Overlay:
-        self._parts.snapshots.check(record.id)
+        self._parts.snapshots.check(record.id, record.storage_size)
         return self._parts.snapshots.mounts(record.id)
 
     def _write_files(

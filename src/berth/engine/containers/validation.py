@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from berth.engine.containers.capability import parse_capabilities
 from berth.engine.containers.logdriver import check_log_config
 from berth.engine.containers.signals import parse_signal
-from berth.errors import Conflict, InvalidArgument, NotImplementedKind
+from berth.errors import Conflict, InvalidArgument
 from berth.model.identifier import NAME
 from berth.wire.container import ContainerConfig, HostConfig, RestartPolicy
 from berth.wire.network import PortBinding
@@ -138,11 +138,6 @@ def _check_entries(host: HostConfig) -> None:
         )
     if host.capabilities is not None:
         raise InvalidArgument("invalid option: Capabilities is not supported, use CapAdd and CapDrop")
-    if host.storage_opt:
-        raise NotImplementedKind(
-            "--storage-opt is not supported by this engine's overlay storage, which has no quotas: leave it out. What has a size "
-            "is memory: --tmpfs /path:size=64m, or a volume made with -o type=tmpfs -o device=tmpfs -o o=size=64m"
-        )
     for limit in host.ulimits or []:
         if not limit.name or (limit.soft or 0) > (limit.hard or 0) >= 0:
             raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
