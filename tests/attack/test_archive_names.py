@@ -84,6 +84,9 @@ def _look_as_nobody(stores: Stores) -> None:
     volume = volume_service(stores.root, stores.database, Events()).create("data")
     setuid = stores.fs(layer.chain_id) / "su"
     assert setuid.stat().st_mode & stat.S_ISUID
+    for name in os.listdir(stores.root):
+        # Each by itself: what is in them is closed as well.
+        assert not os.path.isdir(stores.root / name) or not os.stat(stores.root / name).st_mode & 0o077, name
     nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     assert subprocess.run([*nobody, "ls", str(stores.root)], capture_output=True).returncode == 0
     for path in (setuid, stores.root / "containers/key", volume.mountpoint, stores.blobs.path(stores.blobs.write(b"secret"))):

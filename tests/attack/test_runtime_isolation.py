@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,32 @@ def test_row_9_a_descriptor_that_was_leaked_is_no_working_directory(bench: Bench
     refused = ("chdir", errno.ELOOP)
     for failure in bench.run(Wish(["pwd"], cwd=f"/proc/self/fd/{leaked}")).failure, bench.running(Wish(["sleep", "1000"]), use):
         assert isinstance(failure, tuple) and failure[:2] == refused, failure
+
+
+OUTSIDE = """
+import os, sys
+from berth.runtime import init
+outside = os.open(sys.argv[1], os.O_PATH | os.O_DIRECTORY)
+os.chroot(sys.argv[2])
+os.chdir("/")
+init.open_in_root = lambda *arguments: os.dup(outside)
+try:
+    init.chdir(None, path="/", make=False)
+except (init.Failure, OSError) as error:
+    print("refused")
+else:
+    print("let through")
+"""
+
+
+def test_row_9_a_directory_outside_of_the_root_is_refused_by_itself(tmp_path: Path) -> None:
+    """The second wall: however the directory was reached, it has to be below the root."""
+    (tmp_path / "root").mkdir()
+    for outside, expected in ((tmp_path, "refused"), (tmp_path / "root", "let through")):
+        program = f"import sys; sys.path[:0] = {sys.path!r}\n" + OUTSIDE
+        command = [sys.executable, "-I", "-c", program, str(outside), str(tmp_path / "root")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.stdout == f"{expected}\n", done
 
 
 def test_row_9_a_link_to_a_descriptor_as_directory(bench: Bench) -> None:

@@ -33,8 +33,9 @@ class BlobStore:
     def __init__(self, root: str) -> None:
         self._blobs = f"{root}/blobs/sha256"
         self._ingest = f"{root}/ingest"
-        os.makedirs(self._blobs, mode=0o700, exist_ok=True)
-        os.makedirs(self._ingest, mode=0o700, exist_ok=True)
+        # Each one: parents that makedirs makes on the way are open to everybody.
+        for directory in (os.path.dirname(self._blobs), self._blobs, self._ingest):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
         self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
 
     def location(self, digest: Digest) -> str:

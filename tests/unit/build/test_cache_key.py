@@ -73,6 +73,13 @@ def test_row_71_each_field_of_the_state_counts(name: str) -> None:
     assert cache_key(changed, "RUN x") != cache_key(state, "RUN x")
 
 
+def test_row_71_which_input_is_which_counts() -> None:
+    """Two files that have changed places are another step."""
+    state = State(config=ContainerConfig(), architecture="amd64")
+    assert cache_key(state, "COPY a b /", ["1", "2"]) != cache_key(state, "COPY a b /", ["2", "1"])
+    assert cache_key(state, "COPY a b /", ["12", ""]) != cache_key(state, "COPY a b /", ["1", "2"])
+
+
 def test_row_71_what_does_not_count() -> None:
     """Where a state came from and what its history says; and nothing else, should the state get a new field."""
     assert {field.name for field in fields(State)} - set(COUNTED) == {"diff_ids", "history", "author", "created", "base"}

@@ -93,6 +93,14 @@ def test_mounts_that_are_wrong(text: str, problem: str) -> None:
         parse_mount(text)
 
 
+RIGHT = ["FROM a", "RUN x \\", "  y", "# c", "", "COPY <<E /x", "E", "ENV a=b", 'CMD ["x"]', "RUN <<-E", "\tE"]
+WRONG = [
+    "FROM", "ENV", "CMD [", "ADD a", "ARG", "LABEL =", "STOPSIGNAL", "RUN --mount=rubbish x", "ONBUILD FROM a",
+    "RUN --mount=type=tmpfs,target=/x,size=big x", "RUN --mount=type=none x", "RUN --x=y z", "COPY --chmod=9 a b",
+    "HEALTHCHECK --interval=x CMD y",
+]  # fmt: skip
+
+
 @given(st.text())
 def test_any_text_is_parsed_or_refused_with_a_place(text: str) -> None:
     try:
@@ -104,7 +112,7 @@ def test_any_text_is_parsed_or_refused_with_a_place(text: str) -> None:
 
 @given(
     st.lists(
-        st.sampled_from(["FROM a", "RUN x \\", "  y", "# c", "", "COPY <<E /x", "E", "ENV a=b", 'CMD ["x"]', "RUN <<-E", "\tE"])
+        st.sampled_from(RIGHT + WRONG)
     )
 )
 def test_any_lines_are_parsed_or_refused(lines: list[str]) -> None:

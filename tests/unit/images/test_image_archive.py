@@ -74,6 +74,21 @@ def layout(document: bytes, layers: list[bytes], annotations: dict[str, str], **
     return members
 
 
+def test_layers_of_an_index_stay_as_the_index_says(world: World) -> None:
+    """Layers that come uncompressed are compressed when they are kept; not those of an index, which names them."""
+    members = layout(CONFIG, [A], {})
+    (entry,) = json.loads(members["index.json"])["manifests"]
+    inner = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).encode()
+    members[f"blobs/sha256/{hex_of(digest_of(inner))}"] = inner
+    outer = {"mediaType": OCI_INDEX, "digest": digest_of(inner), "size": len(inner)}
+    outer["annotations"] = {"io.containerd.image.name": "docker.io/library/x:1"}
+    members["index.json"] = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [outer]}).encode()
+    asyncio.run(load(world, archive_of(members)))
+    assert world.service.get("x:1").index == digest_of(inner)
+    (layer,) = world.layers.layers.values()
+    assert layer.blob is not None and layer.blob.digest == digest_of(A) and world.blobs.has(digest_of(A))
+
+
 def test_saved_images_come_back_the_same(world: World) -> None:
     async def work() -> None:
         first = await world.make(A, B, tags=("one:1", "one:2"))

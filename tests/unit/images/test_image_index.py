@@ -395,6 +395,18 @@ def test_save_and_load_carry_the_whole_index(world: World) -> None:
     nothing_left(world)
 
 
+def test_members_are_told_in_the_order_of_the_index_after_the_one_that_stands_for_it(world: World) -> None:
+    index = digest_of(b"index")
+    images, manifests = ([digest_of(b"%s %d" % (kind, n)) for n in range(5)] for kind in (b"image", b"manifest"))
+    for image in images:
+        world.database.execute("INSERT INTO images (id, created, size) VALUES (?, 0, 0)", (image,))
+    world.database.execute("INSERT INTO indexes VALUES (?, ?)", (index, images[3]))
+    for pair in zip(manifests, images, strict=True):
+        world.database.execute("INSERT INTO index_content VALUES (?, ?, ?)", (index, *pair))
+    found = world.service.store.indexes.members(index)
+    assert list(found.values()) == [images[n] for n in (3, 0, 1, 2, 4)] and list(found) == [manifests[n] for n in (3, 0, 1, 2, 4)]
+
+
 def test_an_index_of_indexes_without_a_name_is_loaded_and_removed(world: World) -> None:
     async def work() -> None:
         async with FakeRegistry().serve() as registry:

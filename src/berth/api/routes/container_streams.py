@@ -242,7 +242,7 @@ def _stats(engine: Engine) -> Handler:
         readings = engine.containers.stats(container.id, follow=follow, one_shot=one_shot)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
-        await response.prepare(request)
+        # It begins with the first reading: of an answer that breaks off the docker CLI waits for the rest for ever.
         encoded = (msgspec.json.encode(reading) + b"\n" async for reading in readings)
         await copy(request, encoded, response)
         return response
