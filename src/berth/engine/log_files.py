@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zlib
+from collections.abc import Iterable
 
 from berth.kernel.thread import to_its_end
 
@@ -19,21 +20,40 @@ _BLOCK = 1 << 16
 _GZIP = b"\x1f\x8b\x08\x08"
 _HEADER = 10
 _WHOLE = 1 << 62
+# How often the files are opened anew because they were rotated meanwhile.
+_TRIES = 50
 
 
 def names(path: str) -> list[str]:
     """The log's files, newest first. A rotated one that is being compressed is there in both forms: the plain one counts."""
-    found = [path] if os.path.isfile(path) else []
-    number = 1
-    while (name := _rotated(path, number)) is not None:
-        found.append(name)
-        number += 1
-    return found
+    return [name for name, _ in _present(path)]
 
 
-def _rotated(path: str, number: int) -> str | None:
-    plain = f"{path}.{number}"
-    return next((name for name in (plain, f"{plain}.gz") if os.path.exists(name)), None)
+def _present(path: str) -> list[tuple[str, int]]:
+    """Names and inodes. While the shim renames, a number between others is missing: what is older is there all the same."""
+    directory, base = os.path.split(path)
+    found: dict[int, tuple[str, int]] = {}
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                number, packed = _number(entry.name, base)
+                if number >= 0 and not (packed and number in found):
+                    found[number] = (f"{directory}/{entry.name}", entry.inode())
+    except OSError:
+        # A container that has been removed has no log; damage of the disk is told of by whoever opens a file there.
+        return []
+    return [found[number] for number in sorted(found)]
+
+
+def _number(name: str, base: str) -> tuple[int, bool]:
+    """Which of the log's files a name is, 0 the newest and -1 none of them, and whether it is compressed."""
+    if name == base:
+        return 0, False
+    plain = name.removesuffix(".gz")
+    digits = plain.removeprefix(base + ".")
+    if plain == digits or not digits.isdecimal() or not digits.isascii() or digits.startswith("0"):
+        return -1, False
+    return int(digits), plain != name
 
 
 class _File:
@@ -86,24 +106,42 @@ def _directory(fd: int) -> str | None:
 
 
 def _open_all(path: str) -> list[_File]:
-    """All files, oldest first. Newest first is how they are opened: what is renamed meanwhile is met again, not missed."""
+    """All files, oldest first, as they were at one moment: a rotation moves each to another name while they are opened."""
+    for _ in range(_TRIES):
+        present = _present(path)
+        found = _open_each(name for name, _ in present)
+        if _present(path) == present:
+            break
+        while found:
+            os.close(found.pop().fd)
+    else:
+        # A log that is rotated faster than it can be opened.
+        found = _open_each(names(path))
+    return found
+
+
+def _open_each(paths: Iterable[str]) -> list[_File]:
+    """What can be opened of the files, in the opposite order."""
     found: list[_File] = []
-    for name in names(path):
-        if os.path.isdir(name):
-            # Nothing of ours: what is before and after it is the log.
-            continue
-        try:
-            file = _File(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
-        except FileNotFoundError:
-            # Removed, or compressed in this moment.
-            try:
-                file = _File(os.open(f"{name}.gz", os.O_RDONLY | os.O_CLOEXEC))
-            except FileNotFoundError:
+    try:
+        for name in paths:
+            if os.path.isdir(name):
+                # Nothing of ours: what is before and after it is the log.
                 continue
-        if any(file.same(other) for other in found):
-            os.close(file.fd)
-        else:
-            found.insert(0, file)
+            try:
+                file = _File(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                # Renamed, removed or compressed in this moment.
+                continue
+            if any(file.same(other) for other in found):
+                os.close(file.fd)
+            else:
+                found.insert(0, file)
+    except BaseException:
+        # Whatever it is: nobody else knows of the descriptors.
+        while found:
+            os.close(found.pop().fd)
+        raise
     return found
 
 
@@ -177,11 +215,20 @@ class Source:
 
     def _newer(self) -> list[_File]:
         """The files after the one that has been read: all of them when it is gone."""
+        if self._is_newest():
+            return []
         found = _open_all(self._path)
         mine = next((n for n, file in enumerate(found) if file.same(self._queue[0])), -1)
         for file in found[: mine + 1]:
             os.close(file.fd)
         return found[mine + 1 :]
+
+    def _is_newest(self) -> bool:
+        """Whether the file that has been read is the one that the shim appends to; so it is, nearly always."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._queue[0].fd))
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Close all files."""

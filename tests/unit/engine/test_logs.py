@@ -200,6 +200,45 @@ def test_a_follower_loses_nothing_while_files_are_rotated_compressed_and_removed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["l", *(f"l.{n}.gz" for n in range(1, 6))]
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_rotation_while_the_files_are_opened_hides_none(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine it comes between the list of the files and their opening: each has the next one's name then."""
+    path = tmp_path / "l"
+    writer = LogFile(str(path), max_size=1000, max_files=20, compress=True)
+    for number in range(40):
+        writer.write("stdout", f"line {number:03}\n".encode())
+    opened: list[int] = []
+
+    class Rotating(log_files._File):
+        def __init__(self, fd: int) -> None:
+            super().__init__(fd)
+            opened.append(fd)
+            if len(opened) == at:
+                writer.rotate()
+                writer.write("stdout", b"line 040\n")
+
+    monkeypatch.setattr(log_files, "_File", Rotating)
+    source = Source(str(path))
+    source.open()
+    assert len(opened) > 3
+    texts: list[str] = []
+    while piece := source.read():
+        texts += [record.log for record in logs.decode(piece)]
+    source.close()
+    writer.close()
+    assert texts == [f"line {number:03}\n" for number in range(41)]
+
+
+def test_a_log_in_the_middle_of_a_rotation_is_read_as_a_whole(tmp_path: Path) -> None:
+    """The oldest are renamed first, so for a moment a number is missing. Names that only look like the log's are not it."""
+    for name, text in (("l", "4"), ("l.2", "3"), ("l.3.gz", "2"), ("l.3", "2"), ("l.11", "1")):
+        (tmp_path / name).write_bytes(line(text + "\n"))
+    for name in ("l.gz", "l.4.gz.part", "l.x", "l.05", "ll", "l.1.2", "x.l.1"):
+        (tmp_path / name).write_bytes(line("foreign\n"))
+    assert read(tmp_path / "l") == b"1\n2\n3\n4\n"
+    assert [os.path.basename(name) for name in log_files.names(str(tmp_path / "l"))] == ["l", "l.2", "l.3", "l.11"]
+
+
 def test_compressed_files_are_read_like_the_others(tmp_path: Path) -> None:
     path = tmp_path / "l"
     writer = LogFile(str(path), max_size=1000, max_files=20, compress=True)
