@@ -22,6 +22,24 @@ settings.load_profile("berth")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class _FailuresAtOnce:
+    """Tells of a failure when it happens: a guest can end before the summary that pytest has them in."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\n{report.nodeid} failed ({report.when}):\n{report.longreprtext}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Once, before the tests are collected."""
+    if os.environ.get("BERTH_GUEST"):
+        config.pluginmanager.register(_FailuresAtOnce(config))
+
+
 @pytest.fixture(scope="session")
 def shared_engine() -> Iterator[EngineProcess]:
     """The engine of all tests that do not end it."""

@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.request import urlopen
 
 from support.engine import SLOW, EngineProcess
@@ -110,7 +111,11 @@ def _health(engine: EngineProcess, name: str) -> str:
 def test_health_outlives_the_engine_and_not_the_run(own: EngineProcess) -> None:
     slow = ("--health-interval", "200ms", "--health-retries", "2")
     own.ok("run", "-d", "--name", "well", "--health-cmd", "true", *slow, "busybox", "sleep", "1000")
-    own.ok("run", "-d", "--name", "ill", "--health-cmd", "false", *slow, "busybox", "sleep", "1000")
+    held = Path(own.directory, "held")
+    held.mkdir()
+    failing = "while [ -e /held/now ]; do usleep 20000; done; false"
+    patient = ("--health-timeout", "10m", "-v", f"{held}:/held")
+    own.ok("run", "-d", "--name", "ill", "--health-cmd", failing, *slow, *patient, "busybox", "sleep", "1000")
     wait_until(lambda: _health(own, "well") == "healthy 0" and _health(own, "ill").startswith("unhealthy"))
     own.ok("update", "--restart", "no", "well")
     for end in (own.kill, own.terminate):
@@ -120,6 +125,8 @@ def test_health_outlives_the_engine_and_not_the_run(own: EngineProcess) -> None:
         shown = own.ok("ps", "--format", "{{.Names}} {{.Status}}")
         assert "(healthy)" in shown and "(unhealthy)" in shown and "starting" not in shown
         assert json.loads(own.ok("inspect", "ill"))[0]["State"]["Health"]["Log"]
+    # The first probe of the new run may not end before we have looked.
+    (held / "now").touch()
     own.ok("restart", "-t", "0", "ill")
     assert _health(own, "ill") == "starting 0"
     own.ok("rm", "-f", "well", "ill")

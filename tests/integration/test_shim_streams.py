@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import signal
 import socket
 
 import pytest
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 
 from berth.contract.runtime import LaunchFailed
 from berth.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
+from support.engine import SLOW
 from support.shim_harness import Peer, exec_request, frames, with_place
 
 TOTAL = 100 * 1024 * 1024
@@ -33,7 +35,7 @@ def parent(pid):
 
 
 async def eventually(condition, seconds=10.0):
-    for _ in range(int(seconds / 0.02)):
+    for _ in range(int(seconds * SLOW / 0.02)):
         if condition():
             return
         await asyncio.sleep(0.02)
@@ -371,15 +373,19 @@ def test_a_launch_that_is_cancelled_leaves_nothing():
         request = place.request("sleep", "60")
         unheard = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unheard.append(context["message"]))
-        work = asyncio.create_task(engine.launch(request))
-        await asyncio.sleep(0.003)
-        work.cancel()
+        # It has been asked for, and cannot be there yet.
+        launcher = engine._server.pid
+        assert launcher
+        os.kill(launcher, signal.SIGSTOP)
+        try:
+            work = asyncio.create_task(engine.launch(request))
+            await asyncio.sleep(0.02)
+            work.cancel()
+        finally:
+            os.kill(launcher, signal.SIGCONT)
         with pytest.raises(asyncio.CancelledError):
             await work
-        for _ in range(500):
-            if not engine._abandoned:
-                break
-            await asyncio.sleep(0.02)
+        await eventually(lambda: not engine._abandoned)
         assert [id async for id in engine.tasks()] == []
         del work
         gc.collect()

@@ -16,6 +16,7 @@ from berth.model.oci import Linux, Process, Root, Spec, User
 from berth.model.rootfs import Overlay
 from berth.runtime import fork_server
 from berth.runtime.native import NativeRuntime
+from support.engine import SLOW
 
 FAKE = {"cgroup": {"path": "/none", "roots": {}, "v2": None, "enabled": []}, "state": {}}
 
@@ -112,7 +113,7 @@ def with_place(test):
         place = Place()
         try:
             async with engine_over(await place.engine()) as engine:
-                await asyncio.wait_for(test(place, engine), 60)
+                await asyncio.wait_for(test(place, engine), 60 * SLOW)
         finally:
             place.remove()
 
