@@ -114,7 +114,13 @@ def test_bind(text: str, kind: str, source: str, name: str, read_only: bool, pro
     assert record.destination == "/b" and record.create_source == (kind == "bind")
 
 
-@pytest.mark.parametrize("text", ["/a:b", "/a:/", "/a:/b:nonsense", ":/b", "/a:/b:ro:x", "v!:/b", "vol:/b:rshared", "/a:/b/.."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("/a:b", "/a:/", "/a:/b:nonsense", ":/b", "/a:/b:ro:x", "v!:/b", "vol:/b:rshared", "/a:/b/.."),
+        *("/a:/b:ro,rw", "/a:/b:ro,ro", "/a:/b:z,Z", "/a:/b:rslave,shared"),
+    ],
+)
 def test_bad_binds(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_bind(text)

@@ -103,7 +103,7 @@ def name_value_pairs(text: str, keyword: str, escape: str) -> tuple[tuple[tuple[
     pairs = []
     for word in words:
         if "=" not in word:
-            raise ValueError(f"Syntax error - can't find = in {word!r}. Must be of the form: name=value")
+            raise ValueError(f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value')
         name, _, value = word.partition("=")
         if not name:
             raise ValueError(f"{keyword} names can not be blank")

@@ -231,7 +231,8 @@ class Listing:
             if not any(v in names or any(n.startswith(v) and len(n) == 64 for n in names) for v in filters.get("network")):
                 return False
         ports = settings.ports or {}
-        published = {p for p, b in ports.items() if b} | {f"{x.host_port}/tcp" for b in ports.values() for x in b or []}
+        # The host's ports, with the protocols of the container's.
+        published = {f"{x.host_port}/{port.partition('/')[2]}" for port, bindings in ports.items() for x in bindings or []}
         exposed = set(ports) | set(record.config.exposed_ports or {})
         return all(
             key not in filters or any(_port_set(v) & have for v in filters.get(key))

@@ -22,6 +22,8 @@ from berth.wire.mount import Mount
 _PROPAGATION = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 _TMPFS_DATA = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "huge"})
 _IGNORED_MODES = frozenset({"z", "Z", "cached", "delegated", "consistent"})
+# Of each of these a bind has one at most.
+_MODES = (frozenset({"ro", "rw"}), frozenset({"z", "Z"}), _PROPAGATION, frozenset({"cached", "delegated", "consistent"}))
 MountsOf = Callable[[str], list[MountRecord]]
 
 
@@ -62,6 +64,9 @@ def parse_bind(spec: str) -> MountRecord:
 
 
 def _apply_modes(record: MountRecord, mode: str, spec: str) -> None:
+    items = mode.split(",")
+    if any(sum(item in kind for item in items) > 1 for kind in _MODES):
+        raise InvalidArgument(f"invalid mode: {mode} (in '{spec}': one of each kind)")
     for item in filter(None, mode.split(",")):
         if item in ("ro", "rw"):
             record.read_only = item == "ro"
@@ -84,9 +89,11 @@ def parse_mount(mount: Mount) -> MountRecord:
         raise refuse("field Target must not be empty")
     if kind not in ("bind", "volume", "tmpfs", "image"):
         raise refuse("mount type unknown")
-    if not mount.target.startswith("/"):
-        raise refuse(f"invalid mount path: '{mount.target}' mount path must be absolute")
-    record = MountRecord(type=kind, destination=clean_destination(mount.target), read_only=bool(mount.read_only))
+    try:
+        destination = clean_destination(mount.target)
+    except InvalidArgument as error:
+        raise refuse(error.message) from error
+    record = MountRecord(type=kind, destination=destination, read_only=bool(mount.read_only))
     if kind == "bind":
         _fill_bind(record, mount, refuse)
     elif kind == "volume":

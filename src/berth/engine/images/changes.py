@@ -59,14 +59,19 @@ def _pairs(text: str, instruction: str) -> list[tuple[str, str]]:
         words = shlex.split(text)
     except ValueError as error:
         raise InvalidArgument(f"{instruction} {text}: {error}") from error
-    if words and "=" not in words[0] and instruction == "ENV":
+    if words and "=" not in words[0]:
+        # The old form: a name, and the rest of the line.
         key, _, value = text.partition(" ")
+        if not value.strip():
+            raise InvalidArgument(f"{instruction} must have two arguments")
         return [(key, value.strip())]
     pairs = []
     for word in words:
         key, equals, value = word.partition("=")
-        if not key or not equals:
-            raise InvalidArgument(f"Syntax error - can't find = in {word!r}. Must be of the form: name=value")
+        if not key:
+            raise InvalidArgument(f"{instruction} names can not be blank")
+        if not equals:
+            raise InvalidArgument(f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value')
         pairs.append((key, value))
     return pairs
 
