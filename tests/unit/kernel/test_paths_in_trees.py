@@ -19,7 +19,8 @@ PACKAGE = Path(berth.__file__).parent
 MODULES = [
     "kernel/fs.py", "kernel/paths.py", "kernel/terminal.py", "runtime/account.py", "runtime/ahead.py", "runtime/enter.py",
     "runtime/beginning.py", "runtime/init.py", "runtime/init_mounts.py", "storage/copy.py", "storage/diff.py",
-    "storage/pack.py", "storage/tree_entry.py", "storage/tree_work.py", "storage/unpack.py", "storage/walk.py",
+    "storage/pack.py", "storage/tree_entry.py", "storage/tree_work.py", "storage/unpack.py", "storage/verify.py",
+    "storage/walk.py",
 ]  # fmt: skip
 # The functions of the standard library, and of ours, that take a path.
 TAKING = {
@@ -65,6 +66,7 @@ REASONS = {
     ("runtime/init.py", "write_text('sys/' + name, value, state.proc)"): "in the private procfs; planning checks the name",
     ("runtime/init.py", "os.execve(path, args, state.environment)"): "the container's program, as the container's user",
     ("runtime/init.py", "os.access(candidate, os.X_OK, effective_ids=True)"): "looking for that program, after pivot",
+    ("runtime/init.py", "os.access(candidate, os.X_OK)"): "the same by an older call",
     ("runtime/init.py", "os.stat(candidate)"): "looking for that program, after pivot",
     ("storage/copy.py", "os.open(name, flags, 384, dir_fd=parent)"): "flags have O_EXCL and O_NOFOLLOW",
     ("storage/tree_entry.py", "os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)"): _OURS,
@@ -77,6 +79,12 @@ REASONS = {
     ("storage/tree_entry.py", "mount.umount2(self._mounted)"): _OURS,
     ("storage/tree_entry.py", "mount.open_tree(AT_FDCWD, source, recursive=True)"): "a source of a bind, as the client named it",
     ("storage/tree_entry.py", "mount.mount('overlay', store, 'overlay', mount.MS_NODEV, f'{options},{_OPTIONS}')"): _OURS,
+    ("storage/verify.py", "os.open(directory, _DIRECTORY | os.O_CLOEXEC)"): _OURS,
+    ("storage/verify.py", "os.open(path, _DIRECTORY | os.O_CLOEXEC)"): _OURS,
+    ("storage/verify.py", "open(path, 'rb')"): "the sums, beside the layer's tree",
+    ("storage/verify.py", "open(path, 'xb')"): "the sums, beside the layer's tree",
+    ("storage/verify.py", "os.listxattr(found)"): "a descriptor",
+    ("storage/verify.py", "os.removexattr(found, attribute)"): "a descriptor",
     ("storage/walk.py", "os.listxattr(path)"): "/proc/self/fd/N",
     ("storage/walk.py", "os.getxattr(path, name)"): "/proc/self/fd/N",
 }  # fmt: skip
