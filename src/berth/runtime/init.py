@@ -50,6 +50,8 @@ class Init:
         # The tmpfs that trees are built on ahead of the root (see runtime.ahead).
         self.staging = -1
         self.root = -1
+        # Of the root's mount, once it is the root: the kernel refuses to pivot onto a shared one.
+        self.propagation = 0
         self.null = -1
         self.devpts = -1
         self.slave = -1
@@ -165,6 +167,8 @@ def pivot(state: Init, *, readonly: bool, chroot: bool = False) -> None:
     else:
         mount.pivot_root_here()
         mount.umount2(".")
+    if state.propagation:
+        mount.mount_setattr(state.root, propagation=state.propagation)
     os.chdir("/")
 
 

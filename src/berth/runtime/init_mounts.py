@@ -28,14 +28,14 @@ def root(state: Init, *, source: int, propagation: int) -> None:
         mount.make_private()
     state.root = state.sources[source][0][1]
     mount.move_mount(state.root, state.place)
-    if propagation:
-        mount.mount_setattr(state.root, 0, 0, propagation)
+    state.propagation = propagation
 
 
 def trees(state: Init, *, paths: list[str]) -> None:
-    """Move what was built on the staging tmpfs to its place, each tree with all that is mounted in it."""
+    """Put what was built on the staging tmpfs in its place, each tree with all that is mounted in it. As copies: mounts are
+    listed by age, and the root's is expected to be the first."""
     for path in paths:
-        fd = os.open(path[1:], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=state.staging)
+        fd = mount.open_tree(state.staging, path[1:], recursive=True)
         if path != "/dev":
             _refuse_link(state, path)
         _put(state, fd, path)
