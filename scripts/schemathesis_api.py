@@ -1,5 +1,7 @@
 """Let schemathesis ask an engine: schemathesis_api.py SCHEMA [--examples N] [--seed N] [--tool PATH] [options of st run].
 
+With `--chains` the stateful phase alone runs, on a narrowed copy of the definition whose bodies of creation are such as an engine
+accepts: what it has made is then started, executed in, connected, renamed and removed by the ids of the answers, in any order.
 SCHEMA is one of Docker's definitions of the Engine API (Swagger 2.0); its version is the one that is asked for. The engine runs
 in the same namespaces as with fuzz_api.py, and is held to the same: no status of 500 and above but 501 and 503, no request
 without an answer, no error in its log, nothing left behind. schemathesis speaks TCP, so connections are forwarded from a port on
@@ -24,12 +26,15 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from fuzz_api import in_place
 
-from support.api_fuzz import ALLOWED, HANGS_AFTER, Fuzzer
+from support.api_fuzz import ALLOWED, DULL, HANGS_AFTER, Fuzzer
 from support.engine import EngineProcess
 from support.engine_check import changed, ready
 
@@ -44,12 +49,41 @@ _PATIENCE = [0, 1, 2]
 # Their bodies are archives, which schemathesis cannot make, and counts as errors of its own.
 _ARCHIVES = "^/(images/load|plugins/create)$"
 _KNOWN = {"id": ["one", "two", "bridge", "none"], "name": ["busybox", "busybox:latest", "one", "v1"]}
+# Of no use in chains: what takes nothing of another answer, or what such an engine has not.
+_NO_CHAIN = ("build", "auth", "session", "distribution", "events", "/images/create", "/images/load", "/images/search",
+             "/containers/prune", "/images/prune", "/networks/prune", "/volumes/prune")  # fmt: skip
+_IDLE: dict[str, Any] = {"Image": "busybox", "Cmd": ["sleep", "1000"], "StopTimeout": 1}
+_BODIES: dict[str, list[dict[str, Any]]] = {
+    "ContainerCreate": [
+        _IDLE,
+        _IDLE | {"Tty": True, "OpenStdin": True, "Cmd": ["cat"]},
+        _IDLE | {"Cmd": ["sh", "-c", "echo out; exit 3"], "HostConfig": {"RestartPolicy": {"Name": "on-failure"}}},
+        _IDLE | {"Cmd": ["true"], "HostConfig": {"AutoRemove": True}},
+        _IDLE | {"Volumes": {"/data": {}}, "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "0"}]}, "Memory": 1 << 26}},
+        _IDLE | {"Healthcheck": {"Test": ["CMD", "true"], "Interval": 200_000_000}, "HostConfig": {"ReadonlyRootfs": True}},
+    ],
+    "ContainerExec": [
+        {"Cmd": ["true"]},
+        {"Cmd": ["sh", "-c", "echo x; exit 4"], "AttachStdout": True},
+        {"Cmd": ["sleep", "20"], "Tty": True, "AttachStdout": True},
+    ],
+    "ExecStart": [{"Detach": True}, {"Detach": False}, {"Detach": True, "Tty": True}],
+    "ContainerUpdate": [{"Memory": 1 << 27, "MemorySwap": -1}, {"CpuShares": 512}, {"RestartPolicy": {"Name": "always"}}],
+    "NetworkCreate": [
+        {"Name": "chain-one"}, {"Name": "chain-two", "Internal": True}, {"Name": "chain-three", "EnableIPv6": True},
+    ],
+    "NetworkConnect": [{"Container": "one"}, {"Container": "two", "EndpointConfig": {"Aliases": ["other"]}}],
+    "NetworkDisconnect": [{"Container": "one"}, {"Container": "two", "Force": True}],
+    "VolumeCreate": [{}, {"Name": "chain", "Labels": {"a": "b"}}],
+    "ImageCommit": [{}, {"Cmd": ["true"], "Labels": {"a": "b"}}],
+}  # fmt: skip
 
 
 def main() -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("schema", type=os.path.abspath)
+    parser.add_argument("--chains", action="store_true", help="sequences of requests that hand ids on, and nothing else")
     parser.add_argument("--examples", type=int, default=150, help="per operation and phase")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tool", default=shutil.which("st"), help="the program `st`")
@@ -90,19 +124,39 @@ def _keep(fuzzer: Fuzzer, over: threading.Event) -> None:
             fuzzer.tidy()
 
 
+def _narrowed(path: str) -> str:
+    """A copy of a definition for `--chains`."""
+    schema = YAML(typ="safe").load(Path(path))
+    for name, operations in list(schema["paths"].items()):
+        if name.strip("/").split("/")[0] in (*DULL, *_NO_CHAIN) or name in _NO_CHAIN:
+            del schema["paths"][name]
+            continue
+        for operation in operations.values():
+            bodies = _BODIES.get(operation.get("operationId", ""))
+            if bodies is not None:
+                body = {"name": "body", "in": "body", "required": True, "schema": {"enum": bodies}}
+                operation["parameters"] = [p for p in operation["parameters"] if p["in"] == "path"] + [body]
+    narrowed = Path(tempfile.gettempdir(), "chains.json")
+    narrowed.write_text(json.dumps(schema, default=str))
+    return str(narrowed)
+
+
 def _command(options: argparse.Namespace) -> list[str]:
     lines = []
-    for parameter, values in _KNOWN.items():
+    # In chains, names come of the answers.
+    known = {} if options.chains else _KNOWN
+    for parameter, values in known.items():
         lines += [f"[dictionaries.{parameter}]", f"values = {json.dumps(values)}"]
     lines += ["[dictionaries.patience]", f"values = {json.dumps(_PATIENCE)}"]
     lines += ["[parameters]", '"query.t" = { dictionary = "patience", probability = 1.0 }']
-    lines += [f'"path.{name}" = {{ dictionary = "{name}", probability = 0.7 }}' for name in _KNOWN]
+    lines += [f'"path.{name}" = {{ dictionary = "{name}", probability = 0.7 }}' for name in known]
     lines += ["[checks.not_a_server_error]", 'expected-statuses = ["2xx", "3xx", "4xx", "501", "503"]']
     settings = Path(tempfile.gettempdir(), "schemathesis.toml")
     settings.write_text("\n".join(lines))
     version = re.search(r"v1\.\d+", os.path.basename(options.schema))
     return [
-        options.tool, "--config-file", str(settings), "--no-color", "run", options.schema,
+        options.tool, "--config-file", str(settings), "--no-color", "run",
+        *([_narrowed(options.schema), "--phases", "stateful"] if options.chains else [options.schema]),
         "--url", f"http://127.0.0.1:{_PORT}" + (f"/{version[0]}" if version else ""),
         "--checks", "not_a_server_error", "--continue-on-failure", "--max-examples", str(options.examples),
         "--seed", str(options.seed), "--request-timeout", str(HANGS_AFTER), "--suppress-health-check", "all",

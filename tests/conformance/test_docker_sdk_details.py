@@ -6,13 +6,16 @@ import io
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
 from docker.errors import APIError, ImageLoadError, NotFound
 from docker.utils.socket import next_frame_header, read_exactly
 
+from support.api_client import ask
 from support.engine import EngineProcess
+from support.registry import registry
 
 
 @pytest.fixture
@@ -175,3 +178,39 @@ def test_a_runtime_beside_the_host_config(api: docker.APIClient) -> None:
     assert api.inspect_container(one)["HostConfig"]["Runtime"] == "runc"
     with pytest.raises(APIError, match="unknown or invalid runtime name: nosuch"):
         api.create_container("busybox", ["true"], runtime="nosuch")
+
+
+def test_credentials_that_cannot_be_read_are_none(engine: EngineProcess, tmp_path: Path) -> None:
+    """What aiodocker and many scripts send for nobody."""
+    header = {"X-Registry-Auth": "placeholder"}
+    with registry(tmp_path / "registry") as address:
+        engine.ok("tag", "busybox", f"{address}/x")
+        pushed = ask(engine.socket, "POST", f"/images/{address}/x/push?tag=latest", headers=header)
+        assert pushed.status == 200 and "digest: sha256:" in pushed.lines[-2]["status"], pushed.body
+        engine.ok("rmi", f"{address}/x")
+        pulled = ask(engine.socket, "POST", f"/images/create?fromImage={address}/x&tag=latest", headers=header)
+        assert pulled.status == 200 and "Downloaded newer image" in pulled.lines[-1]["status"], pulled.body
+        assert ask(engine.socket, "GET", f"/distribution/{address}/x/json", headers=header).status == 200
+        engine.ok("rmi", f"{address}/x")
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/images/prune", {"ImagesDeleted": None, "SpaceReclaimed": 0}),
+        ("/build/prune", {"CachesDeleted": None, "SpaceReclaimed": 0}),
+        ("/networks/prune", {"NetworksDeleted": None}),
+        ("/volumes/prune", {"VolumesDeleted": [], "SpaceReclaimed": 0}),
+        ("/containers/prune", {"ContainersDeleted": None, "SpaceReclaimed": 0}),
+    ],
+)
+def test_what_a_prune_of_nothing_says(engine: EngineProcess, path: str, answer: dict[str, object]) -> None:
+    """As dockerd 20.10 does."""
+    assert ask(engine.socket, "POST", path).document == answer
+
+
+def test_a_platform_that_is_none_is_refused_before_a_build_begins(engine: EngineProcess) -> None:
+    for path in ("/build?platform=foo", "/images/create?fromImage=busybox&platform=foo", "/containers/create?platform=foo"):
+        body = {"Image": "busybox"} if "containers" in path else None
+        answer = ask(engine.socket, "POST", path, body)
+        assert answer.status == 400 and '"foo": unknown operating system or architecture' in answer.document["message"]

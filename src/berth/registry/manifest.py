@@ -7,6 +7,7 @@ Size and depth are limited, digests are checked by grammar, and a document that 
 from __future__ import annotations
 
 import platform as host
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -41,7 +42,18 @@ LAYER_TYPES = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER
 ACCEPT = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST)
 _SCHEMA1 = tuple(f"application/vnd.docker.distribution.manifest.v1+{kind}" for kind in ("json", "prettyjws"))
 _GENERIC = frozenset({"", "application/json", "text/plain", "application/octet-stream"})
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "i386": "386"}
+_COMPONENT = re.compile("[A-Za-z0-9_-]+")
+_WRITTEN = "it is written os/architecture, for example linux/amd64"
+# One word alone has to be one of these (Go's GOOS and GOARCH).
+_SYSTEMS = frozenset({
+    "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux", "nacl", "netbsd", "openbsd",
+    "plan9", "solaris", "windows", "zos",
+})  # fmt: skip
+_KNOWN_ARCHITECTURES = frozenset({
+    "386", "amd64", "amd64p32", "arm", "armbe", "arm64", "arm64be", "loong64", "mips", "mipsle", "mips64", "mips64le",
+    "mips64p32", "mips64p32le", "ppc", "ppc64", "ppc64le", "riscv", "riscv64", "s390", "s390x", "sparc", "sparc64", "wasm",
+})  # fmt: skip
 
 T = TypeVar("T")
 
@@ -164,13 +176,30 @@ def parse_platform(text: str) -> Platform:
             raise InvalidArgument(f"invalid platform {text!r}: {error}") from error
         parts = [str(given.get(key) or "") for key in ("os", "architecture", "variant")]
     else:
-        parts = [*text.lower().split("/"), "", ""][:3] if text.count("/") <= 2 else [""]
-    if not parts[0] or not all(part.replace("_", "").replace("-", "").replace(".", "").isalnum() for part in parts if part):
-        raise InvalidArgument(f"invalid platform {text!r}: it is written os/architecture, for example linux/amd64")
-    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(parts[1], parts[1])
-    if not architecture and parts[0] in _ARCHITECTURES.values():
-        return Platform(architecture=parts[0], os="linux")
+        parts = _components(text)
+    if not parts[0] or not all(_COMPONENT.fullmatch(part) for part in parts if part):
+        raise InvalidArgument(f"invalid platform {text!r}: {_WRITTEN}")
+    architecture = _ARCHITECTURES.get(parts[1], parts[1])
     return Platform(architecture=architecture or host_platform().architecture, os=parts[0], variant=parts[2])
+
+
+def _components(text: str) -> list[str]:
+    """The three parts of os[/arch[/variant]], or of an architecture alone. Errors are in Docker's words."""
+    parts = text.split("/")
+    if len(parts) > 3:
+        raise InvalidArgument(f'"{text}": cannot parse platform specifier: invalid argument: {_WRITTEN}')
+    for part in parts:
+        if not _COMPONENT.fullmatch(part):
+            raise InvalidArgument(
+                f'"{part}" is an invalid component of "{text}": platform specifier component must match '
+                f'"^[A-Za-z0-9_-]+$": invalid argument: {_WRITTEN}'
+            )
+    parts = [part.lower() for part in parts]
+    if len(parts) > 1 or parts[0] in _SYSTEMS:
+        return [*parts, "", ""][:3]
+    if _ARCHITECTURES.get(parts[0], parts[0]) in _KNOWN_ARCHITECTURES:
+        return ["linux", parts[0], ""]
+    raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument: {_WRITTEN}')
 
 
 def text_of(platform: Platform) -> str:

@@ -157,12 +157,6 @@ class NetworkCreateResponse(Struct, kw_only=True, omit_defaults=True):
     warning: str | None = field(name="Warning", default=None)
 
 
-class NetworkPruneResponse(Struct, kw_only=True, omit_defaults=True):
-    """The names of the networks that were removed."""
-
-    networks_deleted: list[str] | None = field(name="NetworksDeleted", default=None)
-
-
 class NetworkingConfig(Struct, kw_only=True, omit_defaults=True):
     """NetworkingConfig represents the container's networking configuration for each of its interfaces. It is us."""
 

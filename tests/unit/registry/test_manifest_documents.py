@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -113,9 +114,28 @@ def test_platforms() -> None:
         == Platform("arm", "linux", "v7")
     )
     assert parse_platform("arm64").architecture == "arm64" and parse_platform("linux/x86_64").architecture == "amd64"
-    for wrong in ("linux/a/b/c", "/", "{", "linux/a b", "a\0"):
+    assert parse_platform("windows").os == "windows" and parse_platform("s390x") == Platform("s390x", "linux")
+    assert parse_platform("Linux/AMD64") == parse_platform("x86_64") == Platform("amd64", "linux")
+    assert parse_platform("own/thing") == Platform("thing", "own")
+    for wrong in ("/", "{", "linux/a b", "a\0", "linux/"):
         with pytest.raises(InvalidArgument):
             parse_platform(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("foo", '"foo": unknown operating system or architecture: invalid argument'),
+        ("a/b/c/d", '"a/b/c/d": cannot parse platform specifier: invalid argument'),
+        ("linux/!", '"!" is an invalid component of "linux/!": platform specifier component must match "^[A-Za-z0-9_-]+$"'),
+    ],
+)
+def test_platforms_that_are_none_are_refused_in_docker_s_words(text: str, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(words)):
+        parse_platform(text)
+
+
+def test_platforms_match() -> None:
     assert matches(Platform("arm64", "linux"), Platform("arm64", "linux", "v8")) and not matches(
         Platform("arm", "linux", "v6"), Platform("arm", "linux", "v7")
     )

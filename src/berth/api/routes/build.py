@@ -28,6 +28,7 @@ from berth.build.service import BuildService
 from berth.build.stream import ByteStream
 from berth.errors import BerthError, InvalidArgument, NotImplementedKind
 from berth.model.malformed import MALFORMED
+from berth.registry.manifest import parse_platform
 from berth.wire.container import HostConfig, HostConfigUlimits
 from berth.wire.image import AuthConfig
 
@@ -62,7 +63,7 @@ async def _prune(builds: BuildService, request: web.Request) -> web.StreamRespon
         free=query_int(request, "min-free-space", 0),
     )
     ids, freed = await builds.prune(filters, everything=query_bool(request, "all"), limits=limits)
-    return json_response({"CachesDeleted": ids, "SpaceReclaimed": freed})
+    return json_response({"CachesDeleted": ids or None, "SpaceReclaimed": freed})
 
 
 async def _build(builds: BuildService, request: web.Request) -> web.StreamResponse:
@@ -116,6 +117,9 @@ def read_options(request: web.Request) -> BuildOptions:
         raise NotImplementedKind("--squash is not supported: leave it out, or make one stage copy from another")
     if query.get("outputs") not in (None, "", "null", "[]"):
         raise NotImplementedKind("--output is not supported: build an image and copy out of a container made from it")
+    platform = query.get("platform", "").lower()
+    # What is none is refused before the stream begins.
+    parse_platform(platform)
     return BuildOptions(
         dockerfile=_dockerfile_path(query.get("dockerfile") or "Dockerfile"),
         tags=tuple(tag for tag in query.getall("t", []) if tag),
@@ -125,7 +129,7 @@ def read_options(request: web.Request) -> BuildOptions:
         build_args={name: value for name, value in _json(query, "buildargs", dict[str, str | None]).items() if value is not None},
         labels=_json(query, "labels", dict[str, str]),
         target=query.get("target", ""),
-        platform=query.get("platform", "").lower(),
+        platform=platform,
         cache_from=tuple(_json(query, "cachefrom", list[str])),
         host_config=_host_config(request),
         credentials=_credentials(request.headers.get("X-Registry-Config", "")),

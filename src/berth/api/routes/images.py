@@ -3,6 +3,7 @@ distribution and the auth endpoints, which ask registries."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,13 @@ from berth.model.filters import Filters
 from berth.model.reference import parse
 from berth.registry.credential import decode_auth
 from berth.registry.download import download
+from berth.registry.manifest import parse_platform
 from berth.wire.image import AuthConfig
 
 if TYPE_CHECKING:
     from berth.engine.app import Engine
 
+log = logging.getLogger("berth.api")
 _CHUNK = 1 << 18
 
 
@@ -103,6 +106,7 @@ class ImageRoutes:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """POST /images/create: a pull with fromImage, an import with fromSrc."""
+        parse_platform(request.query.get("platform", ""))
         if request.query.get("fromImage"):
             return await self._pull(request)
         if "fromSrc" in request.query:
@@ -136,7 +140,7 @@ class ImageRoutes:
 
     async def _pull(self, request: web.Request) -> web.StreamResponse:
         name, tag = request.query["fromImage"], request.query.get("tag", "")
-        auth = decode_auth(request.headers.get("X-Registry-Auth"))
+        auth = _credentials(request)
         platform = request.query.get("platform", "")
         bare = parse(name, default_tag=False)
         lines = JsonLines(request)
@@ -156,7 +160,7 @@ class ImageRoutes:
         if tag is not None:
             repository = parse(f"{repository.repository}:{tag}")
         platform = request.query.get("platform", "")
-        auth = decode_auth(request.headers.get("X-Registry-Auth"))
+        auth = _credentials(request)
         lines = JsonLines(request)
         try:
             await self._images.push(repository, tag, platform=platform, auth=auth, progress=lines.send)
@@ -192,19 +196,28 @@ class ImageRoutes:
 
     async def search(self, request: web.Request) -> web.Response:
         """GET /images/search."""
-        auth = decode_auth(request.headers.get("X-Registry-Auth"))
+        auth = _credentials(request)
         filters = query_filters(request, SEARCH_FILTERS)
         found = await self._images.search(request.query.get("term", ""), query_int(request, "limit", 0), filters, auth)
         return json_response(found)
 
     async def distribution(self, request: web.Request) -> web.Response:
         """GET /distribution/{name}/json."""
-        auth = decode_auth(request.headers.get("X-Registry-Auth"))
+        auth = _credentials(request)
         return json_response(await self._images.distribution(parse(request.match_info["name"]), auth))
 
     async def auth(self, request: web.Request) -> web.Response:
         """POST /auth."""
         return json_response(await self._images.login(await read_body(request, AuthConfig)))
+
+
+def _credentials(request: web.Request) -> AuthConfig | None:
+    """X-Registry-Auth. One that cannot be read counts as none, as with Docker: clients send `placeholder` for nobody."""
+    try:
+        return decode_auth(request.headers.get("X-Registry-Auth"))
+    except InvalidArgument as error:
+        log.info("%s %s goes on without credentials: %s", request.method, request.path, error.message)
+        return None
 
 
 def _platforms(request: web.Request) -> list[str]:

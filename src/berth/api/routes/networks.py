@@ -15,7 +15,6 @@ from berth.wire.network import (
     NetworkCreateRequest,
     NetworkCreateResponse,
     NetworkDisconnectRequest,
-    NetworkPruneResponse,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def _create(engine: Engine) -> Handler:
 def _prune(engine: Engine) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         gone = await engine.networks.prune(query_filters(request, PRUNE_FILTERS))
-        return json_response(NetworkPruneResponse(networks_deleted=list(gone)))
+        return json_response({"NetworksDeleted": list(gone) or None})
 
     return handle
 
