@@ -185,6 +185,28 @@ def test_content_of_an_image_while_it_is_sent(place: Place, tmp_path: Path) -> N
         engine.ok("rmi", f"{host}/one")
 
 
+def test_content_of_a_layer_that_has_to_be_unpacked_again(place: Place, tmp_path: Path) -> None:
+    """What is here already is read to see whether it is whole: when it cannot be read it is not, and comes anew."""
+    engine, archive = place.engine, f"{tmp_path}/third.tar"
+    engine.ok("build", "-q", "-t", "third", "-", input=b"FROM one\nRUN echo more > /more\n")
+    engine.ok("save", "-o", archive, "third")
+    engine.ok("rmi", "third")
+    engine.ok("builder", "prune", "-af")
+    places = place.root / "layers", place.root / "blobs/sha256"
+    before = [set(path.iterdir()) for path in places]
+    engine.ok("load", "-i", archive)
+    (layer,), blobs = (set(path.iterdir()) - known for path, known in zip(places, before, strict=True))
+    shutil.rmtree(layer)
+    for blob in blobs:
+        place.disk.spoil(blob)
+    engine.ok("load", "-i", archive)
+    for blob in blobs:
+        place.disk.forget(blob)
+        assert blob.read_bytes()
+    assert engine.ok("run", "--rm", "third", "cat", "/more") == "more"
+    engine.ok("rmi", "third")
+
+
 def test_the_configuration_of_an_image(place: Place, tmp_path: Path) -> None:
     """It is in memory while the engine runs; the next one cannot have it."""
     engine = place.engine
