@@ -38,7 +38,7 @@ test-guest: setup ## tests in QEMU guests with Debian 12's own kernel: cgroup v2
 	scripts/packages guest
 	scripts/guest-test
 
-test-clients: setup ## testcontainers, python-on-whales, dockerode, devcontainers, docker-compose 1.29 and 2 (root; some minutes; needs node, npm, Go)
+test-clients: setup ## testcontainers (Python, Node), python-on-whales, dockerode, devcontainers, docker-compose 1.29 and 2 (root; some minutes; needs node, npm, Go)
 	scripts/packages test
 	scripts/test-clients $(ARGS)
 

@@ -40,6 +40,31 @@ const docker = new (require('dockerode'))({socketPath: process.argv[1]});
 })().catch((error) => { console.error(error); process.exit(1); });
 """
 
+# The `testcontainers` of Node; version 11 wants a newer Node than Debian's.
+TESTCONTAINERS = """
+const { GenericContainer, Network, Wait } = require('testcontainers');
+(async () => {
+  const network = await new Network().start();
+  const web = await new GenericContainer('busybox').withCommand(['httpd', '-f', '-p', '80', '-h', '/site'])
+    .withExposedPorts(80).withNetwork(network).withNetworkAliases('web')
+    .withCopyContentToContainer([{content: 'copied', target: '/site/index.html'}])
+    .withHealthCheck({test: ['CMD-SHELL', 'true'], interval: 300, timeout: 2000, retries: 20, startPeriod: 0})
+    .withWaitStrategy(Wait.forAll([Wait.forHttp('/index.html', 80), Wait.forHealthCheck()])).start();
+  const page = await (await fetch(`http://${web.getHost()}:${web.getMappedPort(80)}/index.html`)).text();
+  const exec = await web.exec(['sh', '-c', 'echo out; echo err >&2; exit 3']);
+  await web.restart();
+  let size = 0;
+  for await (const piece of await web.copyArchiveFromContainer('/site/index.html')) size += piece.length;
+  const once = await new GenericContainer('busybox').withCommand(['true']).withWaitStrategy(Wait.forOneShotStartup()).start();
+  const logs = await new GenericContainer('busybox').withCommand(['sh', '-c', 'echo ready now; sleep 100']).withNetwork(network)
+    .withWaitStrategy(Wait.forLogMessage(/ready/)).start();
+  const named = await logs.exec(['wget', '-qO-', 'http://web/index.html']);
+  for (const container of [once, logs, web]) await container.stop({timeout: 0});
+  await network.stop();
+  console.log(JSON.stringify({page, stdout: exec.stdout, stderr: exec.stderr, code: exec.exitCode, size, named: named.output}));
+})().then(() => process.exit(0), (error) => { console.error(error); process.exit(1); });
+"""
+
 
 def test_testcontainers(engine: EngineProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     # The reaper of what a killed test run leaves is an image of a registry that tests do not reach.
@@ -90,9 +115,26 @@ def test_python_on_whales(engine: EngineProcess, tmp_path: Path) -> None:
     assert docker.system.info().server_version and docker.ps() == []
 
 
+def need_node(module: str) -> None:
+    if shutil.which("node") is None or subprocess.run(["node", "-e", f"require('{module}')"], capture_output=True).returncode:
+        pytest.skip(f"needs node and {module}: make test-clients")
+
+
+@pytest.mark.timeout(200)
+def test_testcontainers_for_node(engine: EngineProcess) -> None:
+    need_node("testcontainers")
+    environment = engine.environment() | {"TESTCONTAINERS_RYUK_DISABLED": "true"}
+    command = ["node", "-e", TESTCONTAINERS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "page": "copied", "stdout": "out\n", "stderr": "err\n", "code": 3, "size": 2048, "named": "copied",
+    }  # fmt: skip
+    assert engine.ok("ps", "-aq") == ""
+
+
 def test_dockerode(engine: EngineProcess) -> None:
-    if shutil.which("node") is None or subprocess.run(["node", "-e", "require('dockerode')"], capture_output=True).returncode:
-        pytest.skip("needs node and dockerode: make test-clients")
+    need_node("dockerode")
     done = subprocess.run(
         ["node", "-e", DOCKERODE, engine.socket], capture_output=True, text=True, timeout=60 * SLOW, check=False
     )

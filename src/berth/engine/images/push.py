@@ -339,7 +339,7 @@ class _Upload:
                 # Not allowed to read there, or no such thing any more: it is only a short cut.
                 continue
             if location is None:
-                self._reporter.state(self._short, f"Mounted from {neighbour.familiar_name}")
+                self._reporter.state(self._short, f"Mounted from {neighbour.path}")
                 return True, None
         return False, location
 
