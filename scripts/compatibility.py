@@ -25,6 +25,7 @@ CLIENTS = {
     "docker-compose 2, of Go's modules": "tests/conformance/test_compose_v2.py",
     "docker-compose 1.29, berth compose": "tests/integration/test_compose_engine.py",
     "podman, containerd and Docker with berth-runtime": "tests/integration/test_oci_engines.py",
+    "the Open Container Initiative's tests of runtimes": "tests/conformance/test_oci_validation.py",
 }
 GROUPS = {
     "builder", "checkpoint", "config", "container", "context", "image", "manifest", "network",

@@ -207,6 +207,20 @@ def test_writable_control_groups(engine: EngineProcess) -> None:
         assert run(engine, script, "--security-opt", "writable-cgroups=true") == "moved"
 
 
+def test_a_filter_of_few_calls(engine: EngineProcess, tmp_path: Path) -> None:
+    """People write profiles of what their program needs, and wrote them before close_range and faccessat2: what starts the program
+    gets along with that, with what runc needs besides, and without any call of sockets."""
+    program = "execve exit exit_group brk mmap munmap mprotect arch_prctl read write writev uname readlink prlimit64"
+    runtime = "close openat newfstatat fstat access faccessat futex getpid getuid geteuid getgid getegid fcntl ioctl lseek"
+    privileges = "prctl capget capset rt_sigaction rt_sigprocmask rt_sigreturn set_tid_address getrandom setpgid"
+    rule = {"names": f"{program} {runtime} {privileges}".split(), "action": "SCMP_ACT_ALLOW"}
+    profile = tmp_path / "few.json"
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule]}))
+    few = ("--security-opt", f"seccomp={profile}")
+    assert engine.ok("run", "--rm", *few, "busybox", "echo", "began") == "began"
+    assert "Operation not permitted" in engine.docker("run", "--rm", *few, "busybox", "mkdir", "/x").stderr
+
+
 @pytest.mark.parametrize("option", ["nonsense", "nonsense=1", "no-new-privileges=maybe", "seccomp=", "writable-cgroups=x"])
 def test_security_options_that_do_not_exist(engine: EngineProcess, option: str) -> None:
     assert refused(engine, "--security-opt", option)

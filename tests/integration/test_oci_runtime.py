@@ -159,6 +159,7 @@ def runtime_output(runtime: Runtime, words: list[str]) -> str:
         ({"linux": {"intelRdt": {"closID": "x"}}}, "linux.intelRdt: cache and memory bandwidth allocation"),
         ({"linux": {"memoryPolicy": {"mode": "MPOL_BIND"}}}, "linux.memoryPolicy: NUMA"),
         ({"linux": {"netDevices": {"eth0": {}}}}, "linux.netDevices: moving network devices"),
+        ({"linux": {"resources": {"network": {"classID": 7}}}}, "linux.resources.network: classes and priorities"),
         ({"linux": {"cgroupsPath": "a:b:c"}}, "the form of systemd"),
         ({"linux": {"cgroupsPath": "/"}}, "the root group is not a container's"),
         ({"linux": {"timeOffsets": {"monotonic": {"secs": 1}}}}, "timeOffsets need a time namespace"),

@@ -29,6 +29,7 @@ _UNSUPPORTED = {
     ("linux", "netDevices"): "moving network devices of the host is not supported: use a hook, or a network namespace with them",
     ("linux", "memoryPolicy"): "NUMA memory policies are not supported: use linux.resources.cpu.mems",
     ("linux", "resources", "rdma"): "the rdma control group is not supported",
+    ("linux", "resources", "network"): "classes and priorities of traffic are not supported: control groups version 2 have none",
     ("process", "execCPUAffinity"): "it is not supported: use linux.resources.cpu.cpus",
 }
 # Stages in the order in which they run, and who runs them.
@@ -105,7 +106,7 @@ def _check(raw: dict[str, Any], spec: Spec) -> None:
         value: Any = raw
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
-        if value:
+        if any(value.values()) if isinstance(value, dict) else value:
             raise NotImplementedKind(f"{'.'.join(names)}: {reason}")
     if spec.oci_version.rpartition(".")[0] not in _SPECIFICATIONS and not spec.oci_version.startswith(_SPECIFICATIONS):
         raise InvalidArgument(f"ociVersion {spec.oci_version} is unknown: {', '.join(_SPECIFICATIONS)} are supported")
