@@ -208,7 +208,7 @@ def test_writable_control_groups(engine: EngineProcess) -> None:
 
 
 def test_a_filter_of_few_calls(engine: EngineProcess, tmp_path: Path) -> None:
-    """People write profiles of what their program needs, and wrote them before close_range and faccessat2: what starts the program
+    """People write profiles of what their program needs, and wrote them before close_range and faccessat2: what starts it
     gets along with that, with what runc needs besides, and without any call of sockets."""
     program = "execve exit exit_group brk mmap munmap mprotect arch_prctl read write writev uname readlink prlimit64"
     runtime = "close openat newfstatat fstat access faccessat futex getpid getuid geteuid getgid getegid fcntl ioctl lseek"

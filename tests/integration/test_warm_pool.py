@@ -208,10 +208,10 @@ def test_what_changes_between_creation_and_start_counts(engine: EngineProcess, t
 
 
 def test_what_is_wrong_with_a_container_is_told_by_its_start(engine: EngineProcess, tmp_path: Path) -> None:
-    id = engine.ok("create", "--workdir", "/bin/sh", "busybox", "true")
+    id = engine.ok("create", "--user", "nobody-here", "busybox", "true")
     time.sleep(0.3)
     failed = engine.docker("start", id)
-    assert failed.returncode == 1 and "chdir to cwd" in failed.stderr
+    assert failed.returncode == 1 and "unable to find user nobody-here" in failed.stderr
     id = engine.ok("create", "--tmpfs", "/bin/sh", "busybox", "true")
     time.sleep(0.3)
     failed = engine.docker("start", id)
