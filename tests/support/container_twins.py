@@ -396,6 +396,9 @@ class TwinSnapshots:
     async def usage(self, key: str) -> int:
         return 7
 
+    async def usages(self, keys: Sequence[str]) -> list[int]:
+        return [7 for _ in keys]
+
     async def remove(self, key: str) -> None:
         self.put_aside(key)
 

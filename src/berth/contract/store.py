@@ -11,7 +11,7 @@ for byte the same each time. Layers that came from elsewhere (pull, load) keep t
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
@@ -157,6 +157,10 @@ class Snapshots(Protocol):
 
     async def usage(self, key: str) -> int:
         """Bytes in the upper directory."""
+        ...
+
+    async def usages(self, keys: Sequence[str]) -> list[int]:
+        """The same of many; 0 for one that is not there."""
         ...
 
     async def remove(self, key: str) -> None:

@@ -50,7 +50,7 @@ _ANCESTORS = """
         UNION ALL
         SELECT layers.chain_id, layers.parent, layers.large_ids, depth + 1 FROM layers JOIN up ON layers.chain_id = up.parent)
     SELECT chain_id, large_ids FROM up ORDER BY depth"""
-_THREADS = 4
+THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class LayerStore:
         self._publishing = asyncio.Lock()
         # Those that `verify` has found to have other files than they should have: who fetches their content again mends them.
         self.damaged: set[Digest] = set()
-        self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
+        self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
         os.makedirs(self._layers, mode=0o700, exist_ok=True)
         for directory in self.empty:
             os.makedirs(f"{root}/{directory}", mode=0o755, exist_ok=True)

@@ -143,6 +143,7 @@ async def test_a_commit_shows_what_the_snapshot_showed(stores: Stores, tmp_path:
         before = own(stores, root)
     usage = await stores.snapshots.usage("key")
     assert usage == len("changed") + 1 + len("other") + len("back")
+    assert await stores.snapshots.usages(["gone", "key", *["gone"] * 5, "key"]) == [0, usage, *[0] * 5, usage]
     layer = await stores.snapshots.commit("key", keep=keep)
     assert layer is not None and layer.parent == parent
     with mounted(stores.snapshots.view(layer.chain_id), tmp_path / "v") as root:

@@ -10,7 +10,7 @@ import io
 import json
 import posixpath
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -132,6 +132,9 @@ class Snapshots:
 
     async def usage(self, key: str) -> int:
         return 0
+
+    async def usages(self, keys: Sequence[str]) -> list[int]:
+        return [0 for _ in keys]
 
     async def remove(self, key: str) -> None:
         self.world.snapshots.pop(key, None)

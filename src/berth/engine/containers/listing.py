@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 
@@ -165,18 +164,11 @@ class Listing:
         images, now = ListedImages(self._parts.images), time.time()
         found = [self._summary(c, images, now) for c in chosen]
         if size:
-            usages = await asyncio.gather(*map(self._usage, chosen))
+            usages = await self._parts.snapshots.usages([container.id for container in chosen])
             for container, summary, usage in zip(chosen, found, usages, strict=True):
                 summary.size_rw = usage
                 summary.size_root_fs = usage + images.size(container.record.image_id)
         return found
-
-    async def _usage(self, container: Container) -> int:
-        """Bytes of its own; 0 for one that has been removed meanwhile."""
-        try:
-            return await self._parts.snapshots.usage(container.id)
-        except NotFound:
-            return 0
 
     def _check(self, filters: Filters) -> None:
         for key, allowed in (("status", _STATES), ("health", _HEALTH)):
