@@ -383,3 +383,12 @@ def test_the_host_sees_none_of_it() -> None:
     }
     assert not {"1234567", "9000", "321"} & set(values.values())
     assert subprocess.run(["hostname"], capture_output=True, text=True, check=True).stdout.strip() != "of-two"
+
+
+@pytest.mark.parametrize("options", [(), ("-t",), ("--privileged",), ("--read-only", "-t")])
+def test_the_root_is_listed_before_what_is_mounted_in_it(engine: EngineProcess, options: tuple[str, ...]) -> None:
+    """As `df` and programs that read mountinfo expect it; and terminals have the names that are in /dev."""
+    script = "sed -n 1p /proc/self/mountinfo; tty; true"
+    first, terminal, *_ = run(engine, script, *options).splitlines()
+    assert first.split()[4] == "/"
+    assert terminal.strip() == ("/dev/pts/0" if "-t" in options else "not a tty")

@@ -54,6 +54,7 @@ class Init:
         self.propagation = 0
         self.null = -1
         self.devpts = -1
+        self.terminals = ""
         self.slave = -1
         self.reaper = -1
         self.proc = -1

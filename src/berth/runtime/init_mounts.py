@@ -39,6 +39,11 @@ def trees(state: Init, *, paths: list[str]) -> None:
         if path != "/dev":
             _refuse_link(state, path)
         _put(state, fd, path)
+        if state.devpts >= 0 and state.terminals.startswith(f"{path}/"):
+            # A terminal is known by the mount that it was opened in.
+            os.close(state.devpts)
+            place = state.terminals.removeprefix(f"{path}/")
+            state.devpts = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         os.close(fd)
 
 
@@ -83,7 +88,7 @@ def mount_new(state: Init, *, target: str, kind: str, name: str, options: list[A
     fd = mount.new_mount(kind, (("source", name), *pairs), attributes)
     _put(state, fd, target)
     if kind == "devpts":
-        state.devpts = fd
+        state.devpts, state.terminals = fd, target
     else:
         os.close(fd)
 
