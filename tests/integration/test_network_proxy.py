@@ -149,7 +149,7 @@ def test_many_connections_leave_no_descriptor(tmp_path: Path) -> None:
             for sock in [*clients[50:], *ends[:50]]:
                 assert sock.recv(1) == b""
                 sock.close()
-            await eventually(lambda: descriptors(proxy_pid(lab)) == before)
+            await eventually(lambda: descriptors(proxy_pid(lab)) <= before)
 
     in_lab(tmp_path, test)
 
