@@ -94,20 +94,22 @@ def kilobytes(engine: EngineProcess, name: str, path: str) -> list[int]:
 
 @impossible
 def test_a_container_with_a_size_is_refused_and_not_half_made(engine: EngineProcess) -> None:
+    before = engine.ok("ps", "-aq"), engine.ok("volume", "ls", "-q")
     done = engine.docker("create", "--name", "sized", "-v", "/data", "--storage-opt", "size=1g", "busybox")
     assert done.returncode != 0 and MISSING is not None
     words = f"--storage-opt size: the size of the container cannot be limited: {MISSING.what}: {MISSING.change}"
     assert done.stderr.strip() == f"Error response from daemon: {words}"
-    assert engine.ok("ps", "-aq") == "" and engine.ok("volume", "ls", "-q") == ""
+    assert (engine.ok("ps", "-aq"), engine.ok("volume", "ls", "-q")) == before
     engine.ok("run", "--rm", "--name", "sized", "--storage-opt", "size=0", "busybox", "true")
 
 
 @impossible
 def test_a_volume_with_a_size_is_refused(engine: EngineProcess) -> None:
+    before = engine.ok("volume", "ls", "-q")
     done = engine.docker("volume", "create", "-o", "size=1g", "sized")
     words = f"create sized: quota size requested but no quota support: {MISSING}"
     assert (done.returncode, done.stderr.strip()) == (1, f"Error response from daemon: {words}")
-    assert engine.ok("volume", "ls", "-q") == "" and not os.path.exists(f"{engine.root}/volumes/sized")
+    assert engine.ok("volume", "ls", "-q") == before and not os.path.exists(f"{engine.root}/volumes/sized")
 
 
 @impossible

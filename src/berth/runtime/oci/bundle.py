@@ -106,7 +106,8 @@ def _check(raw: dict[str, Any], spec: Spec) -> None:
         value: Any = raw
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
-        if any(value.values()) if isinstance(value, dict) else value:
+        # A class of traffic of 0 is none, and a device without a new name is one.
+        if any(each not in (None, 0, []) for each in value.values()) if isinstance(value, dict) else value:
             raise NotImplementedKind(f"{'.'.join(names)}: {reason}")
     if spec.oci_version.rpartition(".")[0] not in _SPECIFICATIONS and not spec.oci_version.startswith(_SPECIFICATIONS):
         raise InvalidArgument(f"ociVersion {spec.oci_version} is unknown: {', '.join(_SPECIFICATIONS)} are supported")
