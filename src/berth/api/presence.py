@@ -56,7 +56,7 @@ async def copy(request: web.Request, pieces: AsyncIterator[bytes], response: web
     An answer that has not begun begins with the first piece: what fails before that is told as any error."""
 
     async def work() -> None:
-        async with aclosing(pieces) as source:  # type: ignore[type-var]
+        async with aclosing(pieces) as source:  # type: ignore[type-var]  # it is a generator
             async for piece in source:
                 if not response.prepared:
                     await response.prepare(request)

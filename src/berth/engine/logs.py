@@ -147,7 +147,7 @@ async def stream(path: str, query: LogQuery, *, framed: bool, ended: Awaitable[o
                         yield data
                     await asyncio.sleep(0)
                 return
-            async with aclosing(_follow(source, path, query, framed, ended)) as followed:  # type: ignore[type-var]
+            async with aclosing(_follow(source, path, query, framed, ended)) as followed:  # type: ignore[type-var]  # it is a generator
                 async for data in followed:
                     yield data
     finally:

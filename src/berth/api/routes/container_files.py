@@ -81,7 +81,7 @@ def _get(engine: Engine) -> Handler:
         path = _path(request)
 
         async def work() -> None:
-            async with aclosing(engine.containers.files.get(container, path)) as pieces:  # type: ignore[type-var]
+            async with aclosing(engine.containers.files.get(container, path)) as pieces:  # type: ignore[type-var]  # it is a generator
                 async for piece in pieces:
                     if isinstance(piece, PathStat):
                         response.headers.update(_stat_header(piece))

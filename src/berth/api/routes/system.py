@@ -151,7 +151,7 @@ def _events(engine: Engine) -> Handler:
         await response.prepare(request)
 
         async def work() -> None:
-            async with aclosing(engine.events.listen(since, until)) as batches:  # type: ignore[type-var]
+            async with aclosing(engine.events.listen(since, until)) as batches:  # type: ignore[type-var]  # it is a generator
                 async for batch in batches:
                     asked = (_event(message) for message in batch if _matches(filters, message))
                     if lines := b"".join(before + msgspec.json.encode(event) + b"\n" for event in asked):

@@ -64,7 +64,7 @@ class Files:
         """GET archive: first the stat, then the tar."""
         async with self.tree(container) as tree:
             yield await self._stat(container, tree, path)
-            async with aclosing(tree.get(path)) as pieces:  # type: ignore[type-var]
+            async with aclosing(tree.get(path)) as pieces:  # type: ignore[type-var]  # it is a generator
                 async for piece in pieces:
                     yield piece
         self._parts.emit(container, "archive-path")
@@ -97,7 +97,7 @@ class Files:
         overlay = self._parts.overlay(container)
         upper = (overlay.upper,) if overlay.upper is not None else ()
         view = Overlay(store=overlay.store, layers=(*upper, *overlay.layers))
-        async with self._parts.trees.of_overlay(view) as tree, aclosing(tree.export()) as pieces:  # type: ignore[type-var]
+        async with self._parts.trees.of_overlay(view) as tree, aclosing(tree.export()) as pieces:  # type: ignore[type-var]  # it is a generator
             async for piece in pieces:
                 yield piece
         self._parts.emit(container, "export")
